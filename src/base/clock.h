@@ -9,6 +9,8 @@
 
 /* Monotonic, from an arbitrary origin; the fake time when one is set. */
 uint64_t sl_now_us(void);
+/* Monotonic and never fake: for deadlines of waits that the operating system does. */
+uint64_t sl_real_us(void);
 /* Seconds since the epoch (for `created` in API bodies and log stamps). Never fake. */
 double sl_wall_seconds(void);
 /* Sleeps in real time. */

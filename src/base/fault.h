@@ -15,6 +15,7 @@
 
 #include "base/status.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,7 +26,8 @@ bool sl_fault_hit_slow(const char *name, int64_t arg);
 /* True if the point shall fail now. arg -1 where a point has no index. */
 static inline bool sl_fault_hit(const char *name, int64_t arg)
 {
-    return __builtin_expect(sl_fault_active, 0) && sl_fault_hit_slow(name, arg);
+    return __builtin_expect(atomic_load_explicit(&sl_fault_active, memory_order_relaxed), 0) &&
+           sl_fault_hit_slow(name, arg);
 }
 
 /* Adds the points of a specification as above; SL_INVALID names the part that is wrong. */

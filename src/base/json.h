@@ -9,8 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Parses a whole document of at most bytes_max bytes and depth_max levels; SL_INVALID names `what`,
- * line and column. The caller owns the value (json_decref). */
+#define SL_JSON_DEPTH_MAX 128
+
+/* Parses a whole document (an object or an array) of at most bytes_max bytes and SL_JSON_DEPTH_MAX
+ * levels; SL_INVALID names `what`, line and column. The caller owns the value (json_decref). */
 sl_status sl_json_parse(const char *what, const char *text, size_t bytes, size_t bytes_max,
                         json_t **value_out) SL_MUST_USE;
 /* Reads and parses a file; SL_NOT_FOUND, SL_INVALID. */

@@ -26,7 +26,7 @@ sl_status sl_log_level_parse(const char *text, enum sl_log_level *level_out) SL_
 void sl_log_set_node(const char *name);
 void sl_log_write(struct sl_log_site *site, enum sl_log_level level, const char *event,
                   const char *fmt, ...) SL_PRINTF(4, 5);
-extern enum sl_log_level sl_log_level_now;
+extern _Atomic(enum sl_log_level) sl_log_level_now;
 
 /* fmt may be "" when there is nothing to add. Values with spaces: quote them as key="…" in fmt. */
 #define SL_LOG_AT(level, event, ...)                                                               \

@@ -8,13 +8,13 @@
 
 #include <stdint.h>
 
-#define SL_METRIC_LABELS_MAX   6
-#define SL_METRIC_BUCKETS_MAX  32
-#define SL_METRIC_SERIES_MAX   4096 /* per family; further label sets go into one with "other" */
+#define SL_METRIC_LABELS_MAX  6
+#define SL_METRIC_BUCKETS_MAX 32
+#define SL_METRIC_SERIES_MAX  4096 /* per family; further label sets go into one with "other" */
 
-struct sl_metrics;        /* registry */
-struct sl_metric_family;  /* name + label names */
-struct sl_metric;         /* one series */
+struct sl_metrics;       /* registry */
+struct sl_metric_family; /* name + label names */
+struct sl_metric;        /* one series */
 
 enum sl_metric_type { SL_METRIC_COUNTER, SL_METRIC_GAUGE, SL_METRIC_HISTOGRAM };
 
@@ -31,11 +31,11 @@ struct sl_metric_family *sl_metrics_family(struct sl_metrics *metrics, enum sl_m
 struct sl_metric *sl_metric_get(struct sl_metric_family *family, ...);
 struct sl_metric *sl_metric_getv(struct sl_metric_family *family, const char *const *values);
 
-void sl_metric_add(struct sl_metric *metric, double amount);     /* counter, gauge */
-void sl_metric_set(struct sl_metric *metric, double value);      /* gauge; a counter mirrored */
-void sl_metric_observe(struct sl_metric *metric, double value);  /* histogram */
-double sl_metric_value(const struct sl_metric *metric);          /* histogram: the sum */
-uint64_t sl_metric_count(const struct sl_metric *metric);        /* histogram: observations */
+void sl_metric_add(struct sl_metric *metric, double amount);    /* counter, gauge */
+void sl_metric_set(struct sl_metric *metric, double value);     /* gauge; a counter mirrored */
+void sl_metric_observe(struct sl_metric *metric, double value); /* histogram */
+double sl_metric_value(const struct sl_metric *metric);         /* histogram: the sum */
+uint64_t sl_metric_count(const struct sl_metric *metric);       /* histogram: observations */
 
 /* Called under the lock before rendering, to refresh gauges. */
 void sl_metrics_on_render(struct sl_metrics *metrics, void (*refresh)(void *arg), void *arg);

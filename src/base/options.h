@@ -21,16 +21,16 @@ enum sl_option_type {
 };
 
 struct sl_option {
-    const char *name;            /* "kv-blocks" */
+    const char *name; /* "kv-blocks" */
     enum sl_option_type type;
-    size_t offset;               /* of the value in the configuration struct */
-    const char *value_name;      /* for --help: "N", "HOST:PORT"; NULL for BOOL */
-    const char *default_text;    /* parsed like a flag; NULL: zero value, or required */
+    size_t offset;            /* of the value in the configuration struct */
+    const char *value_name;   /* for --help: "N", "HOST:PORT"; NULL for BOOL */
+    const char *default_text; /* parsed like a flag; NULL: zero value, or required */
     bool required;
-    double min, max;             /* for numbers; both 0: any */
-    const char *const *choices;  /* NULL-terminated, for CHOICE */
-    const char *help;            /* one line; the default is appended */
-    const char *group;           /* heading in --help */
+    double min, max;            /* for numbers; both 0: any */
+    const char *const *choices; /* NULL-terminated, for CHOICE */
+    const char *help;           /* one line; the default is appended */
+    const char *group;          /* heading in --help */
 };
 
 enum sl_option_origin { SL_ORIGIN_DEFAULT, SL_ORIGIN_FILE, SL_ORIGIN_ENVIRONMENT, SL_ORIGIN_FLAG };
@@ -38,13 +38,13 @@ enum sl_option_origin { SL_ORIGIN_DEFAULT, SL_ORIGIN_FILE, SL_ORIGIN_ENVIRONMENT
 struct sl_options; /* owns the strings of a parsed configuration */
 
 struct sl_options_args {
-    const char *program;                    /* "sluice-decode" */
-    const char *summary;                    /* what it does, for --help */
-    const struct sl_option *const *tables;  /* NULL-terminated list of tables … */
-    const size_t *table_counts;             /* … and the rows of each */
+    const char *program;                   /* "sluice-decode" */
+    const char *summary;                   /* what it does, for --help */
+    const struct sl_option *const *tables; /* NULL-terminated list of tables … */
+    const size_t *table_counts;            /* … and the rows of each */
     int argc;
     char **argv;
-    void *config;                           /* filled; must outlive nothing (strings: options) */
+    void *config; /* filled; must outlive nothing (strings: options) */
 };
 
 /* Parses everything, --config FILE included. --help, --version and --print-config print to stdout

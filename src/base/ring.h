@@ -12,8 +12,8 @@
 
 struct sl_ring;
 
-sl_status sl_ring_create(uint32_t capacity, size_t item_bytes, struct sl_ring **ring_out)
-    SL_MUST_USE;
+sl_status sl_ring_create(uint32_t capacity, size_t item_bytes,
+                         struct sl_ring **ring_out) SL_MUST_USE;
 void sl_ring_destroy(struct sl_ring *ring);
 /* False when full; nothing is written. Producer thread only. */
 bool sl_ring_push(struct sl_ring *ring, const void *item);

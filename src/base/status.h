@@ -47,7 +47,6 @@ int sl_status_grpc(sl_status status);
         if (__builtin_expect(!(cond), 0))                                                          \
             sl_assert_failed(#cond, __FILE__, __LINE__);                                           \
     } while (0)
-void sl_assert_failed(const char *expression, const char *file, int line)
-    __attribute__((noreturn));
+void sl_assert_failed(const char *expression, const char *file, int line) __attribute__((noreturn));
 
 #endif
