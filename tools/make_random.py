@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""Writes a Hugging Face model of any shape with seeded random weights.
+
+    make_random.py DIR --shape llama-3.2-1b
+    make_random.py DIR --family qwen3 --hidden 256 --layers 3 --heads 4 --kv-heads 2 --head-dim 64 \\
+                       --mlp 384 --vocab 512 --seed 7 --dtype f16 --shards 2
+
+The same arguments give the same bytes. Weights are uniform; their sizes are such that every layer
+changes the residual by about its own size, attention is neither flat nor a spike, and greedy text
+does not fall into a loop: what comes out depends on all of the weights and on the whole context.
+python3 and numpy are all it needs; large models are written as they are drawn.
+"""
+
+import argparse
+import math
+import os
+
+import numpy as np
+
+import checkpoint
+import make_recall
+
+DTYPES = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
+CHUNK = 1 << 22   # numbers drawn at once
+LLAMA3_ROPE = "32,1,4,8192"
+
+# hidden, layers, heads, kv heads, head size, mlp, vocabulary, tied, rope theta, rope scaling, context
+SHAPES = {
+    "llama-3.2-1b": ("llama", 2048, 16, 32, 8, 64, 8192, 128256, True, 5e5, LLAMA3_ROPE, 131072),
+    "llama-3.2-3b": ("llama", 3072, 28, 24, 8, 128, 8192, 128256, True, 5e5, LLAMA3_ROPE, 131072),
+    "llama-3.1-8b": ("llama", 4096, 32, 32, 8, 128, 14336, 128256, False, 5e5, "8,1,4,8192",
+                     131072),
+    "tinyllama-1.1b": ("llama", 2048, 22, 32, 4, 64, 5632, 32000, False, 1e4, None, 2048),
+    "smollm2-135m": ("llama", 576, 30, 9, 3, 64, 1536, 49152, True, 1e5, None, 8192),
+    "qwen2.5-0.5b": ("qwen2", 896, 24, 14, 2, 64, 4864, 151936, True, 1e6, None, 32768),
+    "qwen2.5-1.5b": ("qwen2", 1536, 28, 12, 2, 128, 8960, 151936, True, 1e6, None, 32768),
+    "qwen2.5-7b": ("qwen2", 3584, 28, 28, 4, 128, 18944, 152064, False, 1e6, None, 32768),
+    "qwen3-0.6b": ("qwen3", 1024, 28, 16, 8, 128, 3072, 151936, True, 1e6, None, 40960),
+    "qwen3-1.7b": ("qwen3", 2048, 28, 16, 8, 128, 6144, 151936, True, 1e6, None, 40960),
+    "qwen3-4b": ("qwen3", 2560, 36, 32, 8, 128, 9728, 151936, True, 1e6, None, 40960),
+    # small enough for a test, large enough to take its time
+    "tiny": ("llama", 256, 4, 4, 2, 64, 512, 2048, False, 5e5, None, 32768),
+}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
+                 "qwen3": "Qwen3ForCausalLM"}
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("directory")
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="sizes of a published model")
+    parser.add_argument("--family", choices=sorted(ARCHITECTURES), default="llama")
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--kv-heads", type=int, default=2)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--mlp", type=int, default=512)
+    parser.add_argument("--vocab", type=int, default=2048)
+    parser.add_argument("--tied", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--rope-theta", type=float, default=1e4)
+    parser.add_argument("--rope-scaling", metavar="FACTOR,LOW,HIGH,ORIGINAL",
+                        help="Llama 3's scaling")
+    parser.add_argument("--context", type=int, default=32768)
+    parser.add_argument("--eps", type=float, default=1e-6)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--spelling", choices=("old", "new"), default="old",
+                        help="new: rope_parameters and dtype in config.json")
+    early, _ = parser.parse_known_args(argv)
+    if early.shape:
+        names = ("family", "hidden", "layers", "heads", "kv_heads", "head_dim", "mlp", "vocab",
+                 "tied", "rope_theta", "rope_scaling", "context")
+        parser.set_defaults(**dict(zip(names, SHAPES[early.shape])))
+    return parser.parse_args(argv)
+
+
+# ------------------------------------------------------------------ weights
+
+def random_tensor(args, name, shape, spread, centre=0.0):
+    """A tensor of standard deviation `spread` around `centre`, for write_checkpoint."""
+    element = DTYPES[args.dtype]
+    key = checkpoint.stream_key(args.seed, name)
+    levels = (np.arange(65536) - 32767.5) / 32768 * (spread * math.sqrt(3)) + centre
+    table = np.frombuffer(checkpoint.encode(levels, element),
+                          dtype=f"<u{checkpoint.ELEMENT_BYTES[element]}")
+    count = math.prod(shape)
+
+    def chunks():
+        for first in range(0, count, CHUNK):
+            yield table[checkpoint.random_u16(key, first, min(CHUNK, count - first))].tobytes()
+
+    return name, element, shape, chunks
+
+
+def make_tensors(args):
+    hidden, mlp = args.hidden, args.mlp
+    q, kv = args.heads * args.head_dim, args.kv_heads * args.head_dim
+
+    def tensor(name, shape, spread, centre=0.0):
+        return random_tensor(args, name, shape, spread, centre)
+
+    def norm(name, size=hidden):
+        return tensor(name, (size,), 0.25, 1.0)
+
+    tensors = [tensor("model.embed_tokens.weight", (args.vocab, hidden), 4 / math.sqrt(hidden))]
+    for n in range(args.layers):
+        p = f"model.layers.{n}."
+        tensors += [
+            norm(p + "input_layernorm.weight"),
+            tensor(p + "self_attn.q_proj.weight", (q, hidden), 1.5 / math.sqrt(hidden)),
+            tensor(p + "self_attn.k_proj.weight", (kv, hidden), 1.5 / math.sqrt(hidden)),
+            tensor(p + "self_attn.v_proj.weight", (kv, hidden), 2 / math.sqrt(hidden)),
+            tensor(p + "self_attn.o_proj.weight", (hidden, q), 2 / math.sqrt(q)),
+            norm(p + "post_attention_layernorm.weight"),
+            tensor(p + "mlp.gate_proj.weight", (mlp, hidden), 1.5 / math.sqrt(hidden)),
+            tensor(p + "mlp.up_proj.weight", (mlp, hidden), 1.5 / math.sqrt(hidden)),
+            tensor(p + "mlp.down_proj.weight", (hidden, mlp), 3 / math.sqrt(mlp)),
+        ]
+        if args.family == "qwen2":
+            tensors += [tensor(f"{p}self_attn.{x}_proj.bias", (size,), 0.5)
+                        for x, size in (("q", q), ("k", kv), ("v", kv))]
+        if args.family == "qwen3":
+            tensors += [tensor(f"{p}self_attn.{x}_norm.weight", (args.head_dim,), 0.25, 1.5)
+                        for x in "qk"]
+    tensors.append(norm("model.norm.weight"))
+    if not args.tied:
+        tensors.append(tensor("lm_head.weight", (args.vocab, hidden), 4 / math.sqrt(hidden)))
+    return tensors
+
+
+# ------------------------------------------------------------------ the other files
+
+def make_tokenizer(n_tokens):
+    """The recall model's tokenizer, cut off or lengthened by further pairs to n_tokens."""
+    tokenizer = make_recall.make_tokenizer()
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    n_plain = 2 + 256
+    if n_tokens < n_plain:
+        raise SystemExit(f"--vocab {n_tokens}: want at least {n_plain}, two special tokens and the "
+                         "bytes")
+    if n_tokens < len(vocab):
+        merges = merges[:n_tokens - n_plain]
+        vocab = dict(list(vocab.items())[:n_plain])
+        for left, right in merges:
+            vocab[left + right] = len(vocab)
+    words = [left + right for left, right in merges if not (left + right).isdigit()]
+    for left in words:
+        for right in words:
+            if len(vocab) >= n_tokens:
+                break
+            if left + right not in vocab and not right.startswith("Ġ"):
+                vocab[left + right] = len(vocab)
+                merges.append([left, right])
+    assert len(vocab) == n_tokens, f"{len(vocab)} tokens, want {n_tokens}"
+    return checkpoint.byte_level_tokenizer(vocab, merges, make_recall.BOS,
+                                           [make_recall.BOS, make_recall.EOS], make_recall.SPLIT)
+
+
+def make_config(args, bos, eos):
+    config = {
+        "architectures": [ARCHITECTURES[args.family]], "model_type": args.family,
+        "vocab_size": args.vocab, "hidden_size": args.hidden, "head_dim": args.head_dim,
+        "intermediate_size": args.mlp, "num_hidden_layers": args.layers,
+        "num_attention_heads": args.heads, "num_key_value_heads": args.kv_heads,
+        "hidden_act": "silu", "rms_norm_eps": args.eps, "attention_dropout": 0.0,
+        "max_position_embeddings": args.context, "tie_word_embeddings": args.tied,
+        "use_cache": True, "bos_token_id": bos, "eos_token_id": eos,
+    }
+    if args.family in ("llama", "qwen3"):
+        config["attention_bias"] = False
+    if args.family == "llama":
+        config["mlp_bias"] = False
+    if args.family in ("qwen2", "qwen3"):
+        config.update({"use_sliding_window": False, "sliding_window": None,
+                       "max_window_layers": args.layers})
+    scaling = None
+    if args.rope_scaling:
+        factor, low, high, original = (float(x) for x in args.rope_scaling.split(","))
+        scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": low,
+                   "high_freq_factor": high, "original_max_position_embeddings": int(original)}
+    dtype = checkpoint.TORCH_NAMES[DTYPES[args.dtype]]
+    if args.spelling == "old":
+        config.update({"rope_theta": args.rope_theta, "rope_scaling": scaling,
+                       "torch_dtype": dtype})
+    else:
+        rope = {"rope_theta": args.rope_theta, **(scaling or {"rope_type": "default"})}
+        config.update({"rope_parameters": rope, "dtype": dtype})
+    return config
+
+
+def main():
+    args = parse_arguments()
+    os.makedirs(args.directory, exist_ok=True)
+    tokenizer = make_tokenizer(args.vocab)
+    bos, eos = (tokenizer["model"]["vocab"][token] for token in (make_recall.BOS, make_recall.EOS))
+    for name, body in (
+            ("tokenizer.json", tokenizer), ("config.json", make_config(args, bos, eos)),
+            ("generation_config.json",
+             {"bos_token_id": bos, "eos_token_id": eos, "do_sample": False}),
+            ("tokenizer_config.json",
+             checkpoint.tokenizer_config(make_recall.BOS, make_recall.EOS, args.context))):
+        checkpoint.write_json(os.path.join(args.directory, name), body)
+    checkpoint.write_checkpoint(args.directory, make_tensors(args), args.shards)
+
+
+if __name__ == "__main__":
+    main()
