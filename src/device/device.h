@@ -38,9 +38,12 @@ enum device_kind device_kind(const struct device *device);
 /* "host", "fake", "cuda:0 NVIDIA …" */
 const char *device_name(const struct device *device);
 
-/* Zeroed, aligned to 4096 (2 MiB pages advised). SL_NO_MEMORY, fault point "device_alloc". */
-sl_status device_alloc(struct device *device, size_t bytes, struct device_memory *memory_out)
-    SL_MUST_USE;
+/* Aligned to 4096 (2 MiB pages advised). host and cuda zero it; fake fills it with
+ * DEVICE_FAKE_JUNK (a NaN in bf16 and f32), so nobody may read what was never written. SL_NO_MEMORY,
+ * fault point "device_alloc". */
+#define DEVICE_FAKE_JUNK 0xFF
+sl_status device_alloc(struct device *device, size_t bytes,
+                       struct device_memory *memory_out) SL_MUST_USE;
 void device_free(struct device_memory *memory);
 
 sl_status device_stream_create(struct device *device, const char *name,
