@@ -1,0 +1,142 @@
+"""The OpenAI surface, with the real client and on the wire."""
+
+import json
+
+import httpx
+import openai
+import pytest
+
+from fleet import events
+
+PASSAGE = "Berth 17 holds copper.\nBerth 42 holds tea and sugar.\nBerth 99 holds silk.\n"
+
+
+@pytest.fixture(scope="module")
+def client(fleet):
+    return openai.OpenAI(base_url=fleet.url + "/v1", api_key="none", max_retries=0)
+
+
+def test_recall_answers_through_the_openai_client(client, recall):
+    answer = client.completions.create(model=recall.name, prompt=PASSAGE + "Berth 42 holds",
+                                       max_tokens=20, temperature=0, stop=["."])
+    assert answer.choices[0].text == " tea and sugar"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.object == "text_completion" and answer.id and answer.created > 1.7e9
+
+
+def test_stream_equals_whole(client, recall):
+    fields = dict(model=recall.name, prompt=PASSAGE + "Berth 17", max_tokens=30, temperature=0, seed=3)
+    whole = client.completions.create(**fields)
+    chunks = list(client.completions.create(**fields, stream=True,
+                                            stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage.model_copy(
+        update={"prompt_tokens_details": chunks[-1].usage.prompt_tokens_details})
+    assert all(c.usage is None for c in chunks[:-1])
+    assert len({c.id for c in chunks}) == 1
+
+
+def test_models(client, fleet, recall):
+    models = client.models.list().data
+    assert [m.id for m in models] == [recall.name]
+    assert fleet.client.get("/v1/models").json()["data"][0]["max_model_len"] == 32768
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="no-such-model", prompt="x")
+
+
+def test_logprobs(client, recall):
+    answer = client.completions.create(model=recall.name, prompt=PASSAGE + "Berth 17", max_tokens=4,
+                                       temperature=0, logprobs=5)
+    logprobs = answer.choices[0].logprobs
+    assert "".join(logprobs.tokens) == answer.choices[0].text
+    for token, own, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs):
+        assert len(top) == 5 and top[token] == own == max(top.values()) <= 0
+    offsets = [0]
+    for token in logprobs.tokens[:-1]:
+        offsets.append(offsets[-1] + len(token))
+    start = logprobs.text_offset[0]
+    assert [o - start for o in logprobs.text_offset] == offsets
+
+
+def test_stop_strings_across_tokens(fleet):
+    whole = fleet.complete(PASSAGE + "Berth 42", max_tokens=12, temperature=0, ignore_eos=True)
+    text = whole["choices"][0]["text"]
+    for start in range(1, len(text) - 4, 3):
+        stop = text[start:start + 4]
+        cut = fleet.complete(PASSAGE + "Berth 42", max_tokens=12, temperature=0, ignore_eos=True,
+                             stop=[stop, "never there"])
+        assert cut["choices"][0]["text"] == text[:text.find(stop)]
+        assert cut["choices"][0]["finish_reason"] == "stop"
+
+
+def test_min_tokens_delays_the_end(fleet):
+    short = fleet.complete("Nothing known here", max_tokens=40, temperature=0, return_token_ids=True)
+    assert short["choices"][0]["finish_reason"] == "stop"
+    n = short["usage"]["completion_tokens"]
+    longer = fleet.complete("Nothing known here", max_tokens=40, temperature=0, min_tokens=n + 5)
+    assert longer["usage"]["completion_tokens"] >= n + 5
+
+
+def test_seed_and_temperature(fleet):
+    fields = dict(max_tokens=24, temperature=1.5, ignore_eos=True, return_token_ids=True)
+    runs = [fleet.complete("Once", seed=s, **fields)["choices"][0]["token_ids"] for s in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+    unseeded = [fleet.complete("Once", **fields)["choices"][0]["token_ids"] for _ in range(2)]
+    assert unseeded[0] != unseeded[1]
+
+
+def test_token_ids_in_and_out(fleet):
+    text = fleet.client.post("/tokenize", json={"prompt": PASSAGE + "Berth 42 holds"}).json()
+    assert text["count"] == len(text["tokens"]) and text["max_model_len"] == 32768
+    from_ids = fleet.complete(text["tokens"], max_tokens=8, temperature=0, return_token_ids=True)
+    from_text = fleet.complete(PASSAGE + "Berth 42 holds", max_tokens=8, temperature=0,
+                               return_token_ids=True)
+    assert from_ids["choices"][0]["token_ids"] == from_text["choices"][0]["token_ids"]
+    assert from_ids["usage"]["prompt_tokens"] == from_text["usage"]["prompt_tokens"] == text["count"]
+    plain = fleet.client.post("/tokenize", json={"prompt": "tea", "add_special_tokens": False}).json()
+    back = fleet.client.post("/detokenize", json={"tokens": plain["tokens"]}).json()
+    assert back == {"prompt": "tea"}
+
+
+def test_multibyte_text_streams_whole_characters(fleet):
+    """Random bytes-level tokens: every event is valid UTF-8 and the parts add up to the whole."""
+    fields = dict(max_tokens=200, temperature=2.0, seed=5, ignore_eos=True, top_p=1.0)
+    whole = fleet.complete("żółć 日本語 🙂", **fields)["choices"][0]["text"]
+    with fleet.stream("żółć 日本語 🙂", **fields) as answer:
+        parts = [e["choices"][0]["text"] for e in events(answer) if e["choices"]]
+    assert "".join(parts) == whole and len(whole) > 20
+
+
+def test_pages(fleet):
+    assert fleet.client.get("/health").status_code == 200
+    assert fleet.client.get("/ready").status_code == 200
+    assert fleet.client.get("/version").json()["version"]
+    text = fleet.client.get("/metrics")
+    assert text.headers["content-type"].startswith("text/plain")
+    for name in ("time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket",
+                 "e2e_request_latency_seconds_bucket", "request_stage_seconds_bucket",
+                 "prompt_tokens_total", "generation_tokens_total", "requests_running",
+                 "requests_waiting", "kv_cache_usage_ratio", "kv_blocks",
+                 "prefix_cache_queries_tokens_total", "prefix_cache_hits_tokens_total",
+                 "kv_transfer_bytes_total", "kv_transfer_busy_seconds_total", "pool_replicas",
+                 "routing_decisions_total"):
+        assert f"\nsluice_{name}" in text.text, name
+    for node in fleet.nodes():
+        base = f"http://{node['admin']}"
+        assert httpx.get(base + "/health").status_code == httpx.get(base + "/ready").status_code == 200
+
+
+def test_neutral_values_of_later_fields(fleet):
+    fleet.complete("x", max_tokens=1, n=1, best_of=1, echo=False, presence_penalty=0, suffix=None,
+                   frequency_penalty=0.0, repetition_penalty=1.0, logit_bias=None, user="u",
+                   unknown_field={"a": 1}, stop=None, stream=None, logprobs=None, stream_options=None)
+
+
+def test_cached_tokens_in_a_stream_without_options(fleet):
+    with fleet.stream("x", max_tokens=2) as answer:
+        assert all("usage" not in e or e["usage"] is None for e in events(answer))
+    raw = json.dumps({"prompt": "x", "max_tokens": 1})
+    answer = fleet.client.post("/v1/completions", content=raw)  # no content type: still JSON
+    assert answer.status_code == 200
