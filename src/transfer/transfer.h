@@ -88,7 +88,7 @@ struct transfer_args {
     struct sl_metrics *metrics;
     void (*notify)(void *arg); /* transfer thread: an event was queued */
     void *notify_arg;
-    bool manual; /* no thread: the test calls transfer_progress (loop only) */
+    bool manual; /* no thread: the test calls transfer_progress */
 };
 
 /* The worker's own view of a peer, from the coordinator's Submit. */
@@ -122,6 +122,7 @@ enum transfer_event_type {
     TRANSFER_EVENT_ACKED,      /* source: destination runs; stats */
     TRANSFER_EVENT_SEND_ENDED, /* source: nothing outstanding; blocks may go; stats */
     TRANSFER_EVENT_OPENED,     /* destination: the source's open came (once; may precede expect) */
+    TRANSFER_EVENT_TAKEN,      /* destination: block_id left the ring for block_index: refill one */
     TRANSFER_EVENT_LANDED,     /* destination: every piece of block_index is in block_id */
     TRANSFER_EVENT_SEALED, /* destination: all landed and sealed: run. token, token_index, eos */
     TRANSFER_EVENT_BLOCK_BACK, /* destination: block_id is the scheduler's again */
@@ -176,7 +177,9 @@ sl_status transfer_send_cancel(struct transfer *transfer, uint64_t key,
 sl_status transfer_recv_expect(struct transfer *transfer,
                                const struct transfer_recv_args *args) SL_MUST_USE;
 /* The whole request is promised: blocks [first_block, n_blocks) are wanted. ids: the first blocks of
- * the ring (at most TRANSFER_RING_BLOCKS_MAX), more by refill as LANDED events come. */
+ * the ring (at most TRANSFER_RING_BLOCKS_MAX), more by refill as TAKEN events come (not LANDED: when
+ * layers leave one by one, many blocks are on the way at once). Ids beyond the ring or beyond what
+ * the stream lacks come back as BLOCK_BACK. One id names the same block in every class. */
 sl_status transfer_recv_admit(struct transfer *transfer, uint64_t key, uint32_t first_block,
                               const uint32_t *ids, uint32_t n_ids) SL_MUST_USE;
 sl_status transfer_recv_refill(struct transfer *transfer, uint64_t key, const uint32_t *ids,
