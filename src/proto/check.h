@@ -7,25 +7,25 @@
 #include "base/status.h"
 #include "proto/node.pb-c.h"
 
-#define RPC_PROTOCOL              1u
-#define RPC_NODE_ID_BYTES_MAX     15u
-#define RPC_HASH_BYTES            16u
-#define RPC_SALT_BYTES_MAX        32u
-#define RPC_TEXT_BYTES_MAX        1024u /* strings without a narrower limit */
-#define RPC_RANKS_MAX             64u
-#define RPC_ADDRESS_BYTES_MAX     4096u
-#define RPC_EOS_IDS_MAX           64u
-#define RPC_STOP_IDS_MAX          256u
-#define RPC_VOCAB_MAX             (1u << 24)
-#define RPC_CONTEXT_MAX           (1u << 24)
-#define RPC_BLOCKS_MAX            (1u << 30)
-#define RPC_SEQS_MAX              65536u
-#define RPC_LOGPROBS_MAX          20u
-#define RPC_SAMPLES_MAX           32u
-#define RPC_TRANSFER_TOTALS_MAX   512u
-#define RPC_SNAPSHOT_PARTS_MAX    65536u
-#define RPC_DURATION_US_MAX       (7ull * 24 * 3600 * 1000000) /* a week */
-#define RPC_TEMPERATURE_MAX       100.0
+#define RPC_PROTOCOL            1u
+#define RPC_NODE_ID_BYTES_MAX   15u
+#define RPC_HASH_BYTES          16u
+#define RPC_SALT_BYTES_MAX      32u
+#define RPC_TEXT_BYTES_MAX      1024u /* strings without a narrower limit */
+#define RPC_RANKS_MAX           64u
+#define RPC_ADDRESS_BYTES_MAX   4096u
+#define RPC_EOS_IDS_MAX         64u
+#define RPC_STOP_IDS_MAX        256u
+#define RPC_VOCAB_MAX           (1u << 24)
+#define RPC_CONTEXT_MAX         (1u << 24)
+#define RPC_BLOCKS_MAX          (1u << 30)
+#define RPC_SEQS_MAX            65536u
+#define RPC_LOGPROBS_MAX        20u
+#define RPC_SAMPLES_MAX         32u
+#define RPC_TRANSFER_TOTALS_MAX 512u
+#define RPC_SNAPSHOT_PARTS_MAX  65536u
+#define RPC_DURATION_US_MAX     (7ull * 24 * 3600 * 1000000) /* a week */
+#define RPC_TEMPERATURE_MAX     100.0
 
 /* SL_INVALID names message.field, the value and the limit. SL_UNSUPPORTED: a Hello or Welcome of
  * another protocol version. */

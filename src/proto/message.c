@@ -77,11 +77,11 @@ static sl_status unpack(const ProtobufCMessageDescriptor *descriptor, const uint
     ProtobufCAllocator allocator = {.alloc = box_alloc, .free = box_free, .allocator_data = box};
     ProtobufCMessage *message = protobuf_c_message_unpack(descriptor, &allocator, n, bytes);
     if (message == NULL) {
-        sl_status status = box->arena.used_bytes + 1024 > RPC_MESSAGE_MEMORY_MAX / 2
-                               ? sl_fail(SL_NO_MEMORY, "%s of %zu bytes needs over %u to unpack",
-                                         descriptor->short_name, n, RPC_MESSAGE_MEMORY_MAX)
-                               : sl_fail(SL_INVALID, "malformed %s of %zu bytes",
-                                         descriptor->short_name, n);
+        sl_status status =
+            box->arena.used_bytes + 1024 > RPC_MESSAGE_MEMORY_MAX / 2
+                ? sl_fail(SL_NO_MEMORY, "%s of %zu bytes needs over %u to unpack",
+                          descriptor->short_name, n, RPC_MESSAGE_MEMORY_MAX)
+                : sl_fail(SL_INVALID, "malformed %s of %zu bytes", descriptor->short_name, n);
         box_destroy(box);
         return status;
     }

@@ -18,8 +18,8 @@
 #include <stdint.h>
 
 #define RPC_MESSAGE_BYTES_MAX (256u << 10)
-#define RPC_SUBMIT_TOKENS_MAX 32768u /* token ids in one Submit or SubmitPart */
-#define RPC_SUBMIT_PARTS_MAX  512u   /* SubmitParts of one Submit */
+#define RPC_SUBMIT_TOKENS_MAX 32768u      /* token ids in one Submit or SubmitPart */
+#define RPC_SUBMIT_PARTS_MAX  512u        /* SubmitParts of one Submit */
 #define RPC_QUEUE_BYTES_MAX   (64u << 20) /* per stream and class */
 #define RPC_WINDOW_BYTES      (4u << 20)
 #define RPC_STREAMS_MAX       1024u

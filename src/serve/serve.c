@@ -1,0 +1,321 @@
+/* Signals, drain, spawning.
+ *
+ *   RUNNING ── SIGTERM, SIGINT, serve_drain ──► DRAINING ── second signal ──► _exit(128 + signal)
+ *
+ * The stop signals are blocked in every thread and taken by one that waits for them; no code runs in
+ * signal context. The state is two atomics (draining, deadline) and an eventfd that is written once
+ * and never read, so that any number of waiters can poll it. A signal thread was preferred to
+ * signalfd in the main loop, since the second signal must end a process whose main thread hangs.
+ *
+ * One per process, hence file statics. */
+#include "serve/serve.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/thread.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PORT_MAX 65535u
+
+static const char *const log_levels[] = {"error", "warn", "info", "debug", "trace", NULL};
+
+const struct sl_option serve_options[] = {
+    {.name = "log-level",
+     .type = SL_OPTION_CHOICE,
+     .offset = offsetof(struct serve_config, log_level),
+     .value_name = "LEVEL",
+     .default_text = "info",
+     .choices = log_levels,
+     .help = "lines above this level are left out: error, warn, info, debug, trace",
+     .group = "Process"},
+    {.name = "drain-seconds",
+     .type = SL_OPTION_NUMBER,
+     .offset = offsetof(struct serve_config, drain_seconds),
+     .value_name = "S",
+     .default_text = "30",
+     .min = 0.0,
+     .max = 86400.0,
+     .help = "longest time that work in flight has to finish after SIGTERM",
+     .group = "Process"},
+    {.name = "fault",
+     .type = SL_OPTION_TEXT,
+     .offset = offsetof(struct serve_config, fault),
+     .value_name = "SPEC",
+     .help = "fault points, for tests only",
+     .group = "Process"},
+};
+const size_t serve_option_count = sizeof(serve_options) / sizeof(serve_options[0]);
+
+const struct sl_option serve_admin_options[] = {
+    {.name = "admin",
+     .type = SL_OPTION_TEXT,
+     .offset = offsetof(struct serve_config, admin),
+     .value_name = "HOST:PORT",
+     .default_text = "127.0.0.1:0",
+     .help = "where /health, /ready, /metrics and /version are served; port 0 takes a free one",
+     .group = "Process"},
+};
+const size_t serve_admin_option_count =
+    sizeof(serve_admin_options) / sizeof(serve_admin_options[0]);
+
+static struct sl_thread signal_thread;
+static _Atomic bool started;
+static _Atomic bool draining;
+static _Atomic bool stopping;
+static _Atomic uint64_t deadline_us = UINT64_MAX;
+static _Atomic uint64_t drain_us;
+static int drain_fd = -1;
+
+static void begin_drain(uint64_t bound_us)
+{
+    uint64_t wanted = sl_real_us() + bound_us;
+    uint64_t now = atomic_load(&deadline_us);
+    while (wanted < now && !atomic_compare_exchange_weak(&deadline_us, &now, wanted)) {
+    }
+    if (atomic_exchange(&draining, true))
+        return;
+    uint64_t one = 1;
+    ssize_t written = write(drain_fd, &one, sizeof(one));
+    SL_ASSERT(written == (ssize_t)sizeof(one));
+}
+
+static void signal_main(void *arg)
+{
+    (void)arg;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    bool seen = false;
+    for (;;) {
+        int signal_number;
+        if (sigwait(&set, &signal_number) != 0)
+            continue;
+        if (atomic_load(&stopping))
+            return;
+        if (seen) {
+            sl_warn("stopped_at_once", "signal=%d", signal_number);
+            _exit(128 + signal_number);
+        }
+        seen = true;
+        sl_info("drain", "why=signal signal=%d bound_us=%llu", signal_number,
+                (unsigned long long)atomic_load(&drain_us));
+        begin_drain(atomic_load(&drain_us));
+    }
+}
+
+static sl_status block_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 || sigaction(SIGPIPE, &ignore, NULL) != 0)
+        return sl_fail(SL_DEVICE, "signals: %s", strerror(errno));
+    return SL_OK;
+}
+
+sl_status serve_start(const struct serve_config *config, const char *node)
+{
+    SL_ASSERT(!atomic_load(&started));
+    sl_log_set_level((enum sl_log_level)config->log_level);
+    if (node != NULL)
+        sl_log_set_node(node);
+    if (config->fault != NULL && config->fault[0] != '\0') {
+        sl_status status = sl_fault_configure(config->fault);
+        if (status != SL_OK)
+            return status;
+    }
+    sl_status status = block_signals();
+    if (status != SL_OK)
+        return status;
+    drain_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (drain_fd < 0)
+        return sl_fail(SL_DEVICE, "eventfd: %s", strerror(errno));
+    atomic_store(&drain_us, (uint64_t)(config->drain_seconds * 1e6));
+    atomic_store(&deadline_us, UINT64_MAX);
+    atomic_store(&draining, false);
+    atomic_store(&stopping, false);
+    status = sl_thread_start(&signal_thread, "signals", signal_main, NULL);
+    if (status != SL_OK) {
+        close(drain_fd);
+        drain_fd = -1;
+        return status;
+    }
+    atomic_store(&started, true);
+    return SL_OK;
+}
+
+void serve_stop(void)
+{
+    if (!atomic_exchange(&started, false))
+        return;
+    atomic_store(&stopping, true);
+    pthread_kill(signal_thread.handle, SIGTERM);
+    sl_thread_join(&signal_thread);
+    close(drain_fd);
+    drain_fd = -1;
+}
+
+bool serve_wait(uint64_t timeout_us)
+{
+    uint64_t until = timeout_us > UINT64_MAX / 2 ? UINT64_MAX : sl_real_us() + timeout_us;
+    while (!atomic_load(&draining)) {
+        uint64_t now = sl_real_us();
+        if (now >= until)
+            return false;
+        uint64_t left_ms = (until - now + SL_MS_US - 1) / SL_MS_US;
+        struct pollfd poll_fd = {.fd = drain_fd, .events = POLLIN};
+        poll(&poll_fd, 1, left_ms > 60000 ? 60000 : (int)left_ms);
+    }
+    return true;
+}
+
+bool serve_draining(void)
+{
+    return atomic_load(&draining);
+}
+
+int serve_drain_fd(void)
+{
+    return drain_fd;
+}
+
+void serve_drain(const char *why, uint64_t bound_us)
+{
+    uint64_t bound = atomic_load(&drain_us);
+    if (bound_us != 0 && bound_us < bound)
+        bound = bound_us;
+    if (!atomic_load(&draining))
+        sl_info("drain", "why=\"%s\" bound_us=%llu", why, (unsigned long long)bound);
+    begin_drain(bound);
+}
+
+uint64_t serve_drain_deadline_us(void)
+{
+    return atomic_load(&deadline_us);
+}
+
+int serve_exit_code(const char *program, sl_status status)
+{
+    if (status == SL_OK || status == SL_CANCELLED)
+        return SERVE_EXIT_OK;
+    fprintf(stderr, "%s: %s\n", program, sl_error());
+    return status == SL_INVALID || status == SL_NOT_FOUND ? SERVE_EXIT_USAGE : SERVE_EXIT_FAILED;
+}
+
+/* Between fork and exec: only async-signal-safe calls. Writes errno to `report` and exits on failure;
+ * a successful exec closes `report`. */
+static void child_main(char *const argv[], pid_t parent, int report)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    struct sigaction usual = {.sa_handler = SIG_DFL};
+    int error = 0;
+    if (setpgid(0, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 ||
+        sigaction(SIGPIPE, &usual, NULL) != 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
+        error = errno;
+    else if (getppid() != parent) /* it died before the prctl */
+        _exit(SERVE_EXIT_FAILED);
+    if (error == 0) {
+        /* What libraries left open across exec is not the child's. */
+        syscall(SYS_close_range, 3u, ~0u, 1u << 2 /* CLOSE_RANGE_CLOEXEC */);
+        execv(argv[0], argv);
+        error = errno;
+    }
+    ssize_t written = write(report, &error, sizeof(error));
+    _exit(written == (ssize_t)sizeof(error) ? SERVE_EXIT_FAILED : SERVE_EXIT_USAGE);
+}
+
+sl_status serve_spawn(char *const argv[], pid_t *pid_out)
+{
+    int report[2];
+    if (pipe2(report, O_CLOEXEC) != 0)
+        return sl_fail(SL_DEVICE, "spawn %s: pipe: %s", argv[0], strerror(errno));
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    if (pid == 0)
+        child_main(argv, parent, report[1]);
+    int fork_error = errno;
+    close(report[1]);
+    if (pid < 0) {
+        close(report[0]);
+        return sl_fail(SL_DEVICE, "spawn %s: fork: %s", argv[0], strerror(fork_error));
+    }
+    int error = 0;
+    ssize_t n;
+    do {
+        n = read(report[0], &error, sizeof(error));
+    } while (n < 0 && errno == EINTR);
+    close(report[0]);
+    if (n == (ssize_t)sizeof(error)) {
+        waitpid(pid, NULL, 0);
+        return sl_fail(SL_DEVICE, "spawn %s: %s", argv[0], strerror(error));
+    }
+    *pid_out = pid;
+    return SL_OK;
+}
+
+uint64_t serve_random_id(void)
+{
+    uint64_t id = 0;
+    while (id == 0) {
+        ssize_t n = getrandom(&id, sizeof(id), 0);
+        SL_ASSERT(n == (ssize_t)sizeof(id) || (n < 0 && errno == EINTR));
+    }
+    return id;
+}
+
+sl_status serve_parse_address(const char *what, const char *text, char *host_out, size_t host_bytes,
+                              uint16_t *port_out)
+{
+    const char *colon = text == NULL ? NULL : strrchr(text, ':');
+    if (colon == NULL)
+        return sl_fail(SL_INVALID, "%s \"%s\"; want HOST:PORT", what, text == NULL ? "" : text);
+    const char *host = text;
+    size_t n = (size_t)(colon - text);
+    if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
+        host++;
+        n -= 2;
+    } else if (memchr(host, ':', n) != NULL) {
+        return sl_fail(SL_INVALID, "%s \"%s\"; an IPv6 address wants brackets: [::1]:80", what,
+                       text);
+    }
+    if (n >= host_bytes)
+        return sl_fail(SL_INVALID, "%s \"%s\"; host longer than %zu bytes", what, text,
+                       host_bytes - 1);
+    uint32_t port = 0;
+    size_t digits = strlen(colon + 1);
+    for (size_t i = 0; i < digits && digits <= 5; i++) {
+        char c = colon[1 + i];
+        if (c < '0' || c > '9') {
+            digits = 0;
+            break;
+        }
+        port = port * 10 + (uint32_t)(c - '0');
+    }
+    if (digits == 0 || digits > 5 || port > PORT_MAX)
+        return sl_fail(SL_INVALID, "%s \"%s\"; port wants 0..%u", what, text, PORT_MAX);
+    memcpy(host_out, host, n);
+    host_out[n] = '\0';
+    *port_out = (uint16_t)port;
+    return SL_OK;
+}
