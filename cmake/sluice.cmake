@@ -58,6 +58,7 @@ function(sluice_test name)
     endif()
     add_executable(${name} ${A_SOURCES})
     target_link_libraries(${name} PRIVATE sluice_flags ${A_DEPENDS} ${A_LINK} cmocka)
+    target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests) # "support/…"
     set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
     add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(${name} PROPERTIES LABELS ${A_LABEL} TIMEOUT ${A_TIMEOUT})

@@ -29,13 +29,14 @@ struct sl_option {
     bool required;
     double min, max;            /* for numbers; both 0: any */
     const char *const *choices; /* NULL-terminated, for CHOICE */
-    const char *help;           /* one line; the default is appended */
+    const char *help;           /* the default and limits are appended; NULL: hidden */
     const char *group;          /* heading in --help */
 };
 
 enum sl_option_origin { SL_ORIGIN_DEFAULT, SL_ORIGIN_FILE, SL_ORIGIN_ENVIRONMENT, SL_ORIGIN_FLAG };
 
-struct sl_options; /* owns the strings of a parsed configuration */
+/* Owns the strings of a parsed configuration; borrows the tables, which are static. */
+struct sl_options;
 
 struct sl_options_args {
     const char *program;                   /* "sluice-decode" */
@@ -50,7 +51,7 @@ struct sl_options_args {
 /* Parses everything, --config FILE included. --help, --version and --print-config print to stdout
  * and set *done_out (the program then exits 0). SL_INVALID names option, value, origin and limit;
  * an unknown flag or file key is an error with the closest known name. Unknown SLUICE_* variables
- * are ignored with a warning. */
+ * are ignored with a warning. An empty variable, or `name =` in the file, leaves the value unset. */
 sl_status sl_options_parse(const struct sl_options_args *args, struct sl_options **options_out,
                            bool *done_out) SL_MUST_USE;
 void sl_options_destroy(struct sl_options *options);
