@@ -10,7 +10,7 @@ target_compile_definitions(sluice_flags INTERFACE _GNU_SOURCE
 target_compile_options(sluice_flags INTERFACE
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wdouble-promotion
     -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual -Wwrite-strings
-    -Wundef -Wvla -Wformat=2 -Wswitch-enum -fno-common -fstack-protector-strong
+    -Wundef -Wvla -Wformat=2 -Wno-format-zero-length -Wswitch-enum -fno-common -fstack-protector-strong
     -fstack-clash-protection -fcf-protection -fPIE -ffp-contract=off)
 target_link_options(sluice_flags INTERFACE -pie -Wl,-z,relro,-z,now)
 if(SLUICE_WERROR)

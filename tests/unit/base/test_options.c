@@ -1,0 +1,364 @@
+/* Option tables: the order of the origins, strict values, what --help and --print-config say. */
+#include "base/options.h"
+
+#include "support/support.h"
+
+#include <fcntl.h>
+
+struct config {
+    const char *model;
+    const char *note;
+    uint64_t kv_blocks;
+    uint64_t cache_bytes;
+    double ratio;
+    bool verify;
+    uint32_t backend;
+    const char *fault;
+};
+
+static const char *const backends[] = {"cpu", "ref", "fake", NULL};
+
+static const struct sl_option table_one[] = {
+    {.name = "model",
+     .type = SL_OPTION_TEXT,
+     .offset = offsetof(struct config, model),
+     .value_name = "DIR",
+     .required = true,
+     .help = "directory of the model",
+     .group = "Model"},
+    {.name = "kv-blocks",
+     .type = SL_OPTION_UINT,
+     .offset = offsetof(struct config, kv_blocks),
+     .value_name = "N",
+     .default_text = "512",
+     .min = 1,
+     .max = 65536,
+     .help =
+         "blocks of the KV pool, each of 64 tokens; a request that needs more than there are is "
+         "refused at once, and one that needs more than are free waits",
+     .group = "Memory"},
+};
+static const struct sl_option table_two[] = {
+    {.name = "cache-bytes",
+     .type = SL_OPTION_BYTES,
+     .offset = offsetof(struct config, cache_bytes),
+     .value_name = "BYTES",
+     .default_text = "64k",
+     .min = 4096,
+     .max = 1099511627776.0,
+     .help = "size of the cache",
+     .group = "Memory"},
+    {.name = "ratio",
+     .type = SL_OPTION_NUMBER,
+     .offset = offsetof(struct config, ratio),
+     .value_name = "R",
+     .default_text = "0.5",
+     .min = 0,
+     .max = 1,
+     .help = "share",
+     .group = "Memory"},
+    {.name = "transfer-verify",
+     .type = SL_OPTION_BOOL,
+     .offset = offsetof(struct config, verify),
+     .default_text = "false",
+     .help = "check digests",
+     .group = "Transfer"},
+    {.name = "backend",
+     .type = SL_OPTION_CHOICE,
+     .offset = offsetof(struct config, backend),
+     .value_name = "NAME",
+     .default_text = "cpu",
+     .choices = backends,
+     .help = "kernels",
+     .group = "Model"},
+    {.name = "note",
+     .type = SL_OPTION_TEXT,
+     .offset = offsetof(struct config, note),
+     .value_name = "TEXT",
+     .help = "any text",
+     .group = "Model"},
+    {.name = "fault",
+     .type = SL_OPTION_TEXT,
+     .offset = offsetof(struct config, fault),
+     .value_name = "SPEC",
+     .group = "Tests"},
+};
+static const struct sl_option *const tables[] = {table_one, table_two, NULL};
+static const size_t counts[] = {sizeof(table_one) / sizeof(table_one[0]),
+                                sizeof(table_two) / sizeof(table_two[0])};
+
+static struct config config;
+static struct sl_options *options;
+static bool done;
+
+/* Parses "--a b --c" as a command line. */
+static sl_status parse(const char *line)
+{
+    static char text[1024];
+    char *argv[32] = {text};
+    int argc = 1;
+    sl_options_destroy(options);
+    options = NULL;
+    done = false;
+    memset(&config, 0, sizeof(config));
+    snprintf(text, sizeof(text), "prog %s", line);
+    for (char *p = strchr(text, ' '); p != NULL; p = strchr(p, ' ')) {
+        *p++ = '\0';
+        if (*p != '\0')
+            argv[argc++] = p;
+    }
+    struct sl_options_args args = {.program = "sluice-test",
+                                   .summary = "Tests options.",
+                                   .tables = tables,
+                                   .table_counts = counts,
+                                   .argc = argc,
+                                   .argv = argv,
+                                   .config = &config};
+    return sl_options_parse(&args, &options, &done);
+}
+
+/* The same, with standard output caught. */
+static char *parse_printing(const char *line)
+{
+    static char out[16384];
+    char *dir = test_dir_create();
+    char *path = test_path(dir, "out");
+    fflush(stdout);
+    int saved = dup(STDOUT_FILENO);
+    int file = open(path, O_RDWR | O_CREAT, 0600);
+    dup2(file, STDOUT_FILENO);
+    sl_status status = parse(line);
+    fflush(stdout);
+    dup2(saved, STDOUT_FILENO);
+    close(saved);
+    assert_int_equal(status, SL_OK);
+    assert_true(done);
+    ssize_t n = pread(file, out, sizeof(out) - 1, 0);
+    assert_true(n >= 0);
+    out[n] = '\0';
+    close(file);
+    sl_free(path);
+    test_dir_remove(dir);
+    return out;
+}
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    assert_ok(parse("--model m"));
+    assert_false(done);
+    assert_string_equal(config.model, "m");
+    assert_null(config.note);
+    assert_int_equal(config.kv_blocks, 512);
+    assert_int_equal(config.cache_bytes, 65536);
+    assert_true(config.ratio == 0.5);
+    assert_false(config.verify);
+    assert_int_equal(config.backend, 0);
+    assert_int_equal(sl_options_origin(options, "model"), SL_ORIGIN_FLAG);
+    assert_int_equal(sl_options_origin(options, "kv-blocks"), SL_ORIGIN_DEFAULT);
+}
+
+static void test_forms_of_flags(void **state)
+{
+    (void)state;
+    assert_ok(parse("--model=a=b --kv-blocks=7 --cache-bytes 2m --transfer-verify --backend ref "
+                    "--ratio 1e-1 --kv-blocks 9"));
+    assert_string_equal(config.model, "a=b");
+    assert_int_equal(config.kv_blocks, 9); /* the last one counts */
+    assert_int_equal(config.cache_bytes, 2 << 20);
+    assert_true(config.verify);
+    assert_int_equal(config.backend, 1);
+    assert_true(config.ratio == 0.1);
+    assert_ok(parse("--model m --transfer-verify --no-transfer-verify"));
+    assert_false(config.verify);
+    assert_ok(parse("--model m --transfer-verify=true --transfer-verify=off"));
+    assert_false(config.verify);
+    assert_ok(parse("--model m --note="));
+    assert_null(config.note);
+}
+
+static void test_refuses(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"", "--model DIR is required (or SLUICE_MODEL in the environment)"},
+        {"--model=", "--model DIR is required"},
+        {"--model m --kv-block 3", "did you mean --kv-blocks?"},
+        {"--model m --kv-blokcs=3", "did you mean --kv-blocks?"},
+        {"--model m --modle x", "did you mean --model?"},
+        {"--model m --hepl", "did you mean --help?"},
+        {"--model m --zebra-crossing", "--help lists"},
+        {"--model m --no-ratio", "unknown option"},
+        {"--model m --faults x", "--help lists"}, /* the hidden ones are not told */
+        {"--model m x", "unexpected argument"},
+        {"--model m --", "unexpected argument"},
+        {"--model m -k", "unexpected argument"},
+        {"--model", "--model: needs a value"},
+        {"--model --ratio 1", "--model: needs a value"},
+        {"--model m --kv-blocks 0", "--kv-blocks: \"0\"; want a whole number, 1..65536"},
+        {"--model m --kv-blocks 65537", "1..65536"},
+        {"--model m --kv-blocks 0x10", "whole number"},
+        {"--model m --kv-blocks 3.0", "whole number"},
+        {"--model m --kv-blocks +3", "whole number"},
+        {"--model m --kv-blocks -3", "whole number"},
+        {"--model m --kv-blocks 3k", "whole number"},
+        {"--model m --kv-blocks=", "whole number"},
+        {"--model m --kv-blocks 18446744073709551617", "whole number"},
+        {"--model m --cache-bytes 1",
+         "--cache-bytes: \"1\"; want bytes, as in 64k or 2g, 4k..1024g"},
+        {"--model m --cache-bytes 99999999999g", "want bytes"},
+        {"--model m --cache-bytes 4kk", "want bytes"},
+        {"--model m --ratio 1.5", "want a number, 0..1"},
+        {"--model m --ratio nan", "want a number"},
+        {"--model m --ratio 0x1", "want a number"},
+        {"--model m --ratio .5x", "want a number"},
+        {"--model m --transfer-verify=maybe", "want true or false"},
+        {"--model m --no-transfer-verify=true", "takes no value"},
+        {"--model m --help=yes", "takes no value"},
+        {"--model m --backend gpu", "--backend: \"gpu\"; want cpu, ref or fake"},
+        {"--model m --config /nonexistent/x", "/nonexistent/x"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        sl_status status = parse(cases[i][0]);
+        if (status == SL_OK || strstr(sl_error(), cases[i][1]) == NULL)
+            fail_msg("%s: \"%s\" does not say \"%s\"", cases[i][0], sl_error(), cases[i][1]);
+    }
+}
+
+static void test_order_of_origins(void **state)
+{
+    (void)state;
+    char *dir = test_dir_create();
+    test_write_text(dir, "c",
+                    "# a comment\n\n model = from-file # why\nkv-blocks=10\n"
+                    "note = \"a # \\\"b\\\" \"\nratio = 0.25\ncache-bytes =\r\n");
+    char *line = sl_asprintf("--config %s/c --ratio 0.75", dir);
+    setenv("SLUICE_KV_BLOCKS", "11", 1);
+    setenv("SLUICE_RATIO", "0.1", 1);
+    setenv("SLUICE_BACKEND", "", 1); /* empty: not set */
+    assert_ok(parse(line));
+    assert_string_equal(config.model, "from-file");
+    assert_string_equal(config.note, "a # \"b\" ");
+    assert_int_equal(config.kv_blocks, 11);
+    assert_true(config.ratio == 0.75);
+    assert_int_equal(config.cache_bytes, 65536);
+    assert_int_equal(config.backend, 0);
+    assert_int_equal(sl_options_origin(options, "model"), SL_ORIGIN_FILE);
+    assert_int_equal(sl_options_origin(options, "kv-blocks"), SL_ORIGIN_ENVIRONMENT);
+    assert_int_equal(sl_options_origin(options, "ratio"), SL_ORIGIN_FLAG);
+    assert_int_equal(sl_options_origin(options, "cache-bytes"), SL_ORIGIN_DEFAULT);
+    setenv("SLUICE_KV_BLOCKS", "no", 1);
+    assert_fails(parse(line), SL_INVALID, "SLUICE_KV_BLOCKS: \"no\"; want a whole number");
+    unsetenv("SLUICE_KV_BLOCKS");
+    unsetenv("SLUICE_RATIO");
+    unsetenv("SLUICE_BACKEND");
+
+    char *path = test_path(dir, "c"); /* the file may come from the environment, too */
+    setenv("SLUICE_CONFIG", path, 1);
+    assert_ok(parse(""));
+    assert_int_equal(config.kv_blocks, 10);
+    unsetenv("SLUICE_CONFIG");
+    sl_free(path);
+    sl_free(line);
+    test_dir_remove(dir);
+}
+
+static void test_wrong_files(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"\nkv-block = 1\n", "c:2: kv-block: unknown option; did you mean kv-blocks?"},
+        {"model = x\nkv-blocks = 0", "c:2: kv-blocks: \"0\"; want a whole number, 1..65536"},
+        {"model", "c:1: want \"name = value\""},
+        {"model = \"x", "c:1: model: the quotes do not close"},
+        {"model = \"x\" y", "the quotes do not close"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char *dir = test_dir_create();
+        char *line = sl_asprintf("--config %s/c", dir);
+        test_write_text(dir, "c", cases[i][0]);
+        assert_fails(parse(line), SL_INVALID, cases[i][1]);
+        sl_free(line);
+        test_dir_remove(dir);
+    }
+}
+
+static void test_help(void **state)
+{
+    (void)state;
+    char *text = parse_printing("--help");
+    assert_non_null(strstr(text, "Usage: sluice-test [options]\n\nTests options.\n\nModel:\n"));
+    assert_non_null(strstr(text, "  --model DIR                     directory of the model "
+                                 "(required)\n"));
+    assert_non_null(strstr(text, "kernels: cpu, ref or fake (default cpu)\n"));
+    assert_non_null(strstr(text, "(1..65536, default 512)\n"));
+    assert_non_null(
+        strstr(text, "  --transfer-verify               check digests (default false)"));
+    assert_null(strstr(text, "--fault")); /* hidden */
+    assert_non_null(strstr(text, "  --config FILE "));
+    char *model = strstr(text, "\nModel:"), *memory = strstr(text, "\nMemory:");
+    assert_true(model != NULL && memory != NULL && model < memory);
+    assert_true(strstr(text, "--backend") < memory); /* groups gather rows of all tables */
+    assert_null(strstr(model + 1, "\nModel:"));
+    for (char *line = text; *line != '\0'; line += strcspn(line, "\n") + 1)
+        assert_in_range(strcspn(line, "\n"), 0, 100);
+}
+
+static void test_version(void **state)
+{
+    (void)state;
+    assert_string_equal(parse_printing("--version"), "sluice-test " SLUICE_VERSION "\n");
+}
+
+static void test_print_config_can_be_read_back(void **state)
+{
+    (void)state;
+    char *text = parse_printing("--print-config --kv-blocks 3 --fault a=always");
+    assert_string_equal(text, "model = # default\n"
+                              "kv-blocks = 3 # flag\n"
+                              "cache-bytes = 64k # default\n"
+                              "ratio = 0.5 # default\n"
+                              "transfer-verify = false # default\n"
+                              "backend = cpu # default\n"
+                              "note = # default\n"
+                              "fault = a=always # flag\n");
+    char *dir = test_dir_create();
+    char *line = sl_asprintf("--model m --config %s/c", dir);
+    test_write_text(dir, "c", text);
+    assert_ok(parse(line));
+    assert_int_equal(config.kv_blocks, 3);
+    assert_int_equal(sl_options_origin(options, "cache-bytes"), SL_ORIGIN_FILE);
+    sl_free(line);
+    test_dir_remove(dir);
+}
+
+static void test_text_for_a_child(void **state)
+{
+    (void)state;
+    struct sl_buf buf;
+    sl_buf_init(&buf, 100);
+    assert_ok(parse("--model m --cache-bytes 2m"));
+    sl_options_text(options, "cache-bytes", &buf);
+    sl_options_text(options, "note", &buf);
+    sl_options_text(options, "transfer-verify", &buf);
+    assert_string_equal(buf.data, "2mfalse");
+    sl_buf_fini(&buf);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_forms_of_flags),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_order_of_origins),
+        cmocka_unit_test(test_wrong_files),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_version),
+        cmocka_unit_test(test_print_config_can_be_read_back),
+        cmocka_unit_test(test_text_for_a_child),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    sl_options_destroy(options);
+    return failed;
+}
