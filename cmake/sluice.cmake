@@ -46,6 +46,12 @@ function(sluice_program name)
     target_link_libraries(${name} PRIVATE sluice_flags ${A_DEPENDS} ${A_LINK})
 endfunction()
 
+# gRPC and UCX are not instrumented: TSan looks at our code only, and a failed allocation is a status.
+set(sluice_test_environment
+    "ASAN_OPTIONS=allocator_may_return_null=1:detect_stack_use_after_return=1"
+    "UBSAN_OPTIONS=print_stacktrace=1"
+    "TSAN_OPTIONS=ignore_noninstrumented_modules=1:allocator_may_return_null=1:second_deadlock_stack=1")
+
 # sluice_test(test_NAME SOURCES … DEPENDS … [LABEL unit|torture|sim] [TIMEOUT s])
 # A cmocka program run by ctest; working directory is the source root.
 function(sluice_test name)
@@ -61,7 +67,8 @@ function(sluice_test name)
     target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests) # "support/…"
     set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
     add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(${name} PROPERTIES LABELS ${A_LABEL} TIMEOUT ${A_TIMEOUT})
+    set_tests_properties(${name} PROPERTIES LABELS ${A_LABEL} TIMEOUT ${A_TIMEOUT}
+        ENVIRONMENT "${sluice_test_environment}")
 endfunction()
 
 # sluice_fuzzer(fuzz_NAME SOURCES … DEPENDS …): only with -DSLUICE_FUZZ=ON and clang.

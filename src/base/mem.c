@@ -36,7 +36,8 @@ void *sl_zalloc(size_t n, size_t bytes)
 
 void *sl_try_zalloc(size_t n, size_t bytes)
 {
-    if (sl_fault_hit("mem", -1))
+    size_t total; /* asked here, since the sanitizers' calloc ends the process instead */
+    if (sl_fault_hit("mem", -1) || __builtin_mul_overflow(n, bytes, &total))
         return NULL;
     return n == 0 || bytes == 0 ? calloc(1, 1) : calloc(n, bytes);
 }
