@@ -1,16 +1,83 @@
-# Shortcuts; the build itself is CMake (CMakePresets.json).
-MODEL ?=
+# Shortcuts; the build itself is CMake (CMakePresets.json). Each works as the first command after
+# the clone: tools/setup.sh installs what is missing.
+#
+#   make run [MODEL=DIR] [PORT=N]   an OpenAI-compatible endpoint on 127.0.0.1
+#   make test                       everything: check, e2e, cuda; what CI runs
+#   make check                      format, floors, unit, torture and simulation tests
+#   make asan | tsan | fuzz         the tests under sanitizers; the fuzz targets for FUZZ_SECONDS each
+#   make format | bench | clean
+MODEL ?= models/recall
 PORT ?= 8000
+PREFILL ?= 1
+DECODE ?= 1
 JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 20
+E2E_ARGS ?=
+WERROR := -DSLUICE_WERROR=$(if $(CI),ON,OFF)
 
-.PHONY: setup build run test check e2e asan tsan fuzz format bench cuda clean
+.DEFAULT_GOAL := build
+.PHONY: setup build run test check e2e asan tsan e2e-asan fuzz format bench cuda clean
 
 setup:
 	@tools/setup.sh
 
 build: setup
-	@cmake --preset release -DSLUICE_WERROR=$(if $(CI),ON,OFF) >/dev/null
+	@cmake --preset release $(WERROR) >/dev/null
 	@cmake --build build -j $(JOBS)
+
+models/recall/config.json: tools/make_recall.py
+	@mkdir -p models
+	/usr/bin/python3 tools/make_recall.py models/recall
+
+# On a terminal the coordinator gets its own foreground group: Ctrl-C drains it and make ends with its
+# exit status instead of dying first.
+RUN = build/bin/sluice-coordinator --model "$(MODEL)" --listen 127.0.0.1:$(PORT) \
+	--pools local --prefill $(PREFILL) --decode $(DECODE)
+run: build $(if $(filter models/recall,$(MODEL)),models/recall/config.json)
+	@echo "Sluice serves $(MODEL) at http://127.0.0.1:$(PORT)/v1 (Ctrl-C ends it); try:"
+	@echo "  curl http://127.0.0.1:$(PORT)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"The code of the blue door is 4821. The code of the blue door is\", \"max_tokens\": 8, \"temperature\": 0}'"
+	@if [ -t 0 ]; then set -m; $(RUN); else exec $(RUN); fi
+
+check:
+	@tools/setup.sh --check
+	@$(MAKE) --no-print-directory build
+	@tools/format.sh --check
+	@ctest --test-dir build --output-on-failure -j $(JOBS)
+
+e2e:
+	@if [ -d tests/e2e ]; then tools/setup.sh --tests && $(MAKE) --no-print-directory build && \
+		.venv/bin/python -m pytest -q -ra tests/e2e $(E2E_ARGS); \
+	else echo "skip: e2e: there is no tests/e2e"; fi
+
+test: check
+	@$(MAKE) --no-print-directory cuda
+	@$(MAKE) --no-print-directory e2e
+
+asan tsan:
+	@tools/setup.sh --check
+	@cmake --preset $@ $(WERROR) >/dev/null
+	@cmake --build build/$@ -j $(JOBS)
+	@ctest --test-dir build/$@ --output-on-failure -j $(JOBS)
+
+e2e-asan: asan
+	@tools/setup.sh --tests
+	@SLUICE_BUILD=$(CURDIR)/build/asan SLUICE_SLOW=1 .venv/bin/python -m pytest -q -ra tests/e2e $(E2E_ARGS)
+
+fuzz:
+	@tools/setup.sh --fuzz
+	@cmake --preset fuzz $(WERROR) >/dev/null
+	@cmake --build build/fuzz -j $(JOBS)
+	@tools/fuzz.sh build/fuzz $(FUZZ_SECONDS)
+
+cuda:
+	@tools/cuda.sh
+
+format:
+	@tools/setup.sh --check
+	@tools/format.sh
+
+bench: build
+	@if [ -x bench/run.sh ]; then bench/run.sh; else echo "skip: bench: there is no bench/run.sh"; fi
 
 clean:
 	rm -rf build
