@@ -85,7 +85,9 @@ struct model_batch {
 
 struct model_result {
     uint64_t user;
-    bool sampled; /* logits LAST */
+    sl_status status; /* of this run alone: SL_CORRUPT its logits are no numbers, SL_CANCELLED its
+                         slot had no previous token; the others of the batch are valid */
+    bool sampled;     /* logits LAST, and status SL_OK */
     struct model_token token;
 };
 
@@ -117,7 +119,8 @@ sl_status model_engine_submit(struct model_engine *engine, const struct model_ba
                               uint64_t *ticket_out) SL_MUST_USE;
 /* The next event; false when there is none now. Same thread as submit. */
 bool model_engine_poll(struct model_engine *engine, struct model_event *event_out);
-/* Enqueues a copy of whole blocks (all classes' layers of class_index) before the next batch. */
+/* Enqueues a copy of a whole block (all layers of class_index) before the next batch; after what is
+ * in the engine. SL_EXHAUSTED beyond 256 that wait for one batch. */
 sl_status model_engine_copy_block(struct model_engine *engine, uint32_t class_index, kv_block_id to,
                                   kv_block_id from) SL_MUST_USE;
 /* Logits of the last retired batch with an ALL run: f32 [n_tokens][vocab]; valid until the next submit. */

@@ -10,6 +10,8 @@
 #define MODEL_LOGPROBS_MAX 5
 #define MODEL_STOP_IDS_MAX 32
 
+#define MODEL_TEMPERATURE_MAX 100.0f
+
 struct model_sampling {
     float temperature; /* 0: greedy, ties to the lowest id */
     uint32_t top_k;    /* 0: all */
@@ -30,12 +32,16 @@ struct model_token {
     float top_logprobs[MODEL_LOGPROBS_MAX];
 };
 
+/* SL_INVALID names the field, the value and its range. */
+sl_status model_sampling_check(const struct model_sampling *sampling) SL_MUST_USE;
+
 struct model_sampler; /* scratch for one thread and vocabulary */
 
 sl_status model_sampler_create(uint32_t vocab, struct model_sampler **sampler_out) SL_MUST_USE;
 void model_sampler_destroy(struct model_sampler *sampler);
 /* The token at `position` (index in the sequence of the token being chosen). logits [vocab] f32, left
- * as they were. SL_CORRUPT when logits hold NaN. */
+ * as they were. SL_CORRUPT when logits hold NaN or +inf, or only -inf (also when all of them are masked). sampling
+ * has passed model_sampling_check. */
 sl_status model_sample(struct model_sampler *sampler, const float *logits,
                        const struct model_sampling *sampling, uint32_t position,
                        struct model_token *token_out) SL_MUST_USE;

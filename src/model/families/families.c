@@ -1,0 +1,24 @@
+/* The table of model families. */
+#include "model/family.h"
+
+#include <stddef.h>
+#include <string.h>
+
+static const struct model_family *const families[] = {
+    &model_family_llama,
+    &model_family_qwen2,
+    &model_family_qwen3,
+};
+
+const struct model_family *model_family_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++)
+        if (strcmp(families[i]->name, name) == 0)
+            return families[i];
+    return NULL;
+}
+
+const char *model_family_names(void)
+{
+    return "llama, qwen2, qwen3";
+}

@@ -1,0 +1,101 @@
+/* One decoder layer, for all families: what a family lacks has no weight and is skipped by the op.
+ *
+ *   hidden ─► attn_in (norm, q k v, biases, q k norms, rope; writes KV) ─► attention ─► attn_out ─► mlp
+ *
+ * A layer is cut behind attn_in, since that is where its KV is final: readiness is recorded there
+ * and the pieces leave while the layer's attention still runs. Compute thread only. */
+#include "model/forward.h"
+
+/* Layers are in one class so far; the class and the index within it come from here. */
+static uint32_t class_of(const struct model_forward *forward, uint32_t layer)
+{
+    SL_ASSERT(layer < forward->geometry->classes[0].n_layers);
+    return 0;
+}
+
+struct kernel_kv model_forward_kv(const struct model_forward *forward, uint32_t layer)
+{
+    const struct kv_geometry *geometry = forward->geometry;
+    uint32_t class_index = class_of(forward, layer);
+    const struct kv_class *class = &geometry->classes[class_index];
+    size_t layer_offset = kv_k_offset(geometry, class_index, layer, 0);
+    size_t v_offset = kv_v_offset(geometry, class_index, layer, 0) - layer_offset;
+    size_t head_bytes =
+        v_offset + (size_t)geometry->block_tokens * class->v_dim * kv_element_bytes(class->element);
+    if (class->n_kv_heads > 1)
+        head_bytes = kv_k_offset(geometry, class_index, layer, 1) - layer_offset;
+    return (struct kernel_kv){
+        .pool = &forward->pools[class_index],
+        .block_bytes = kv_block_bytes(geometry, class_index),
+        .layer_offset = layer_offset,
+        .head_bytes = head_bytes,
+        .v_offset = v_offset,
+        .block_tokens = geometry->block_tokens,
+        .element = class->element == KV_BF16 ? KERNEL_BF16 : KERNEL_F32,
+    };
+}
+
+void model_forward_embed(const struct model_forward *forward, const struct kernel_batch *batch)
+{
+    forward->ops->embed(forward->stream, forward->acts, batch, forward->weights->embedding,
+                        (float)forward->config->embedding_scale);
+}
+
+void model_forward_layer_kv(const struct model_forward *forward, uint32_t layer)
+{
+    const struct model_config *config = forward->config;
+    const struct model_layer *weights = &forward->weights->layers[layer];
+    const struct kernel_attn_in_args args = {
+        .acts = forward->acts,
+        .norm = weights->attn_norm,
+        .qkv = weights->qkv,
+        .qkv_bias = weights->qkv_bias,
+        .q_norm = weights->q_norm,
+        .k_norm = weights->k_norm,
+        .rope = {.inv_freq = forward->inv_freq,
+                 .rotary_dim = model_config_rotary_dim(config),
+                 .scale = 1.0f},
+        .norm_eps = (float)config->norm_eps,
+        .kv = model_forward_kv(forward, layer),
+    };
+    forward->ops->attn_in(forward->stream, &args);
+}
+
+void model_forward_layer_rest(const struct model_forward *forward, uint32_t layer)
+{
+    const struct model_config *config = forward->config;
+    const struct model_layer *weights = &forward->weights->layers[layer];
+    const struct kernel_attention_args attention = {
+        .acts = forward->acts,
+        .kv = model_forward_kv(forward, layer),
+        .scale = (float)config->attention_scale,
+    };
+    const struct kernel_attn_out_args out = {
+        .acts = forward->acts, .out = weights->out, .bias = weights->out_bias};
+    const struct kernel_mlp_args mlp = {
+        .acts = forward->acts,
+        .norm = weights->mlp_norm,
+        .gate_up = weights->gate_up,
+        .down = weights->down,
+        .activation = config->activation,
+        .norm_eps = (float)config->norm_eps,
+    };
+    forward->ops->attention(forward->stream, &attention);
+    forward->ops->attn_out(forward->stream, &out);
+    forward->ops->mlp(forward->stream, &mlp);
+}
+
+void model_forward_logits(const struct model_forward *forward, const uint32_t *rows, uint32_t n,
+                          struct device_memory *logits)
+{
+    const struct kernel_logits_args args = {
+        .acts = forward->acts,
+        .norm = forward->weights->norm,
+        .head = forward->weights->head,
+        .norm_eps = (float)forward->config->norm_eps,
+        .n_logits = n,
+        .rows = rows,
+        .logits = logits,
+    };
+    forward->ops->logits(forward->stream, &args);
+}

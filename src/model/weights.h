@@ -1,0 +1,68 @@
+/* Tensors of a checkpoint -> packed weights of a backend. */
+#ifndef SL_MODEL_WEIGHTS_H
+#define SL_MODEL_WEIGHTS_H
+
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "model/config.h"
+#include "model/safetensors.h"
+
+#include <stdint.h>
+
+#define MODEL_STACK_MAX 3 /* source matrices of one packed weight */
+
+/* Shapes are of kernels.h; NULL where the family has none. */
+struct model_layer {
+    struct kernel_weight *attn_norm, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias;
+    struct kernel_weight *mlp_norm, *gate_up, *down;
+};
+
+struct model_weights {
+    const struct kernel_ops *ops;
+    struct kernel_weight *embedding; /* also the head where tied */
+    struct kernel_weight *norm;
+    struct kernel_weight *head; /* == embedding where tied */
+    uint32_t n_layers;
+    struct model_layer *layers;
+    uint64_t bytes;        /* as stored */
+    uint64_t n_parameters; /* tied ones once */
+};
+
+/* While loading. */
+struct model_loader {
+    const struct model_config *config;
+    const struct model_tensors *tensors;
+    const struct kernel_ops *ops;
+    struct kernel_context *context;
+    uint64_t bytes_done, bytes_total;
+    uint64_t n_parameters;
+    void (*progress)(void *arg, uint64_t bytes_done, uint64_t bytes_total);
+    void *progress_arg;
+    uint32_t layer; /* put in front of the names below */
+};
+
+/* A matrix [n][k] of the current layer, or several stacked along n: names are without
+ * "model.layers.N." in front; the parts' n are in the order of the names. SL_NOT_FOUND, SL_INVALID
+ * name the tensor, its shape and the one wanted. */
+struct model_part {
+    const char *name;
+    uint32_t n;
+};
+sl_status model_load_matrix(struct model_loader *loader, const struct model_part *parts,
+                            uint32_t n_parts, uint32_t k,
+                            struct kernel_weight **weight_out) SL_MUST_USE;
+sl_status model_load_vector(struct model_loader *loader, const struct model_part *parts,
+                            uint32_t n_parts, struct kernel_weight **weight_out) SL_MUST_USE;
+
+/* The layer of Llama and its kin: q, k, v, o with the biases and norms that the config asks for;
+ * gate, up, down. */
+sl_status model_load_standard_layer(struct model_loader *loader,
+                                    struct model_layer *layer) SL_MUST_USE;
+
+/* Everything; `loader` as it is set up by the caller. */
+sl_status model_weights_load(struct model_loader *loader,
+                             struct model_weights *weights_out) SL_MUST_USE;
+/* Accepts what a failed load left. */
+void model_weights_fini(struct model_weights *weights);
+
+#endif
