@@ -102,40 +102,62 @@ static void test_order_within_a_stream(void **state)
     }
 }
 
+/* In, across, out, with an event at the end: what every kind of device must do. */
+static void copy_round_trip(struct device *device)
+{
+    enum { BYTES = 10000 };
+    struct device_stream *stream;
+    struct device_event *event;
+    struct device_memory a = {0}, b = {0};
+    static unsigned char in[BYTES], out[BYTES];
+    assert_ok(device_stream_create(device, "copy", &stream));
+    assert_ok(device_event_create(device, &event));
+    assert_true(device_event_done(event)); /* never recorded */
+    assert_ok(device_alloc(device, BYTES + 10, &a));
+    assert_ok(device_alloc(device, BYTES, &b));
+    assert_int_equal((uintptr_t)a.address % 4096, 0);
+    for (size_t i = 0; i < BYTES; i++)
+        in[i] = (unsigned char)(i * 7 + 3);
+    memset(out, 0, sizeof(out));
+    device_copy_in(stream, &a, 10, in, BYTES);
+    device_copy(stream, &b, 0, &a, 10, BYTES);
+    device_copy_out(stream, out, &b, 0, BYTES);
+    device_copy_out(stream, out, &b, BYTES, 0); /* nothing, at the end */
+    device_event_record(event, stream);
+    assert_ok(device_event_wait(event, WAIT_US));
+    assert_true(device_event_done(event));
+    assert_ok(device_stream_wait(stream));
+    assert_memory_equal(in, out, BYTES);
+    device_free(&a);
+    device_free(&b);
+    device_event_destroy(event);
+    device_stream_destroy(stream);
+}
+
 static void test_copies(void **state)
 {
     (void)state;
-    enum { BYTES = 10000 };
     for (size_t k = 0; k < 2; k++) {
         struct device *device;
-        struct device_stream *stream;
-        struct device_event *event;
-        struct device_memory a = {0}, b = {0};
-        static unsigned char in[BYTES], out[BYTES];
         assert_ok(device_create(kinds[k], 0, 7, &device));
-        assert_ok(device_stream_create(device, "copy", &stream));
-        assert_ok(device_event_create(device, &event));
-        assert_true(device_event_done(event)); /* never recorded */
-        assert_ok(device_alloc(device, BYTES + 10, &a));
-        assert_ok(device_alloc(device, BYTES, &b));
-        for (size_t i = 0; i < BYTES; i++)
-            in[i] = (unsigned char)(i * 7 + 3);
-        memset(out, 0, sizeof(out));
-        device_copy_in(stream, &a, 10, in, BYTES);
-        device_copy(stream, &b, 0, &a, 10, BYTES);
-        device_copy_out(stream, out, &b, 0, BYTES);
-        device_copy_out(stream, out, &b, BYTES, 0); /* nothing, at the end */
-        device_event_record(event, stream);
-        assert_ok(device_event_wait(event, WAIT_US));
-        assert_true(device_event_done(event));
-        assert_memory_equal(in, out, BYTES);
-        device_free(&a);
-        device_free(&b);
-        device_event_destroy(event);
-        device_stream_destroy(stream);
+        copy_round_trip(device);
         device_destroy(device);
     }
 }
+
+#ifdef SLUICE_CUDA
+static void test_cuda_copies(void **state)
+{
+    (void)state;
+    struct device *device;
+    if (device_create(DEVICE_CUDA, 0, 0, &device) != SL_OK) {
+        print_message("skip: %s\n", sl_error());
+        skip();
+    }
+    copy_round_trip(device);
+    device_destroy(device);
+}
+#endif
 
 struct gate {
     _Atomic bool open;
@@ -292,6 +314,9 @@ int main(void)
         cmocka_unit_test(test_alloc_fault),
         cmocka_unit_test(test_order_within_a_stream),
         cmocka_unit_test(test_copies),
+#ifdef SLUICE_CUDA
+        cmocka_unit_test(test_cuda_copies),
+#endif
         cmocka_unit_test(test_fake_shows_a_missing_wait),
         cmocka_unit_test(test_fake_event_is_recorded_again),
         cmocka_unit_test(test_fake_streams_run_against_each_other),
