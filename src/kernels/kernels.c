@@ -7,7 +7,7 @@
 
 sl_status kernel_ops_find(const char *name, const struct kernel_ops **ops_out)
 {
-    static const struct kernel_ops *const all[] = {&kernel_ref_ops};
+    static const struct kernel_ops *const all[] = {&kernel_ref_ops, &kernel_cpu_ops};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         if (strcmp(all[i]->name, name) == 0) {
             *ops_out = all[i];
