@@ -12,8 +12,9 @@
 struct text_detokenizer {
     const struct text_tokenizer *tokenizer; /* borrowed */
     bool skip_special;
-    bool started;   /* something came out already */
-    uint8_t n_held; /* bytes of an incomplete character */
+    bool started;        /* a token has been taken */
+    uint32_t strip_left; /* characters that may still be stripped at the start */
+    uint8_t n_held;      /* bytes of an incomplete character */
     char held[4];
     uint64_t out_bytes; /* text given out so far, without what is held */
     uint64_t out_chars;

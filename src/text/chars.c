@@ -1,0 +1,226 @@
+/* Characters.
+ *
+ * Owns UTF-8 decoding and the Unicode properties outside of regular expressions. Pure functions,
+ * any thread. The decoder is a table-free one that follows Table 3-7 of the Unicode standard: the
+ * first byte gives length and the range of the second, all others are 80..BF. ASCII runs are
+ * skipped eight bytes at a time where whole texts are checked, which is where time goes.
+ *
+ * Properties come from utf8proc's categories, except White_Space, which is a short fixed list, and
+ * what Unicode has added since (unicode_additions.c). */
+#include "text/chars.h"
+
+#include "text/unicode_additions.h"
+
+#include <string.h>
+#include <utf8proc.h>
+
+int text_char_next(const char *text, size_t bytes, uint32_t *code_out)
+{
+    const uint8_t *p = (const uint8_t *)text;
+    uint8_t low = 0x80, high = 0xbf;
+    int n;
+    uint32_t code;
+
+    if (p[0] < 0x80) {
+        *code_out = p[0];
+        return 1;
+    }
+    if (p[0] >= 0xc2 && p[0] <= 0xdf) {
+        n = 2;
+        code = p[0] & 0x1fu;
+    } else if (p[0] >= 0xe0 && p[0] <= 0xef) {
+        n = 3;
+        code = p[0] & 0x0fu;
+        if (p[0] == 0xe0)
+            low = 0xa0; /* shorter forms exist below */
+        if (p[0] == 0xed)
+            high = 0x9f; /* surrogates above */
+    } else if (p[0] >= 0xf0 && p[0] <= 0xf4) {
+        n = 4;
+        code = p[0] & 0x07u;
+        if (p[0] == 0xf0)
+            low = 0x90;
+        if (p[0] == 0xf4)
+            high = 0x8f; /* beyond U+10FFFF above */
+    } else {
+        return -1;
+    }
+    for (int i = 1; i < n; i++) {
+        if ((size_t)i >= bytes)
+            return 0;
+        if (p[i] < low || p[i] > high)
+            return -i;
+        code = code << 6 | (p[i] & 0x3fu);
+        low = 0x80;
+        high = 0xbf;
+    }
+    *code_out = code;
+    return n;
+}
+
+bool text_utf8_valid(const char *text, size_t bytes, size_t *error_at_out)
+{
+    size_t at = 0;
+
+    while (at < bytes) {
+        uint64_t word;
+        if (bytes - at >= sizeof(word)) {
+            memcpy(&word, text + at, sizeof(word));
+            if ((word & 0x8080808080808080ull) == 0) {
+                at += sizeof(word);
+                continue;
+            }
+        }
+        uint32_t code;
+        int n = text_char_next(text + at, bytes - at, &code);
+        if (n <= 0) {
+            if (error_at_out != NULL)
+                *error_at_out = at;
+            return false;
+        }
+        at += (size_t)n;
+    }
+    return true;
+}
+
+unsigned text_char_put(uint32_t code, char out[4])
+{
+    if (code < 0x80) {
+        out[0] = (char)code;
+        return 1;
+    }
+    if (code < 0x800) {
+        out[0] = (char)(0xc0u | code >> 6);
+        out[1] = (char)(0x80u | (code & 0x3fu));
+        return 2;
+    }
+    if (code < 0x10000) {
+        out[0] = (char)(0xe0u | code >> 12);
+        out[1] = (char)(0x80u | (code >> 6 & 0x3fu));
+        out[2] = (char)(0x80u | (code & 0x3fu));
+        return 3;
+    }
+    out[0] = (char)(0xf0u | code >> 18);
+    out[1] = (char)(0x80u | (code >> 12 & 0x3fu));
+    out[2] = (char)(0x80u | (code >> 6 & 0x3fu));
+    out[3] = (char)(0x80u | (code & 0x3fu));
+    return 4;
+}
+
+size_t text_char_before(const char *text, size_t at, uint32_t *code_out)
+{
+    size_t start = at - 1;
+
+    while (start > 0 && ((uint8_t)text[start] & 0xc0u) == 0x80u)
+        start--;
+    if (text_char_next(text + start, at - start, code_out) <= 0)
+        *code_out = 0xfffd;
+    return start;
+}
+
+bool text_char_is_space(uint32_t code)
+{
+    if (code < 0x80)
+        return code == ' ' || (code >= '\t' && code <= '\r');
+    return code == 0x85 || code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200a) ||
+           code == 0x2028 || code == 0x2029 || code == 0x202f || code == 0x205f || code == 0x3000;
+}
+
+/* "Lu", "Nd", …; utf8proc's table first, which leaves out what is newer than it is. */
+static const char *category_of(uint32_t code)
+{
+    const char *name = utf8proc_category_string((utf8proc_int32_t)code);
+
+    if (name[0] == 'C' && name[1] == 'n') {
+        const char *newer = text_newer_category(code);
+        return newer != NULL ? newer : name;
+    }
+    return name;
+}
+
+bool text_char_is_word(uint32_t code)
+{
+    if (code == 0x200c || code == 0x200d) /* joiners */
+        return true;
+    /* letters in circles and squares: symbols by category, alphabetic by property */
+    if ((code >= 0x24b6 && code <= 0x24e9) || (code >= 0x1f130 && code <= 0x1f149) ||
+        (code >= 0x1f150 && code <= 0x1f169) || (code >= 0x1f170 && code <= 0x1f189))
+        return true;
+    const char *name = category_of(code);
+    return name[0] == 'L' || name[0] == 'M' || (name[0] == 'N' && name[1] != 'o') ||
+           (name[0] == 'P' && name[1] == 'c');
+}
+
+bool text_char_is_numeric(uint32_t code)
+{
+    if (code < 0x80)
+        return code >= '0' && code <= '9';
+    return category_of(code)[0] == 'N' ||
+           text_ranges_have(text_newer_digits, text_n_newer_digits, code);
+}
+
+bool text_char_is_punctuation(uint32_t code)
+{
+    if (code < 0x80)
+        return (code >= '!' && code <= '/') || (code >= ':' && code <= '@') ||
+               (code >= '[' && code <= '`') || (code >= '{' && code <= '~');
+    return category_of(code)[0] == 'P';
+}
+
+/* Bytes that are printable in Latin-1 stand for themselves; the other 68 follow from U+0100 on. */
+static bool byte_is_itself(uint32_t byte)
+{
+    return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+}
+
+uint32_t text_byte_to_char(uint8_t byte)
+{
+    if (byte_is_itself(byte))
+        return byte;
+    if (byte <= 0x20)
+        return 0x100u + byte;
+    if (byte <= 0xa0)
+        return 0x121u + (byte - 0x7fu);
+    return 0x143u; /* 0xad */
+}
+
+int text_char_to_byte(uint32_t code)
+{
+    if (code <= 0xff)
+        return byte_is_itself(code) ? (int)code : -1;
+    if (code <= 0x120)
+        return (int)(code - 0x100u);
+    if (code <= 0x142)
+        return (int)(code - 0x121u + 0x7fu);
+    return code == 0x143u ? 0xad : -1;
+}
+
+bool text_ranges_have(const struct text_range *ranges, size_t n_ranges, uint32_t code)
+{
+    size_t low = 0, high = n_ranges;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (code > ranges[middle].last)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < n_ranges && code >= ranges[low].first;
+}
+
+const char *text_newer_category(uint32_t code)
+{
+    size_t low = 0, high = text_n_newer_categories;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (code > text_newer_categories[middle].last)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == text_n_newer_categories || code < text_newer_categories[low].first)
+        return NULL;
+    return text_newer_categories[low].category;
+}

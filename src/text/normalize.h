@@ -1,0 +1,49 @@
+/* Normalizers: what happens to a text before it is cut. */
+#ifndef SL_TEXT_NORMALIZE_H
+#define SL_TEXT_NORMALIZE_H
+
+#include "base/buf.h"
+#include "base/json.h"
+#include "base/status.h"
+#include "text/regex.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define TEXT_NORMALIZERS_MAX 16u
+
+enum text_normalizer_kind {
+    TEXT_NORMALIZE_NFC,
+    TEXT_NORMALIZE_NFD,
+    TEXT_NORMALIZE_PREPEND, /* text in front of what is not empty */
+    TEXT_NORMALIZE_REPLACE, /* every match of regex becomes text */
+    TEXT_NORMALIZE_STRIP,   /* White_Space at the ends */
+};
+
+struct text_normalizer_step {
+    enum text_normalizer_kind kind;
+    char *text;
+    struct text_regex *regex;
+    bool left, right;
+};
+
+/* In the caller's storage; all zero does nothing. Immutable after load. */
+struct text_normalizer {
+    struct text_normalizer_step steps[TEXT_NORMALIZERS_MAX];
+    uint32_t n_steps;
+};
+
+/* Reads the `normalizer` value of a tokenizer.json (NULL and null are fine). SL_UNSUPPORTED names
+ * the type; SL_INVALID. fini also after a failure. */
+sl_status text_normalizer_load(struct text_normalizer *normalizer, const char *what,
+                               const json_t *value) SL_MUST_USE;
+void text_normalizer_fini(struct text_normalizer *normalizer);
+/* Normalizes a text (valid UTF-8). The result is in *out_text: the text itself where nothing
+ * changed, or one of the two buffers, which are overwritten. SL_EXHAUSTED beyond the buffers'
+ * maximum. */
+sl_status text_normalizer_apply(const struct text_normalizer *normalizer,
+                                struct text_regex_match *match, const char *text, size_t bytes,
+                                struct sl_buf buffers[2], const char **text_out,
+                                size_t *bytes_out) SL_MUST_USE;
+
+#endif

@@ -1,0 +1,40 @@
+/* Regular expressions of tokenizer files: written for Oniguruma, run by PCRE2. */
+#ifndef SL_TEXT_REGEX_H
+#define SL_TEXT_REGEX_H
+
+#include "base/buf.h"
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define TEXT_PATTERN_BYTES_MAX 4096u
+
+struct text_regex;
+struct text_regex_match; /* working memory of one thread */
+
+/* Compiles a pattern so that it finds what Oniguruma finds. SL_UNSUPPORTED names the construct that
+ * would mean something else or is not known here; SL_INVALID: not a pattern. `what` and `field` are
+ * for the sentence. */
+sl_status text_regex_compile(const char *what, const char *field, const char *pattern,
+                             struct text_regex **regex_out) SL_MUST_USE;
+/* A pattern that finds a literal text, which must not be empty. */
+sl_status text_regex_literal(const char *what, const char *field, const char *text,
+                             struct text_regex **regex_out) SL_MUST_USE;
+void text_regex_destroy(struct text_regex *regex);
+
+/* Fits every regex. SL_NO_MEMORY. */
+sl_status text_regex_match_create(struct text_regex_match **match_out) SL_MUST_USE;
+void text_regex_match_destroy(struct text_regex_match *match);
+
+/* First match that begins at or behind `from`. text is valid UTF-8; what lies outside of it is not
+ * seen. SL_EXHAUSTED when the pattern needs too many steps on this text. */
+sl_status text_regex_find(const struct text_regex *regex, struct text_regex_match *match,
+                          const char *text, size_t bytes, size_t from, bool *found_out,
+                          size_t *start_out, size_t *end_out) SL_MUST_USE;
+
+/* The translation alone, for tests: appends the PCRE2 pattern. */
+sl_status text_regex_translate(const char *what, const char *field, const char *pattern,
+                               struct sl_buf *out) SL_MUST_USE;
+
+#endif
