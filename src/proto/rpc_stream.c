@@ -686,6 +686,7 @@ void rpc_stream_start_server(struct rpc_stream *stream, const char *refuse)
 bool rpc_stream_finish(struct rpc_stream *stream, const char *text)
 {
     pthread_mutex_lock(&stream->mutex);
+    stream->finishing = true;
     bool done = stream->ending || stream->over || stream->why != SL_OK;
     bool send = !done && stream->opened && !stream->writing && outbox_empty(&stream->outbox);
     if (send) {

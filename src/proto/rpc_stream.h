@@ -41,10 +41,11 @@ struct rpc_stream {
     uint32_t pending;      /* batches in gRPC's hands */
     bool writable;         /* initial metadata has gone through, nothing has ended the stream */
     bool writing;
-    bool ending;   /* half-closed or status sent: no more writes */
-    bool broken;   /* cancelled here */
-    bool over;     /* gRPC has reported the end */
-    sl_status why; /* SL_OK until something ends the stream */
+    bool finishing; /* takes nothing new; what is queued may still leave */
+    bool ending;    /* half-closed or status sent: no more writes */
+    bool broken;    /* cancelled here */
+    bool over;      /* gRPC has reported the end */
+    sl_status why;  /* SL_OK until something ends the stream */
     char text[STREAM_TEXT_BYTES_MAX];
     struct outbox outbox;
     struct stream_item *in_flight;
@@ -70,7 +71,7 @@ struct rpc_stream *rpc_stream_create(bool is_server, const struct rpc_events *ev
 void rpc_stream_start_client(struct rpc_stream *stream);
 /* Server: the call has been accepted. refuse: text of RESOURCE_EXHAUSTED, NULL to take it. */
 void rpc_stream_start_server(struct rpc_stream *stream, const char *refuse);
-/* Ends the stream when all queued has been written, with a status (server) or by half-closing
+/* From the first call on nothing new is taken. Ends the stream when all queued has been written, with a status (server) or by half-closing
  * (client); called again until it returns true. */
 bool rpc_stream_finish(struct rpc_stream *stream, const char *text);
 /* Cancels at once; the first reason counts. */
