@@ -25,7 +25,7 @@ build: setup
 	@cmake --preset release $(WERROR) >/dev/null
 	@cmake --build build -j $(JOBS)
 
-models/recall/config.json: tools/make_recall.py
+models/recall/config.json: tools/make_recall.py | setup
 	@mkdir -p models
 	/usr/bin/python3 tools/make_recall.py models/recall
 
@@ -46,7 +46,7 @@ check:
 
 e2e:
 	@if [ -d tests/e2e ]; then tools/setup.sh --tests && $(MAKE) --no-print-directory build && \
-		.venv/bin/python -m pytest -q -ra tests/e2e $(E2E_ARGS); \
+		.venv/bin/python -m pytest -p no:cacheprovider -q -ra tests/e2e $(E2E_ARGS); \
 	else echo "skip: e2e: there is no tests/e2e"; fi
 
 test: check
@@ -61,7 +61,7 @@ asan tsan:
 
 e2e-asan: asan
 	@tools/setup.sh --tests
-	@SLUICE_BUILD=$(CURDIR)/build/asan SLUICE_SLOW=1 .venv/bin/python -m pytest -q -ra tests/e2e $(E2E_ARGS)
+	@SLUICE_BUILD=$(CURDIR)/build/asan SLUICE_SLOW=1 .venv/bin/python -m pytest -p no:cacheprovider -q -ra tests/e2e $(E2E_ARGS)
 
 fuzz:
 	@tools/setup.sh --fuzz
