@@ -1,0 +1,286 @@
+/* The parts of a worker, for its own files. All of it belongs to the scheduler thread, except what
+ * struct worker says otherwise. */
+#ifndef SL_WORKER_INTERNAL_H
+#define SL_WORKER_INTERNAL_H
+
+#include "base/arena.h"
+#include "base/ring.h"
+#include "kv/block_table.h"
+#include "kv/prefix_cache.h"
+#include "worker/map.h"
+#include "worker/worker.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define WORKER_REASONS       16   /* Reason values, for counters */
+#define WORKER_OUTBOX_RUNS   256  /* flushed when full */
+#define WORKER_TEXT_BYTES    160  /* of an error in Finished */
+#define WORKER_REPLY_EVENTS  512  /* cache events in one message */
+#define WORKER_SNAPSHOT_PART 8192 /* hashes in one message: 128 KiB */
+
+/* Life of a request; each state has a list.
+ *
+ *   ASSEMBLING ─► WAITING ─► ACTIVE ─► HELD (source) ─► ENDING ─► gone
+ *                  ▲ │  └──► LANDING ─┘ ▲ (destination)    ▲
+ *                  │ └──────────────────┼──────────────────┤ from every state
+ *                  └──── preempted ─────┘ */
+enum request_state {
+    REQUEST_ASSEMBLING, /* parts of its Submit are missing */
+    REQUEST_WAITING,    /* for a promise of all its blocks, in order */
+    REQUEST_LANDING,    /* destination: blocks arrive */
+    REQUEST_ACTIVE,     /* has tokens to compute */
+    REQUEST_HELD,       /* source: its token is sampled, the blocks stay */
+    REQUEST_ENDING,     /* over, but a batch or a stream still names its blocks */
+    REQUEST_STATE_COUNT
+};
+
+struct worker_request;
+
+/* One stream of a request, at the source or the destination. Lives in the request's arena. */
+struct worker_stream {
+    struct worker_stream *next; /* of the same request */
+    struct worker_request *request;
+    uint64_t key;
+    uint32_t attempt;
+    bool source;
+    struct transfer_peer peer; /* what it points to is in the arena */
+    bool opened;               /* the transfer layer knows it; then an ENDED event will come */
+    bool dead;                 /* ended, or never opened and given up */
+    bool acked, failed;
+    bool cancelled, cancel_told;
+    enum transfer_reason cancel_reason;
+    struct transfer_stats stats;
+    /* source: what the transfer layer has been told to be final */
+    uint32_t told_blocks; /* [0, told_blocks) in all layers */
+    uint32_t told_layers; /* of the blocks of the running chunk */
+    bool token_told;
+    /* destination */
+    bool admit_told;
+    uint32_t first_block; /* the first it lacks */
+    kv_block_id *given;   /* [n_given] ids that the transfer layer has, any order */
+    uint32_t n_given;
+    uint32_t n_wanted; /* blocks not yet given */
+    kv_block_id
+        pending[TRANSFER_RING_BLOCKS_MAX]; /* taken, to be told: the command ring was full */
+    uint32_t n_pending;
+    kv_block_id *landed; /* [n_blocks] by block index */
+};
+
+struct worker_request {
+    struct worker_request *next, *previous; /* in the list of its state */
+    uint64_t id;
+    uint32_t attempt;
+    Sluice__Mode mode;
+    enum request_state state;
+    struct sl_arena arena;
+    uint64_t order; /* of admission; kept through preemption */
+
+    uint64_t arrived_us, admitted_us, computed_us, first_token_us, stepped_us;
+    uint64_t deadline_us;  /* of the request; UINT64_MAX: none */
+    uint64_t admission_us; /* instant until which it may wait; UINT64_MAX once it was admitted */
+    uint64_t hold_us;      /* instant when held blocks go */
+
+    uint32_t *tokens; /* [tokens_max]: the prompt, what was delivered, what is sampled here */
+    uint32_t n_tokens, tokens_max;
+    uint32_t n_submitted; /* of them came with Submit */
+    uint32_t prompt_tokens, first_index, max_tokens;
+    uint32_t parts, parts_max;
+    struct model_sampling sampling;
+    uint32_t
+        n_stops; /* the first of sampling.stop_ids end the request, the others are only masked */
+
+    struct kv_block_table table;
+    kv_block_id *shadows; /* [n_max]: the cache's block where ours is a duplicate, or none */
+    struct kv_hash root;
+    struct kv_hash *hashes; /* [n_max], the first n_hashes are computed */
+    uint32_t n_hashes;
+    uint32_t n_inserted; /* leading blocks whose cache entry we reference */
+    bool insert_off;
+    uint32_t promised; /* blocks promised and not taken */
+
+    uint32_t n_computed;   /* tokens whose KV is in the blocks */
+    uint32_t n_running;    /* tokens in the batch that runs; 0: none */
+    uint32_t layers_ready; /* of the running batch */
+    bool admitted;         /* Admitted was sent */
+    bool sampled;          /* source: its token is known */
+    bool decoding;         /* a token of this attempt is out */
+    bool restarted;        /* preempted at least once: computes for itself */
+    uint32_t cached_tokens, computed_tokens;
+
+    struct worker_stream *streams; /* newest first */
+    uint32_t n_streams;
+};
+
+struct request_list {
+    struct worker_request *head, *tail;
+    uint32_t n;
+};
+
+/* What the control thread puts into the inbox. */
+enum inbox_kind { INBOX_MESSAGE, INBOX_JOINED, INBOX_LOST };
+struct inbox_item {
+    enum inbox_kind kind;
+    bool restarted;
+    Sluice__CoordinatorMessage *message;
+};
+
+struct outbox_run {
+    Sluice__TokenRun run;
+    uint32_t token;
+    Sluice__Logprob logprob, *logprob_list[1];
+    uint32_t top_ids[MODEL_LOGPROBS_MAX];
+    float top[MODEL_LOGPROBS_MAX];
+};
+
+struct outbox_finished {
+    Sluice__Finished message;
+    Sluice__StageTimes times;
+    char text[WORKER_TEXT_BYTES];
+};
+
+struct worker_batch {
+    bool running;
+    uint64_t ticket;
+    uint32_t n;
+    struct worker_request *requests[MODEL_SEQS_MAX];
+    struct model_run runs[MODEL_SEQS_MAX];
+    struct worker_sample sample;
+};
+
+struct worker_metrics {
+    struct sl_metric *steps, *step_sequences, *step_tokens, *step_seconds;
+    struct sl_metric *computed, *local_hit, *fetched, *generated;
+    struct sl_metric *queries, *hits, *preemptions;
+    struct sl_metric *running, *waiting, *usage, *promised;
+    struct sl_metric *blocks[KV_BLOCK_STATE_COUNT];
+    struct sl_metric *rejected[WORKER_REASONS];
+    struct sl_metric *stream_failures[WORKER_REASONS];
+    struct sl_metric *handover, *queue_seconds, *lost_messages;
+};
+
+struct worker {
+    struct worker_args args;
+    const struct model_info *info;
+    uint32_t block_tokens;
+    struct kv_pool *pool;
+    struct kv_prefix_cache *cache;
+    struct worker_map *by_id;  /* requests that are not ENDING */
+    struct worker_map *by_key; /* streams that are not dead */
+    struct request_list lists[REQUEST_STATE_COUNT];
+    uint32_t n_requests;
+    uint32_t held_blocks;
+    uint64_t next_order;
+    kv_block_id *hits;          /* [n_blocks], scratch of admission */
+    uint32_t *landing_position; /* [n_blocks] of a given block: its place in stream->given */
+
+    struct worker_batch batch;
+    bool commands_blocked; /* some transfer command was SL_AGAIN: flush all streams */
+    uint64_t scanned_us, published_us;
+    uint64_t lost_us; /* when the coordinator was lost; 0: it is there */
+
+    struct outbox_run *runs; /* [WORKER_OUTBOX_RUNS] */
+    Sluice__TokenRun **run_list;
+    uint32_t n_runs;
+    struct outbox_finished *finished; /* [WORKER_OUTBOX_RUNS] */
+    uint32_t n_finished;
+    struct kv_cache_event *events; /* [WORKER_REPLY_EVENTS], and their messages: scratch */
+    Sluice__CacheEvent *event_messages, **event_list;
+    struct kv_hash *snapshot_hashes;
+
+    struct worker_metrics metrics;
+    struct worker_snapshot now; /* counters grow here; the rest is filled when published */
+
+    /* Other threads' */
+    struct sl_ring *inbox;   /* control thread -> scheduler */
+    struct sl_ring *samples; /* scheduler -> heartbeats */
+    _Atomic bool stop, draining, drop;
+    pthread_mutex_t published_lock;
+    struct worker_snapshot published;
+};
+
+/* request.c */
+struct worker_request *request_create(struct worker *worker, const Sluice__Submit *submit);
+void request_move(struct worker *worker, struct worker_request *request, enum request_state state);
+/* To the front of the waiting ones. */
+void request_requeue(struct worker *worker, struct worker_request *request);
+/* Hashes of all full blocks of the tokens that are known. */
+void request_hash(struct worker *worker, struct worker_request *request);
+/* Puts full computed blocks into the prefix cache. */
+void request_insert(struct worker *worker, struct worker_request *request);
+void request_release_blocks(struct worker *worker, struct worker_request *request);
+/* Over: streams are cancelled with `why`, it leaves the tables, and goes when nothing names its
+ * blocks any more. May free the request. */
+void request_end(struct worker *worker, struct worker_request *request, enum transfer_reason why);
+/* Frees an ENDING request that nothing names any more. */
+void request_settle(struct worker *worker, struct worker_request *request);
+/* Frees everything, whatever names it; for worker_destroy. */
+void request_discard_all(struct worker *worker);
+
+/* admission.c */
+void admission_submit(struct worker *worker, const Sluice__Submit *submit);
+void admission_part(struct worker *worker, const Sluice__SubmitPart *part);
+/* Admits what fits, in order; true if something was. */
+bool admission_run(struct worker *worker);
+
+/* step.c */
+/* Submits a batch if the engine is idle and there is something to compute; true if so. */
+bool step_start(struct worker *worker);
+/* Takes the engine's events; true if there were any. */
+bool step_poll(struct worker *worker);
+/* A token that ends a request? SLUICE__FINISH__FINISH_NONE if not. */
+Sluice__Finish step_finish_of(const struct worker_request *request, uint32_t token, uint32_t index);
+
+/* stream.c: both sides */
+/* NULL: no memory, too many, or the key is taken. */
+struct worker_stream *stream_add(struct worker *worker, struct worker_request *request,
+                                 uint64_t key, uint32_t attempt, const Sluice__Peer *peer,
+                                 bool source);
+/* Asks for the end; it is dead at once if the transfer layer never knew it. */
+void stream_cancel(struct worker *worker, struct worker_stream *stream, enum transfer_reason why);
+void stream_dead(struct worker *worker, struct worker_stream *stream);
+/* Hands on what could not be told yet. */
+void stream_flush(struct worker *worker, struct worker_stream *stream);
+void stream_flush_all(struct worker *worker);
+/* Takes the transfer layer's events; true if there were any. */
+bool stream_poll(struct worker *worker);
+/* What a failed call to the transfer layer means: true when to try again later. */
+bool stream_blocked(struct worker *worker, struct worker_stream *stream, sl_status status);
+
+/* sender.c */
+void sender_flush(struct worker *worker, struct worker_stream *stream);
+/* Layers of the running chunk, or whole blocks, became final. */
+void sender_progress(struct worker *worker, struct worker_request *request);
+void sender_event(struct worker *worker, struct worker_stream *stream,
+                  const struct transfer_event *event);
+void sender_redirect(struct worker *worker, const Sluice__Redirect *redirect);
+
+/* receiver.c */
+void receiver_flush(struct worker *worker, struct worker_stream *stream);
+/* The request has its promise. */
+void receiver_admit(struct worker *worker, struct worker_request *request);
+void receiver_event(struct worker *worker, struct worker_stream *stream,
+                    const struct transfer_event *event);
+
+/* report.c: messages to the coordinator */
+/* logprobs: the token carries them (it was sampled here), for a request that wants them. */
+void report_token(struct worker *worker, const struct worker_request *request, uint32_t index,
+                  const struct model_token *token, bool logprobs);
+void report_admitted(struct worker *worker, const struct worker_request *request);
+void report_refused(struct worker *worker, uint64_t id, uint32_t attempt, Sluice__Reason reason,
+                    const char *text);
+void report_stream_failed(struct worker *worker, uint64_t id, uint32_t attempt,
+                          Sluice__Reason reason, bool held, bool source);
+/* Sent after the tokens of this turn. */
+void report_finished(struct worker *worker, const struct worker_request *request,
+                     Sluice__Finish finish, Sluice__Reason reason, const char *text);
+void report_events(struct worker *worker);
+void report_snapshot(struct worker *worker);
+/* Sends what has gathered in this turn. */
+void report_flush(struct worker *worker);
+
+/* worker_metrics.c */
+void worker_metrics_init(struct worker *worker);
+void worker_metrics_gauges(struct worker *worker);
+
+#endif

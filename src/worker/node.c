@@ -1,0 +1,542 @@
+/* A node's process, from its options to its exit.
+ *
+ *   options ─► signals ─► admin pages ─► join (hello, not ready) ─► load the model ─► transport
+ *   ─► worker ─► scheduler thread ─► hello, ready ─► wait for the drain ─► finish work ─► exit
+ *
+ * It joins and answers /health before the model is loaded, which takes minutes for large ones; the
+ * coordinator sees progress and gives it no work. Messages that come before there is a worker are
+ * dropped: nothing was promised.
+ *
+ * Threads: main (this file's top half), control and heartbeat threads of serve (callbacks below),
+ * the admin server's, the scheduler. `worker` is published to the callbacks once, by an atomic store,
+ * and taken back only when the threads that read it have ended.
+ *
+ * The drain: new requests are refused, what is in work finishes within the bound, the rest is ended
+ * with an error that lets the coordinator place it elsewhere. Then connections are given a moment to
+ * carry the last tokens away. */
+#include "worker/node.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/thread.h"
+#include "kv/geometry.h"
+#include "serve/admin.h"
+#include "serve/join.h"
+#include "serve/serve.h"
+#include "serve/worker_options.h"
+#include "worker/worker.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define HOST_BYTES     256
+#define DRAIN_POLL_US  (20 * SL_MS_US)
+#define DROP_GRACE_US  (2 * SL_SECOND_US)
+#define HUNG_US        (10 * SL_SECOND_US) /* /health: a step loop without a beat for so long */
+#define STEP_HUNG_US   (60 * SL_SECOND_US) /* /health: a batch without any progress */
+#define LAYOUT_VERSION 1
+
+struct node {
+    struct serve_worker_config config;
+    const struct worker_policy *policy;
+    struct sl_options *options;
+    uint64_t incarnation;
+    struct sl_metrics *metrics;
+    struct sl_wake wake;
+    struct serve_pulse pulse;
+    struct serve_admin *admin;
+    struct serve_join *join;
+    struct model_engine *engine;
+    struct transfer *transfer;
+    struct sl_thread scheduler;
+    _Atomic(struct worker *) worker; /* NULL until it may be used */
+    _Atomic uint64_t bytes_done, bytes_total;
+    _Atomic bool loading;
+    char advertised[HOST_BYTES + 16];
+    uint8_t layout[16];
+    Sluice__Rank rank, *ranks[1];
+};
+
+static void wake_up(void *arg)
+{
+    sl_wake_signal(arg);
+}
+
+static void load_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total)
+{
+    struct node *node = arg;
+    atomic_store(&node->bytes_done, bytes_done);
+    atomic_store(&node->bytes_total, bytes_total);
+}
+
+/* --- what serve asks for; on its threads --- */
+
+static void on_hello(void *arg, Sluice__Hello *hello)
+{
+    struct node *node = arg;
+    hello->node_id = node->config.id;
+    hello->role = node->policy->role;
+    hello->incarnation = node->incarnation;
+    hello->admin = node->advertised;
+    if (atomic_load(&node->worker) == NULL)
+        return;
+    const struct model_info *info = model_engine_info(node->engine);
+    hello->ready = true;
+    hello->identity.data = (uint8_t *)(uintptr_t)info->identity;
+    hello->identity.len = sizeof(info->identity);
+    hello->layout.data = node->layout;
+    hello->layout.len = sizeof(node->layout);
+    hello->numerics_id = (char *)(uintptr_t)info->numerics_id;
+    hello->model_family = (char *)(uintptr_t)info->family;
+    hello->vocab = info->vocab;
+    hello->context_max = info->context_max;
+    hello->n_eos_ids = info->n_eos_ids;
+    hello->eos_ids = (uint32_t *)(uintptr_t)info->eos_ids;
+    hello->block_tokens = info->geometry.block_tokens;
+    hello->block_bytes = kv_block_bytes(&info->geometry, 0);
+    hello->blocks_total = (uint32_t)node->config.kv_blocks;
+    hello->seqs_max = (uint32_t)node->config.max_seqs;
+    hello->chunk_tokens = (uint32_t)node->config.chunk_tokens;
+    hello->n_ranks = 1;
+    hello->ranks = node->ranks;
+    hello->transport = (char *)(uintptr_t)transfer_transport(node->transfer);
+}
+
+static bool on_loading(void *arg, Sluice__LoadProgress *progress)
+{
+    struct node *node = arg;
+    if (!atomic_load(&node->loading))
+        return false;
+    progress->bytes_done = atomic_load(&node->bytes_done);
+    progress->bytes_total = atomic_load(&node->bytes_total);
+    return true;
+}
+
+static void fill_load(const struct worker_snapshot *now, Sluice__Load *load)
+{
+    load->running = now->running;
+    load->waiting = now->waiting;
+    load->blocks_total = now->blocks.total;
+    load->blocks_free = now->blocks.free;
+    load->blocks_cached = now->blocks.cached;
+    load->blocks_used = now->blocks.used;
+    load->blocks_landing = now->blocks.landing + now->blocks.quarantined;
+    load->queued_tokens = now->queued_tokens;
+    load->promised_blocks = now->blocks.promised;
+}
+
+static void fill_samples(struct worker *worker, struct serve_heartbeat *heartbeat)
+{
+    struct worker_sample samples[SERVE_SAMPLES_MAX];
+    uint32_t n = worker_samples(worker, samples, SERVE_SAMPLES_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        heartbeat->samples[i].tokens = samples[i].tokens;
+        heartbeat->samples[i].seqs = samples[i].seqs;
+        heartbeat->samples[i].context_tokens = samples[i].context_tokens;
+        heartbeat->samples[i].compute_us = samples[i].compute_us;
+    }
+    heartbeat->message.n_samples = n;
+}
+
+static void fill_transfers(struct node *node, struct serve_heartbeat *heartbeat)
+{
+    struct transfer_totals totals[SERVE_TRANSFERS_MAX];
+    uint32_t n = transfer_totals_read(node->transfer, totals, SERVE_TRANSFERS_MAX);
+    if (n > SERVE_TRANSFERS_MAX)
+        n = SERVE_TRANSFERS_MAX;
+    for (uint32_t i = 0; i < n; i++) {
+        Sluice__TransferTotals *to = &heartbeat->transfers[i];
+        memcpy(heartbeat->names[i][0], totals[i].src, sizeof(totals[i].src));
+        memcpy(heartbeat->names[i][1], totals[i].dst, sizeof(totals[i].dst));
+        to->send = totals[i].send;
+        to->bytes = totals[i].bytes;
+        to->pieces = totals[i].pieces;
+        to->streams = totals[i].streams;
+        to->busy_us = totals[i].busy_us;
+        to->exposed_us = totals[i].exposed_us;
+        to->transport = (char *)(uintptr_t)transfer_transport(node->transfer);
+        to->n_failures = TRANSFER_REASON_COUNT;
+        for (uint32_t r = 0; r < TRANSFER_REASON_COUNT; r++)
+            heartbeat->failures[i][r] = totals[i].failures[r];
+    }
+    heartbeat->message.n_transfers = n;
+}
+
+static void on_heartbeat(void *arg, struct serve_heartbeat *heartbeat)
+{
+    struct node *node = arg;
+    struct worker *worker = atomic_load(&node->worker);
+    if (worker == NULL)
+        return;
+    struct worker_snapshot now;
+    worker_snapshot(worker, &now);
+    heartbeat->message.step = model_engine_steps(node->engine);
+    heartbeat->message.stalled_us = model_engine_stalled_us(node->engine);
+    heartbeat->message.events_seq = now.events_seq;
+    heartbeat->message.draining = now.draining;
+    heartbeat->message.computed_prompt_tokens = now.computed_prompt_tokens;
+    heartbeat->message.generated_tokens = now.generated_tokens;
+    heartbeat->message.preemptions = now.preemptions;
+    heartbeat->message.steps_sequences = now.step_sequences;
+    fill_load(&now, &heartbeat->load);
+    fill_samples(worker, heartbeat);
+    fill_transfers(node, heartbeat);
+}
+
+static void on_joined(void *arg, uint64_t coordinator, uint64_t lost_us, bool restarted)
+{
+    struct node *node = arg;
+    sl_info("joined", "coordinator=%016" PRIx64 " lost_us=%" PRIu64 " restarted=%d", coordinator,
+            lost_us, restarted);
+    struct worker *worker = atomic_load(&node->worker);
+    if (worker != NULL)
+        worker_joined(worker, restarted);
+}
+
+static void on_lost(void *arg, sl_status why, const char *text)
+{
+    struct node *node = arg;
+    sl_warn("coordinator_lost", "why=%s text=\"%s\"", sl_status_name(why), text);
+    struct worker *worker = atomic_load(&node->worker);
+    if (worker != NULL)
+        worker_lost(worker);
+}
+
+static void on_message(void *arg, Sluice__CoordinatorMessage *message)
+{
+    struct node *node = arg;
+    struct worker *worker = atomic_load(&node->worker);
+    if (message->body_case == SLUICE__COORDINATOR_MESSAGE__BODY_DRAIN)
+        serve_drain("the coordinator asks for it", message->drain->bound_us);
+    if (worker == NULL)
+        rpc_coordinator_message_free(message);
+    else
+        worker_deliver(worker, message);
+}
+
+static sl_status on_send(void *arg, enum rpc_class class, const Sluice__NodeMessage *message)
+{
+    struct node *node = arg;
+    return serve_join_send(node->join, class, message);
+}
+
+static void health_of_worker(struct node *node, struct serve_health *health)
+{
+    uint64_t beat_us = serve_pulse_stalled_us(&node->pulse);
+    uint64_t stalled_us = model_engine_stalled_us(node->engine);
+    health->step = model_engine_steps(node->engine);
+    health->stalled_us = stalled_us;
+    health->state = serve_draining() ? SERVE_DRAINING : SERVE_READY;
+    if (beat_us > HUNG_US) {
+        health->ok = false;
+        (void)snprintf(health->reason, sizeof(health->reason),
+                       "the step loop has not turned for %" PRIu64 " ms", beat_us / 1000);
+    } else if (stalled_us > STEP_HUNG_US) {
+        health->ok = false;
+        (void)snprintf(health->reason, sizeof(health->reason),
+                       "the running step has made no progress for %" PRIu64 " ms",
+                       stalled_us / 1000);
+    } else if (serve_join_lost_us(node->join) > 0) {
+        health->state = SERVE_UNAVAILABLE;
+        (void)snprintf(health->reason, sizeof(health->reason), "no coordinator for %" PRIu64 " ms",
+                       serve_join_lost_us(node->join) / 1000);
+    }
+}
+
+static void on_health(void *arg, struct serve_health *health)
+{
+    struct node *node = arg;
+    health->ok = true;
+    if (atomic_load(&node->worker) != NULL) {
+        health_of_worker(node, health);
+        return;
+    }
+    health->state = SERVE_LOADING;
+    health->bytes_done = atomic_load(&node->bytes_done);
+    health->bytes_total = atomic_load(&node->bytes_total);
+    (void)snprintf(health->reason, sizeof(health->reason), "the model is loading");
+}
+
+/* --- building it up --- */
+
+/* host:port under which others reach the admin pages. */
+static sl_status set_advertised(struct node *node)
+{
+    char host[HOST_BYTES];
+    uint16_t port;
+    sl_status status =
+        serve_parse_address("--admin", node->config.serve.admin, host, sizeof(host), &port);
+    if (status != SL_OK)
+        return status;
+    const char *name = node->config.advertise != NULL ? node->config.advertise : host;
+    if (name[0] == '\0')
+        name = "127.0.0.1";
+    const char *format = strchr(name, ':') != NULL ? "[%s]:%u" : "%s:%u";
+    (void)snprintf(node->advertised, sizeof(node->advertised), format, name,
+                   (unsigned)serve_admin_port(node->admin));
+    return SL_OK;
+}
+
+static sl_status start_serving(struct node *node)
+{
+    struct serve_admin_args admin = {
+        .listen = node->config.serve.admin,
+        .node = node->config.id,
+        .metrics = node->metrics,
+        .health = on_health,
+        .arg = node,
+    };
+    sl_status status = serve_admin_start(&admin, &node->admin);
+    if (status == SL_OK)
+        status = set_advertised(node);
+    if (status != SL_OK)
+        return status;
+    struct serve_join_args join = {
+        .coordinator = node->config.coordinator,
+        .hello = on_hello,
+        .heartbeat = on_heartbeat,
+        .loading = on_loading,
+        .joined = on_joined,
+        .lost = on_lost,
+        .message = on_message,
+        .arg = node,
+    };
+    return serve_join_start(&join, &node->join);
+}
+
+static sl_status load(struct node *node)
+{
+    const struct serve_worker_config *config = &node->config;
+    struct model_engine_args args = {
+        .directory = config->model,
+        .backend = serve_backend_names[config->backend],
+        .n_threads = (uint32_t)config->threads,
+        .n_blocks = (uint32_t)config->kv_blocks,
+        .block_tokens = (uint32_t)config->block_tokens,
+        .kv_type = serve_kv_type_names[config->kv_type],
+        .rows_max = worker_rows_max((uint32_t)config->chunk_tokens, (uint32_t)config->max_seqs),
+        .seqs_max = (uint32_t)config->max_seqs,
+        .layers_per_group = (uint32_t)config->transfer_layers,
+        .seed = node->incarnation,
+        .notify = wake_up,
+        .notify_arg = &node->wake,
+        .progress = load_progress,
+        .progress_arg = node,
+    };
+    uint64_t began_us = sl_now_us();
+    atomic_store(&node->loading, true);
+    sl_status status = model_engine_open(&args, &node->engine);
+    atomic_store(&node->loading, false);
+    if (status != SL_OK)
+        return status;
+    const struct model_info *info = model_engine_info(node->engine);
+    sl_info("model_loaded",
+            "family=%s layers=%u parameters=%" PRIu64 " bytes=%" PRIu64
+            " kv_blocks=%u block_bytes=%zu numerics=\"%s\" ms=%" PRIu64,
+            info->family, info->n_layers, info->n_parameters, info->weight_bytes, args.n_blocks,
+            kv_block_bytes(&info->geometry, 0), info->numerics_id,
+            (sl_now_us() - began_us) / SL_MS_US);
+    return SL_OK;
+}
+
+/* What two nodes must share besides the identity for blocks to travel as they are: one rank with all
+ * heads, plain tiles, this geometry. */
+static void set_layout(struct node *node, const struct kv_geometry *geometry)
+{
+    const struct kv_class *class = &geometry->classes[0];
+    uint32_t words[4] = {
+        LAYOUT_VERSION | geometry->block_tokens << 8 | class->tile_format << 16 |
+            class->element << 24,
+        class->n_layers | class->n_kv_heads << 16,
+        class->k_dim | class->v_dim << 16,
+        class->scale_bytes | class->window << 8,
+    };
+    for (size_t i = 0; i < sizeof(words); i++)
+        node->layout[i] = (uint8_t)(words[i / 4] >> (8 * (i % 4)));
+}
+
+static sl_status start_transfer(struct node *node)
+{
+    const struct model_info *info = model_engine_info(node->engine);
+    set_layout(node, &info->geometry);
+    struct transfer_args args = {
+        .transport = "ucx",
+        .node_id = node->config.id,
+        .incarnation = node->incarnation,
+        .block_tokens = info->geometry.block_tokens,
+        .n_classes = 1,
+        .classes = {{.pool = model_engine_kv(node->engine, 0),
+                     .n_blocks = (uint32_t)node->config.kv_blocks,
+                     .n_layers = info->geometry.classes[0].n_layers,
+                     .layer_bytes = kv_layer_bytes(&info->geometry, 0)}},
+        .layers_per_piece = info->layers_per_group,
+        .verify = node->config.transfer_verify,
+        .bind = node->config.bind,
+        .metrics = node->metrics,
+        .notify = wake_up,
+        .notify_arg = &node->wake,
+    };
+    memcpy(args.identity, info->identity, sizeof(args.identity));
+    memcpy(args.layout, node->layout, sizeof(args.layout));
+    transfer_limits_default(&args.limits);
+    sl_status status = transfer_create(&args, &node->transfer);
+    if (status != SL_OK)
+        return status;
+    const void *address;
+    transfer_address(node->transfer, &address, &node->rank.address.len);
+    sluice__rank__init(&node->rank);
+    size_t bytes;
+    transfer_address(node->transfer, &address, &bytes);
+    node->rank.address.data = (uint8_t *)(uintptr_t)address;
+    node->rank.address.len = bytes;
+    node->ranks[0] = &node->rank;
+    return SL_OK;
+}
+
+static void run_scheduler(void *arg)
+{
+    struct node *node = arg;
+    worker_run(atomic_load(&node->worker), &node->pulse);
+}
+
+static sl_status start_worker(struct node *node)
+{
+    struct worker_args args = {
+        .policy = node->policy,
+        .incarnation = node->incarnation,
+        .engine = node->engine,
+        .transfer = node->transfer,
+        .metrics = node->metrics,
+        .wake = &node->wake,
+        .n_blocks = (uint32_t)node->config.kv_blocks,
+        .chunk_tokens = (uint32_t)node->config.chunk_tokens,
+        .seqs_max = (uint32_t)node->config.max_seqs,
+        .send = on_send,
+        .send_arg = node,
+    };
+    worker_limits_default(&args.limits);
+    struct worker *worker;
+    sl_status status = worker_create(&args, &worker);
+    if (status != SL_OK)
+        return status;
+    atomic_store(&node->worker, worker);
+    status = sl_thread_start(&node->scheduler, "scheduler", run_scheduler, node);
+    if (status == SL_OK)
+        serve_join_announce(node->join);
+    return status;
+}
+
+static sl_status build(struct node *node)
+{
+    sl_status status = sl_wake_init(&node->wake);
+    if (status == SL_OK && node->config.cpus != NULL)
+        status = sl_cpu_bind(node->config.cpus);
+    if (status == SL_OK)
+        status = start_serving(node);
+    if (status == SL_OK)
+        status = load(node);
+    if (status == SL_OK)
+        status = start_transfer(node);
+    return status == SL_OK ? start_worker(node) : status;
+}
+
+/* --- and down --- */
+
+/* True when nothing is left before the instant (real time). */
+static bool wait_empty(struct worker *worker, uint64_t until_us)
+{
+    struct worker_snapshot now;
+    for (;;) {
+        worker_snapshot(worker, &now);
+        if (now.requests == 0)
+            return true;
+        if (sl_real_us() >= until_us)
+            return false;
+        sl_sleep_us(DRAIN_POLL_US);
+    }
+}
+
+static void drain(struct node *node)
+{
+    struct worker *worker = atomic_load(&node->worker);
+    worker_drain(worker);
+    serve_join_announce(node->join);
+    serve_join_beat(node->join);
+    if (wait_empty(worker, serve_drain_deadline_us()))
+        return;
+    worker_drop_all(worker);
+    (void)wait_empty(worker, sl_real_us() + DROP_GRACE_US);
+}
+
+static void tear_down(struct node *node)
+{
+    struct worker *worker = atomic_load(&node->worker);
+    if (worker != NULL)
+        worker_stop(worker);
+    sl_thread_join(&node->scheduler);
+    serve_join_stop(node->join);
+    serve_admin_stop(node->admin);
+    atomic_store(&node->worker, NULL);
+    transfer_destroy(node->transfer);
+    model_engine_close(node->engine);
+    worker_destroy(worker);
+    sl_wake_fini(&node->wake);
+}
+
+static sl_status run(struct node *node)
+{
+    sl_status status = build(node);
+    if (status == SL_OK) {
+        (void)serve_wait(UINT64_MAX);
+        drain(node);
+    }
+    tear_down(node);
+    return status;
+}
+
+static sl_status check_config(const struct serve_worker_config *config)
+{
+    if (config->id[0] == '\0' || strlen(config->id) > 15)
+        return sl_fail(SL_INVALID, "--id \"%s\"; want 1 to 15 bytes", config->id);
+    return SL_OK;
+}
+
+int worker_main(const struct worker_policy *policy, const char *program, const char *summary,
+                int argc, char **argv)
+{
+    static struct node node; /* large, and one per process */
+    const struct sl_option *const tables[] = {serve_node_options, serve_worker_options,
+                                              serve_admin_options, serve_options, NULL};
+    const size_t counts[] = {serve_node_option_count, serve_worker_option_count,
+                             serve_admin_option_count, serve_option_count};
+    struct sl_options_args args = {
+        .program = program,
+        .summary = summary,
+        .tables = tables,
+        .table_counts = counts,
+        .argc = argc,
+        .argv = argv,
+        .config = &node.config,
+    };
+    bool done;
+    sl_status status = sl_options_parse(&args, &node.options, &done);
+    if (status != SL_OK || done)
+        return serve_exit_code(program, status);
+    node.policy = policy;
+    status = check_config(&node.config);
+    if (status == SL_OK)
+        status = serve_start(&node.config.serve, node.config.id);
+    if (status == SL_OK) {
+        node.incarnation = serve_random_id();
+        node.metrics = sl_metrics_create();
+        node.wake.fd = -1;
+        status = run(&node);
+        sl_metrics_destroy(node.metrics);
+        serve_stop();
+    }
+    int code = serve_exit_code(program, status);
+    sl_options_destroy(node.options);
+    return code;
+}

@@ -1,0 +1,240 @@
+/* The destination side of a stream: gives blocks, learns what landed, starts the sequence.
+ *
+ *   expect (at Submit) ─► admit (promise) ─► one id for each id TAKEN ─► SEALED ─► ACTIVE
+ *
+ * A promised block is taken only when the transfer layer can use it: a ring of ids per stream, refilled
+ * one for one. Until the seal every block of the stream counts as landing. `given` are the ids that
+ * the transfer layer may still write to; `landed` says which index an id became. A given id comes
+ * back by BLOCK_BACK, or all that are left by RECV_ENDED: nothing is released before, whatever
+ * happened to the request, because a posted receive cannot be withdrawn.
+ *
+ * The seal brings the first token. It is put out again from here, so that nothing the source said
+ * after the seal is needed (TRANSFER.md section 9, rule c). */
+#include "base/clock.h"
+#include "base/log.h"
+#include "worker/internal.h"
+
+#include <inttypes.h>
+
+static bool expect(struct worker *worker, struct worker_stream *stream)
+{
+    const struct worker_request *request = stream->request;
+    struct transfer_recv_args args = {
+        .key = stream->key,
+        .attempt = stream->attempt,
+        .peer = stream->peer,
+        .n_blocks = kv_blocks_of(&worker->info->geometry, request->n_submitted),
+        .n_tokens = request->n_submitted,
+    };
+    if (stream_blocked(worker, stream, transfer_recv_expect(worker->args.transfer, &args)))
+        return false;
+    stream->opened = true;
+    return true;
+}
+
+/* Takes up to n promised blocks into `pending`. */
+static void take(struct worker *worker, struct worker_stream *stream, uint32_t n)
+{
+    struct worker_request *request = stream->request;
+    while (n > 0 && stream->n_wanted > 0 && stream->n_pending < TRANSFER_RING_BLOCKS_MAX) {
+        SL_ASSERT(request->promised > 0);
+        kv_block_id block = kv_pool_take_promised(worker->pool);
+        request->promised--;
+        kv_pool_landing_begin(worker->pool, block);
+        worker->landing_position[block] = stream->n_given;
+        stream->given[stream->n_given++] = block;
+        stream->pending[stream->n_pending++] = block;
+        stream->n_wanted--;
+        n--;
+    }
+}
+
+void receiver_flush(struct worker *worker, struct worker_stream *stream)
+{
+    struct transfer *transfer = worker->args.transfer;
+    if (stream->failed || stream->request->state == REQUEST_ASSEMBLING)
+        return;
+    if (!stream->opened && !expect(worker, stream))
+        return;
+    if (stream->request->state != REQUEST_LANDING)
+        return;
+    if (!stream->admit_told) {
+        if (stream_blocked(worker, stream,
+                           transfer_recv_admit(transfer, stream->key, stream->first_block,
+                                               stream->pending, stream->n_pending)))
+            return;
+        stream->admit_told = true;
+        stream->n_pending = 0;
+    }
+    if (stream->n_pending > 0 &&
+        !stream_blocked(
+            worker, stream,
+            transfer_recv_refill(transfer, stream->key, stream->pending, stream->n_pending)))
+        stream->n_pending = 0;
+}
+
+void receiver_admit(struct worker *worker, struct worker_request *request)
+{
+    struct worker_stream *stream = request->streams;
+    SL_ASSERT(stream != NULL && !stream->dead);
+    stream->first_block = request->table.n;
+    stream->n_wanted =
+        kv_blocks_of(&worker->info->geometry, request->n_submitted) - request->table.n;
+    take(worker, stream, TRANSFER_RING_BLOCKS_MAX);
+    stream_flush(worker, stream);
+}
+
+/* The id is ours again; its place in `given` goes to the last one. */
+static void given_remove(struct worker *worker, struct worker_stream *stream, kv_block_id block)
+{
+    uint32_t at = worker->landing_position[block];
+    SL_ASSERT(at < stream->n_given && stream->given[at] == block);
+    kv_block_id last = stream->given[--stream->n_given];
+    stream->given[at] = last;
+    worker->landing_position[last] = at;
+    kv_pool_landing_end(worker->pool, block);
+}
+
+static bool is_given(const struct worker *worker, const struct worker_stream *stream,
+                     kv_block_id block)
+{
+    if (block >= worker->args.n_blocks)
+        return false;
+    uint32_t at = worker->landing_position[block];
+    return at < stream->n_given && stream->given[at] == block;
+}
+
+static void block_back(struct worker *worker, struct worker_stream *stream, kv_block_id block)
+{
+    if (!is_given(worker, stream, block))
+        return;
+    given_remove(worker, stream, block);
+    kv_pool_release(worker->pool, block);
+}
+
+static void release_given(struct worker *worker, struct worker_stream *stream)
+{
+    while (stream->n_given > 0)
+        block_back(worker, stream, stream->given[stream->n_given - 1]);
+}
+
+static void failed(struct worker *worker, struct worker_stream *stream, enum transfer_reason reason)
+{
+    struct worker_request *request = stream->request;
+    if (stream->failed)
+        return;
+    stream->failed = true;
+    sl_metric_add(worker->metrics.stream_failures[reason], 1);
+    if (request->state == REQUEST_ENDING || request->decoding)
+        return;
+    sl_info("stream_failed", "req=%" PRIu64 " attempt=%u side=recv reason=%s", request->id,
+            stream->attempt, transfer_reason_name(reason));
+    report_stream_failed(worker, request->id, stream->attempt, (Sluice__Reason)reason, false,
+                         false);
+    request_end(worker, request, reason);
+}
+
+/* Every block has landed: the table is complete. */
+static void adopt(struct worker *worker, struct worker_stream *stream)
+{
+    struct worker_request *request = stream->request;
+    uint32_t n_blocks = kv_blocks_of(&worker->info->geometry, request->n_submitted);
+    for (uint32_t i = stream->first_block; i < n_blocks; i++) {
+        given_remove(worker, stream, stream->landed[i]);
+        kv_block_table_append(&request->table, stream->landed[i]);
+    }
+    uint32_t held = stream->first_block * worker->block_tokens;
+    if (request->n_submitted > held)
+        sl_metric_add(worker->metrics.fetched, request->n_submitted - held);
+    request->n_computed = request->n_submitted;
+    request_insert(worker, request);
+}
+
+static bool all_landed(const struct worker *worker, const struct worker_stream *stream)
+{
+    uint32_t n_blocks = kv_blocks_of(&worker->info->geometry, stream->request->n_submitted);
+    for (uint32_t i = stream->first_block; i < n_blocks; i++)
+        if (stream->landed[i] == KV_BLOCK_NONE)
+            return false;
+    return true;
+}
+
+static void sealed(struct worker *worker, struct worker_stream *stream,
+                   const struct transfer_event *event)
+{
+    struct worker_request *request = stream->request;
+    if (request->state != REQUEST_LANDING)
+        return; /* cancelled meanwhile: RECV_ENDED gives the blocks back */
+    if (event->token_index != request->first_index || event->token >= worker->info->vocab ||
+        !all_landed(worker, stream)) {
+        failed(worker, stream, TRANSFER_MISBEHAVED);
+        return;
+    }
+    adopt(worker, stream);
+    request->tokens[request->n_tokens++] = event->token;
+    request->decoding = true;
+    request->first_token_us = request->computed_us = request->stepped_us = sl_now_us();
+    struct model_token token = {.id = event->token};
+    report_token(worker, request, request->first_index, &token, false);
+    Sluice__Finish finish = step_finish_of(request, event->token, request->first_index);
+    if (finish == SLUICE__FINISH__FINISH_NONE) {
+        request_move(worker, request, REQUEST_ACTIVE);
+        return;
+    }
+    report_finished(worker, request, finish, SLUICE__REASON__REASON_NONE, "");
+    request_end(worker, request, TRANSFER_CANCELLED);
+}
+
+static void landed(struct worker *worker, struct worker_stream *stream,
+                   const struct transfer_event *event)
+{
+    uint32_t n_blocks = kv_blocks_of(&worker->info->geometry, stream->request->n_submitted);
+    if (event->block_index < n_blocks && is_given(worker, stream, event->block_id))
+        stream->landed[event->block_index] = event->block_id;
+}
+
+static void ended(struct worker *worker, struct worker_stream *stream,
+                  const struct transfer_event *event)
+{
+    struct worker_request *request = stream->request;
+    stream->stats = event->stats;
+    release_given(worker, stream);
+    if (!stream->dead)
+        stream_dead(worker, stream);
+    if (request->state == REQUEST_ENDING)
+        request_settle(worker, request);
+}
+
+void receiver_event(struct worker *worker, struct worker_stream *stream,
+                    const struct transfer_event *event)
+{
+    switch (event->type) {
+    case TRANSFER_EVENT_TAKEN:
+        if (stream->request->state == REQUEST_LANDING) {
+            take(worker, stream, 1);
+            stream_flush(worker, stream);
+        }
+        break;
+    case TRANSFER_EVENT_LANDED:
+        landed(worker, stream, event);
+        break;
+    case TRANSFER_EVENT_SEALED:
+        sealed(worker, stream, event);
+        break;
+    case TRANSFER_EVENT_BLOCK_BACK:
+        block_back(worker, stream, event->block_id);
+        break;
+    case TRANSFER_EVENT_RECV_ENDED:
+        ended(worker, stream, event);
+        break;
+    case TRANSFER_EVENT_FAILED:
+        failed(worker, stream, event->reason);
+        break;
+    case TRANSFER_EVENT_OPENED: /* the transfer layer answers by itself once it was admitted */
+    case TRANSFER_EVENT_WANTED:
+    case TRANSFER_EVENT_SENT:
+    case TRANSFER_EVENT_ACKED:
+    case TRANSFER_EVENT_SEND_ENDED:
+        break;
+    }
+}

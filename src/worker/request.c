@@ -1,0 +1,270 @@
+/* Request records: their memory, tokens, hashes and blocks.
+ *
+ * A record and its arrays live in one allocation and one arena that is sized at Submit for the whole
+ * life of the request: nothing grows in a step. The arena goes with the record.
+ *
+ * Blocks. table.blocks[i] holds the tokens of block i; each entry is a reference. Full computed
+ * blocks go into the prefix cache in order, and only while the request references the cache's entry
+ * of the block before: pool.h's eviction order depends on it. When another request was faster and the
+ * cache has a block of the same content already, ours stays ours and the cache's is referenced beside
+ * it (shadows[i]), so that the blocks after it can still be cached under their hashes. Swapping ours
+ * for the cache's would save the memory, but batches and streams in flight name our block.
+ *
+ * The end. request_end() takes the record out of the tables at once, so a new attempt of the same
+ * request can start; the record waits in ENDING until no batch and no stream names its blocks.
+ * Every path of the world's making ends there, and only request_settle() frees. */
+#include "base/clock.h"
+#include "base/mem.h"
+#include "worker/internal.h"
+
+#include <string.h>
+
+#define ARENA_CHUNK_BYTES (16u << 10)
+#define ARENA_BYTES_MAX   (1u << 30) /* tokens_max is bounded by the model's context */
+
+static void list_remove(struct request_list *list, struct worker_request *request)
+{
+    if (request->previous != NULL)
+        request->previous->next = request->next;
+    else
+        list->head = request->next;
+    if (request->next != NULL)
+        request->next->previous = request->previous;
+    else
+        list->tail = request->previous;
+    list->n--;
+}
+
+static void list_append(struct request_list *list, struct worker_request *request)
+{
+    request->next = NULL;
+    request->previous = list->tail;
+    if (list->tail != NULL)
+        list->tail->next = request;
+    else
+        list->head = request;
+    list->tail = request;
+    list->n++;
+}
+
+static void list_prepend(struct request_list *list, struct worker_request *request)
+{
+    request->previous = NULL;
+    request->next = list->head;
+    if (list->head != NULL)
+        list->head->previous = request;
+    else
+        list->tail = request;
+    list->head = request;
+    list->n++;
+}
+
+static void leave(struct worker *worker, struct worker_request *request)
+{
+    list_remove(&worker->lists[request->state], request);
+    if (request->state == REQUEST_HELD)
+        worker->held_blocks -= request->table.n;
+}
+
+void request_move(struct worker *worker, struct worker_request *request, enum request_state state)
+{
+    leave(worker, request);
+    request->state = state;
+    if (state == REQUEST_HELD)
+        worker->held_blocks += request->table.n;
+    list_append(&worker->lists[state], request);
+}
+
+void request_requeue(struct worker *worker, struct worker_request *request)
+{
+    leave(worker, request);
+    request->state = REQUEST_WAITING;
+    list_prepend(&worker->lists[REQUEST_WAITING], request);
+}
+
+static void destroy(struct worker_request *request)
+{
+    sl_arena_fini(&request->arena);
+    sl_free(request);
+}
+
+static bool allocate(struct worker *worker, struct worker_request *request,
+                     const Sluice__Submit *submit)
+{
+    struct sl_arena *arena = &request->arena;
+    uint32_t tokens_max = submit->prompt_tokens + submit->max_tokens;
+    if (submit->mode == SLUICE__MODE__MODE_PREFILL)
+        tokens_max = submit->total_tokens + 1;
+    /* The last token's KV is never needed. */
+    uint32_t n_max = kv_blocks_of(&worker->info->geometry, tokens_max - 1);
+    kv_block_id *blocks = sl_arena_try_alloc(arena, n_max, sizeof(*blocks));
+    request->tokens = sl_arena_try_alloc(arena, tokens_max, sizeof(*request->tokens));
+    request->shadows = sl_arena_try_alloc(arena, n_max, sizeof(*request->shadows));
+    request->hashes = sl_arena_try_alloc(arena, n_max, sizeof(*request->hashes));
+    if (blocks == NULL || request->tokens == NULL || request->shadows == NULL ||
+        request->hashes == NULL)
+        return false;
+    request->tokens_max = tokens_max;
+    kv_block_table_init(&request->table, blocks, n_max);
+    for (uint32_t i = 0; i < n_max; i++)
+        request->shadows[i] = KV_BLOCK_NONE;
+    return true;
+}
+
+static void set_sampling(struct worker_request *request, const Sluice__Submit *submit)
+{
+    const Sluice__Sampling *from = submit->sampling;
+    struct model_sampling *to = &request->sampling;
+    to->temperature = from->temperature;
+    to->top_k = from->top_k;
+    to->top_p = from->top_p;
+    to->min_p = from->min_p;
+    to->seed = from->seed;
+    to->n_logprobs = from->logprobs;
+    to->min_position = submit->prompt_tokens + from->min_tokens;
+    for (size_t i = 0; i < from->n_stop_ids; i++)
+        to->stop_ids[to->n_stop_ids++] = from->stop_ids[i];
+    request->n_stops = to->n_stop_ids;
+    for (size_t i = 0; i < from->n_masked_ids; i++)
+        to->stop_ids[to->n_stop_ids++] = from->masked_ids[i];
+}
+
+static uint64_t instant(uint64_t now, uint64_t duration)
+{
+    return duration > UINT64_MAX - now ? UINT64_MAX : now + duration;
+}
+
+static void set_times(struct worker *worker, struct worker_request *request,
+                      const Sluice__Submit *submit)
+{
+    const struct worker_limits *limits = &worker->args.limits;
+    uint64_t now = sl_now_us();
+    uint64_t wait = submit->admission_us;
+    if (wait == 0 || wait > limits->admission_us)
+        wait = limits->admission_us;
+    request->arrived_us = request->stepped_us = now;
+    request->deadline_us =
+        submit->deadline_us == 0 ? UINT64_MAX : instant(now, submit->deadline_us);
+    request->admission_us = instant(now, wait);
+    request->hold_us = UINT64_MAX;
+}
+
+struct worker_request *request_create(struct worker *worker, const Sluice__Submit *submit)
+{
+    if (worker->n_requests == WORKER_REQUESTS_MAX)
+        return NULL;
+    struct worker_request *request = sl_try_zalloc(1, sizeof(*request));
+    if (request == NULL)
+        return NULL;
+    sl_arena_init(&request->arena, ARENA_CHUNK_BYTES, ARENA_BYTES_MAX);
+    if (!allocate(worker, request, submit) ||
+        !worker_map_put(worker->by_id, submit->request, request)) {
+        destroy(request);
+        return NULL;
+    }
+    request->id = submit->request;
+    request->attempt = submit->attempt;
+    request->mode = submit->mode;
+    request->n_submitted = submit->total_tokens;
+    request->prompt_tokens = submit->prompt_tokens;
+    request->first_index = submit->first_index;
+    request->max_tokens = submit->max_tokens;
+    request->parts_max = submit->n_parts;
+    request->root =
+        kv_hash_root(worker->info->identity, submit->salt.data, (uint32_t)submit->salt.len);
+    set_sampling(request, submit);
+    set_times(worker, request, submit);
+    request->state = REQUEST_ASSEMBLING;
+    list_append(&worker->lists[REQUEST_ASSEMBLING], request);
+    worker->n_requests++;
+    return request;
+}
+
+void request_hash(struct worker *worker, struct worker_request *request)
+{
+    uint32_t size = worker->block_tokens;
+    while (request->n_hashes < request->table.n_max &&
+           (request->n_hashes + 1) * size <= request->n_tokens) {
+        uint32_t i = request->n_hashes++;
+        const struct kv_hash *parent = i == 0 ? &request->root : &request->hashes[i - 1];
+        request->hashes[i] = kv_hash_block(parent, request->tokens + (size_t)i * size, size);
+    }
+}
+
+void request_insert(struct worker *worker, struct worker_request *request)
+{
+    uint32_t n_full = request->n_computed / worker->block_tokens;
+    if (request->insert_off || request->n_inserted >= n_full)
+        return;
+    request_hash(worker, request);
+    for (; request->n_inserted < n_full; request->n_inserted++) {
+        uint32_t i = request->n_inserted;
+        kv_block_id own = request->table.blocks[i];
+        kv_block_id kept = kv_prefix_cache_insert(worker->cache, &request->hashes[i], own);
+        if (kept == own)
+            continue;
+        if (!kv_pool_acquire(worker->pool, kept)) {
+            request->insert_off = true; /* the pool is too full to share */
+            return;
+        }
+        request->shadows[i] = kept;
+    }
+}
+
+void request_release_blocks(struct worker *worker, struct worker_request *request)
+{
+    while (request->table.n > 0) {
+        uint32_t last = request->table.n - 1;
+        kv_block_table_truncate(&request->table, worker->pool, last);
+        if (request->shadows[last] != KV_BLOCK_NONE)
+            kv_pool_release(worker->pool, request->shadows[last]);
+        request->shadows[last] = KV_BLOCK_NONE;
+    }
+    kv_pool_unpromise(worker->pool, request->promised);
+    request->promised = 0;
+    request->n_inserted = 0;
+    request->insert_off = false;
+    request->n_computed = 0;
+}
+
+static bool named(const struct worker_request *request)
+{
+    if (request->n_running > 0)
+        return true;
+    for (const struct worker_stream *stream = request->streams; stream != NULL;
+         stream = stream->next)
+        if (!stream->dead)
+            return true;
+    return false;
+}
+
+void request_settle(struct worker *worker, struct worker_request *request)
+{
+    if (request->state != REQUEST_ENDING || named(request))
+        return;
+    request_release_blocks(worker, request);
+    leave(worker, request);
+    worker->n_requests--;
+    destroy(request);
+}
+
+void request_end(struct worker *worker, struct worker_request *request, enum transfer_reason why)
+{
+    SL_ASSERT(request->state != REQUEST_ENDING);
+    worker_map_remove(worker->by_id, request->id);
+    request_move(worker, request, REQUEST_ENDING);
+    for (struct worker_stream *stream = request->streams; stream != NULL; stream = stream->next)
+        if (!stream->dead)
+            stream_cancel(worker, stream, why);
+    request_settle(worker, request);
+}
+
+void request_discard_all(struct worker *worker)
+{
+    for (uint32_t state = 0; state < REQUEST_STATE_COUNT; state++)
+        while (worker->lists[state].head != NULL) {
+            struct worker_request *request = worker->lists[state].head;
+            list_remove(&worker->lists[state], request);
+            destroy(request);
+        }
+}
