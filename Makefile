@@ -29,14 +29,12 @@ models/recall/config.json: tools/make_recall.py | setup
 	@mkdir -p models
 	/usr/bin/python3 tools/make_recall.py models/recall
 
-# On a terminal the coordinator gets its own foreground group: Ctrl-C drains it and make ends with its
-# exit status instead of dying first.
 RUN = build/bin/sluice-coordinator --model "$(MODEL)" --listen 127.0.0.1:$(PORT) \
 	--pools local --prefill $(PREFILL) --decode $(DECODE)
 run: build $(if $(filter models/recall,$(MODEL)),models/recall/config.json)
 	@echo "Sluice serves $(MODEL) at http://127.0.0.1:$(PORT)/v1 (Ctrl-C ends it); try:"
 	@echo "  curl http://127.0.0.1:$(PORT)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"The code of the blue door is 4821. The code of the blue door is\", \"max_tokens\": 8, \"temperature\": 0}'"
-	@if [ -t 0 ]; then set -m; $(RUN); else exec $(RUN); fi
+	@exec tools/foreground.sh $(RUN)
 
 check:
 	@tools/setup.sh --check
