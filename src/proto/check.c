@@ -501,7 +501,7 @@ static double number_at(const ProtobufCFieldDescriptor *field, const void *at)
     case PROTOBUF_C_TYPE_BYTES:
     case PROTOBUF_C_TYPE_MESSAGE:
     default:
-        SL_ASSERT(!"a number");
+        SL_ASSERT(false);
         return 0.0;
     }
 }

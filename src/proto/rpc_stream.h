@@ -71,8 +71,8 @@ struct rpc_stream *rpc_stream_create(bool is_server, const struct rpc_events *ev
 void rpc_stream_start_client(struct rpc_stream *stream);
 /* Server: the call has been accepted. refuse: text of RESOURCE_EXHAUSTED, NULL to take it. */
 void rpc_stream_start_server(struct rpc_stream *stream, const char *refuse);
-/* From the first call on nothing new is taken. Ends the stream when all queued has been written, with a status (server) or by half-closing
- * (client); called again until it returns true. */
+/* From the first call on nothing new is taken. Ends the stream when all queued has been written, with
+ * a status (server) or by half-closing (client); called again until it returns true. */
 bool rpc_stream_finish(struct rpc_stream *stream, const char *text);
 /* Cancels at once; the first reason counts. */
 void rpc_stream_fail(struct rpc_stream *stream, sl_status why, const char *text);

@@ -34,6 +34,9 @@ struct serve_heartbeat {
     char names[SERVE_TRANSFERS_MAX][2][16];                /* transfers[i].src, .dst point here */
 };
 
+/* Links everything up, zeroed, with no samples and no transfers. */
+void serve_heartbeat_init(struct serve_heartbeat *heartbeat);
+
 struct serve_join_args {
     const char *coordinator; /* "host:port" */
     /* Fills the Hello: node_id, role, incarnation, ready, …; what it points to must stay until the

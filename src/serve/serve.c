@@ -32,7 +32,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PORT_MAX 65535u
+#define PORT_MAX        65535u
+#define CONFIG_VARIABLE "SLUICE_CONFIG="
 
 static const char *const log_levels[] = {"error", "warn", "info", "debug", "trace", NULL};
 
@@ -57,8 +58,7 @@ const struct sl_option serve_options[] = {
     {.name = "fault",
      .type = SL_OPTION_TEXT,
      .offset = offsetof(struct serve_config, fault),
-     .value_name = "SPEC",
-     .help = "fault points, for tests only",
+     .value_name = "SPEC", /* no help: hidden, for tests only */
      .group = "Process"},
 };
 const size_t serve_option_count = sizeof(serve_options) / sizeof(serve_options[0]);
@@ -224,7 +224,7 @@ int serve_exit_code(const char *program, sl_status status)
 
 /* Between fork and exec: only async-signal-safe calls. Writes errno to `report` and exits on failure;
  * a successful exec closes `report`. */
-static void child_main(char *const argv[], pid_t parent, int report)
+static void child_main(char *const argv[], char *const envp[], pid_t parent, int report)
 {
     sigset_t none;
     sigemptyset(&none);
@@ -238,11 +238,26 @@ static void child_main(char *const argv[], pid_t parent, int report)
     if (error == 0) {
         /* What libraries left open across exec is not the child's. */
         syscall(SYS_close_range, 3u, ~0u, 1u << 2 /* CLOSE_RANGE_CLOEXEC */);
-        execv(argv[0], argv);
+        execve(argv[0], argv, envp);
         error = errno;
     }
     ssize_t written = write(report, &error, sizeof(error));
     _exit(written == (ssize_t)sizeof(error) ? SERVE_EXIT_FAILED : SERVE_EXIT_USAGE);
+}
+
+/* The environment without SLUICE_CONFIG: the parent's file has keys that are not the child's. Strings
+ * are borrowed; sl_free the list. */
+static char **child_environment(void)
+{
+    size_t n = 0, kept = 0;
+    while (environ[n] != NULL)
+        n++;
+    char **envp = sl_zalloc(n + 1, sizeof(*envp));
+    for (size_t i = 0; i < n; i++) {
+        if (strncmp(environ[i], CONFIG_VARIABLE, sizeof(CONFIG_VARIABLE) - 1) != 0)
+            envp[kept++] = environ[i];
+    }
+    return envp;
 }
 
 sl_status serve_spawn(char *const argv[], pid_t *pid_out)
@@ -250,11 +265,13 @@ sl_status serve_spawn(char *const argv[], pid_t *pid_out)
     int report[2];
     if (pipe2(report, O_CLOEXEC) != 0)
         return sl_fail(SL_DEVICE, "spawn %s: pipe: %s", argv[0], strerror(errno));
+    char **envp = child_environment();
     pid_t parent = getpid();
     pid_t pid = fork();
     if (pid == 0)
-        child_main(argv, parent, report[1]);
+        child_main(argv, envp, parent, report[1]);
     int fork_error = errno;
+    sl_free(envp);
     close(report[1]);
     if (pid < 0) {
         close(report[0]);

@@ -56,10 +56,10 @@ enum { SERVE_EXIT_OK = 0, SERVE_EXIT_FAILED = 1, SERVE_EXIT_USAGE = 2 };
 int serve_exit_code(const char *program, sl_status status);
 
 /* Starts a child that dies (SIGKILL) when this process does, in a process group of its own so that
- * Ctrl-C in a terminal reaches only this one, with the signal mask cleared and every descriptor
- * but 0, 1, 2 closed on exec. argv[0] is a path. Wait for it with waitpid. The kernel ties a
- * child's life to the *thread* that started it: call from one that lives as long as the process.
- * SL_DEVICE fork or exec failed. */
+ * Ctrl-C in a terminal reaches only this one, with the signal mask cleared and every descriptor but
+ * 0, 1, 2 closed on exec; the environment is inherited but for SLUICE_CONFIG. argv[0] is a path. Wait
+ * for it with waitpid. The kernel ties a child's life to the *thread* that started it: call from one
+ * that lives as long as the process. SL_DEVICE fork or exec failed. */
 sl_status serve_spawn(char *const argv[], pid_t *pid_out) SL_MUST_USE;
 
 /* Random, never 0: incarnations, stream keys. */

@@ -694,7 +694,7 @@ static void *sender_main(void *arg)
 static void test_stop_with_traffic(void **state)
 {
     (void)state;
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 2; round++) {
         struct pair pair;
         pair_open(&pair);
         _Atomic bool stop = false;

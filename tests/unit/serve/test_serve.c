@@ -1,0 +1,282 @@
+/* Signals, drain and spawning, seen from outside: the test runs itself as a child in a few roles. */
+#include "serve/serve.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "support/support.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#define SELF "/proc/self/exe"
+
+/* ---- roles of the child ---- */
+
+static void say(const char *word)
+{
+    printf("%s\n", word);
+    fflush(stdout);
+}
+
+/* Waits for the drain and finishes it. */
+static int drain_main(bool finish)
+{
+    struct serve_config config = {.log_level = SL_LOG_ERROR, .drain_seconds = 5.0};
+    sl_status status = serve_start(&config, "t0");
+    if (status != SL_OK)
+        return serve_exit_code("child", status);
+    raise(SIGPIPE); /* ignored */
+    if (serve_draining() || serve_drain_deadline_us() != UINT64_MAX || serve_wait(1000))
+        return 90;
+    say("up");
+    if (!serve_wait(UINT64_MAX) || !serve_draining())
+        return 91;
+    struct pollfd poll_fd = {.fd = serve_drain_fd(), .events = POLLIN};
+    if (poll(&poll_fd, 1, 0) != 1 || poll(&poll_fd, 1, 0) != 1)
+        return 92;
+    uint64_t left = serve_drain_deadline_us() - sl_real_us();
+    if (left > 5 * SL_SECOND_US || left < 4 * SL_SECOND_US)
+        return 93;
+    serve_drain("again", SL_SECOND_US); /* only shortens */
+    if (serve_drain_deadline_us() - sl_real_us() > SL_SECOND_US)
+        return 94;
+    say("draining");
+    if (!finish)
+        sl_sleep_us(20 * SL_SECOND_US);
+    serve_stop();
+    return serve_exit_code("child", SL_OK);
+}
+
+static int group_main(void)
+{
+    sigset_t mask;
+    sigprocmask(SIG_SETMASK, NULL, &mask);
+    bool clean = !sigismember(&mask, SIGTERM) && !sigismember(&mask, SIGINT);
+    bool closed = fcntl(77, F_GETFD) < 0 && errno == EBADF;
+    bool no_config = getenv("SLUICE_CONFIG") == NULL && getenv("SLUICE_OTHER") != NULL;
+    return clean && closed && no_config && getpgrp() == getpid() ? 7 : 8;
+}
+
+/* Starts a grandchild that would live long, names it, and hangs. */
+static int parent_main(void)
+{
+    char role[] = "sleep", self[] = SELF;
+    char *argv[] = {self, role, NULL};
+    pid_t pid;
+    if (serve_spawn(argv, &pid) != SL_OK)
+        return 1;
+    printf("%d\n", (int)pid);
+    fflush(stdout);
+    sl_sleep_us(20 * SL_SECOND_US);
+    return 0;
+}
+
+static int role_main(const char *role)
+{
+    if (strcmp(role, "drain") == 0)
+        return drain_main(true);
+    if (strcmp(role, "hang") == 0)
+        return drain_main(false);
+    if (strcmp(role, "group") == 0)
+        return group_main();
+    if (strcmp(role, "parent") == 0)
+        return parent_main();
+    sl_sleep_us(20 * SL_SECOND_US);
+    return 0;
+}
+
+/* ---- the tests ---- */
+
+struct child {
+    pid_t pid;
+    FILE *output;
+};
+
+static struct child child_start(const char *role)
+{
+    int fds[2];
+    assert_int_equal(pipe(fds), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        dup2(fds[1], STDOUT_FILENO);
+        close(fds[0]);
+        close(fds[1]);
+        execl(SELF, SELF, role, (char *)NULL);
+        _exit(99);
+    }
+    close(fds[1]);
+    return (struct child){.pid = pid, .output = fdopen(fds[0], "r")};
+}
+
+static void child_says(struct child *child, char line_out[64])
+{
+    assert_non_null(fgets(line_out, 64, child->output));
+    line_out[strcspn(line_out, "\n")] = '\0';
+}
+
+static void child_must_say(struct child *child, const char *word)
+{
+    char line[64];
+    child_says(child, line);
+    assert_string_equal(line, word);
+}
+
+static int child_end(struct child *child)
+{
+    int status;
+    fclose(child->output);
+    assert_int_equal(waitpid(child->pid, &status, 0), child->pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void test_signal_begins_the_drain(void **state)
+{
+    (void)state;
+    static const int signals[] = {SIGTERM, SIGINT};
+    for (int i = 0; i < 2; i++) {
+        struct child child = child_start("drain");
+        child_must_say(&child, "up");
+        assert_int_equal(kill(child.pid, signals[i]), 0);
+        child_must_say(&child, "draining");
+        assert_int_equal(child_end(&child), SERVE_EXIT_OK);
+    }
+}
+
+static void test_second_signal_ends_at_once(void **state)
+{
+    (void)state;
+    struct child child = child_start("hang");
+    child_must_say(&child, "up");
+    assert_int_equal(kill(child.pid, SIGTERM), 0);
+    child_must_say(&child, "draining");
+    uint64_t before = sl_real_us();
+    assert_int_equal(kill(child.pid, SIGINT), 0);
+    assert_int_equal(child_end(&child), 128 + SIGINT);
+    assert_true(sl_real_us() - before < 5 * SL_SECOND_US);
+}
+
+static void test_spawned_child_is_clean(void **state)
+{
+    (void)state;
+    sigset_t set, before;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, &before);
+    assert_int_equal(dup2(STDERR_FILENO, 77), 77);
+    setenv("SLUICE_CONFIG", "/nowhere", 1);
+    setenv("SLUICE_OTHER", "1", 1);
+    char role[] = "group", self[] = SELF;
+    char *argv[] = {self, role, NULL};
+    pid_t pid;
+    assert_ok(serve_spawn(argv, &pid));
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    close(77);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 7);
+}
+
+static void test_spawn_of_nothing_fails(void **state)
+{
+    (void)state;
+    char path[] = "/nonexistent/sluice";
+    char *argv[] = {path, NULL};
+    pid_t pid = -5;
+    assert_fails(serve_spawn(argv, &pid), SL_DEVICE, "/nonexistent/sluice");
+    assert_int_equal(pid, -5);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no zombie */
+}
+
+static void test_child_dies_with_its_parent(void **state)
+{
+    (void)state;
+    struct child parent = child_start("parent");
+    char line[64];
+    child_says(&parent, line);
+    int pid = 0;
+    assert_int_equal(sscanf(line, "%d", &pid), 1);
+    assert_int_equal(kill(pid, 0), 0);
+    assert_int_equal(kill(parent.pid, SIGKILL), 0);
+    assert_int_equal(waitpid(parent.pid, NULL, 0), parent.pid);
+    fclose(parent.output);
+    uint64_t until = sl_real_us() + 5 * SL_SECOND_US;
+    /* It may stay a zombie where nobody reaps orphans. */
+    char path[64], stat[256] = "";
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    bool gone = false;
+    while (!gone && sl_real_us() < until) {
+        FILE *file = fopen(path, "r");
+        gone =
+            file == NULL || fgets(stat, sizeof(stat), file) == NULL || strstr(stat, ") Z") != NULL;
+        if (file != NULL)
+            fclose(file);
+        sl_sleep_us(2000);
+    }
+    assert_true(gone);
+}
+
+static void test_exit_codes(void **state)
+{
+    (void)state;
+    assert_int_equal(serve_exit_code("x", SL_OK), 0);
+    assert_int_equal(serve_exit_code("x", SL_CANCELLED), 0);
+    assert_int_equal(serve_exit_code("x", sl_fail(SL_INVALID, "bad")), 2);
+    assert_int_equal(serve_exit_code("x", sl_fail(SL_NOT_FOUND, "none")), 2);
+    assert_int_equal(serve_exit_code("x", sl_fail(SL_DEVICE, "taken")), 1);
+}
+
+static void test_addresses(void **state)
+{
+    (void)state;
+    char host[16];
+    uint16_t port = 0;
+    assert_ok(serve_parse_address("admin", "127.0.0.1:8000", host, sizeof(host), &port));
+    assert_string_equal(host, "127.0.0.1");
+    assert_int_equal(port, 8000);
+    assert_ok(serve_parse_address("admin", "[::1]:0", host, sizeof(host), &port));
+    assert_string_equal(host, "::1");
+    assert_int_equal(port, 0);
+    assert_ok(serve_parse_address("admin", ":65535", host, sizeof(host), &port));
+    assert_string_equal(host, "");
+    static const char *const wrong[] = {"",        "host",  "host:",   "host:65536",
+                                        "host:-1", "::1:5", "host:8x", "host:000001"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        assert_fails(serve_parse_address("admin", wrong[i], host, sizeof(host), &port), SL_INVALID,
+                     "admin");
+    assert_fails(serve_parse_address("a", "0123456789abcdef:1", host, sizeof(host), &port),
+                 SL_INVALID, "longer");
+    assert_fails(serve_parse_address("a", NULL, host, sizeof(host), &port), SL_INVALID,
+                 "HOST:PORT");
+}
+
+static void test_random_ids_differ(void **state)
+{
+    (void)state;
+    uint64_t a = serve_random_id(), b = serve_random_id();
+    assert_true(a != 0 && b != 0 && a != b);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2)
+        return role_main(argv[1]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_signal_begins_the_drain),
+        cmocka_unit_test(test_second_signal_ends_at_once),
+        cmocka_unit_test(test_spawned_child_is_clean),
+        cmocka_unit_test(test_spawn_of_nothing_fails),
+        cmocka_unit_test(test_child_dies_with_its_parent),
+        cmocka_unit_test(test_exit_codes),
+        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_random_ids_differ),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
