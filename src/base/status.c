@@ -32,6 +32,15 @@ static const struct status_row rows[SL_STATUS_COUNT] = {
 
 static _Thread_local char sentence[SL_ERROR_BYTES_MAX];
 
+/* Ends a sentence that did not fit with "...", in front of a whole character: it may go into JSON. */
+static void cut(char text[SL_ERROR_BYTES_MAX])
+{
+    size_t end = SL_ERROR_BYTES_MAX - 4;
+    while (end > 0 && ((unsigned char)text[end] & 0xC0) == 0x80)
+        end--;
+    memcpy(text + end, "...", 4);
+}
+
 sl_status sl_fail(sl_status code, const char *fmt, ...)
 {
     SL_ASSERT(code > SL_OK && code < SL_STATUS_COUNT);
@@ -43,7 +52,7 @@ sl_status sl_fail(sl_status code, const char *fmt, ...)
     if (n < 0)
         text[0] = '\0';
     else if ((size_t)n >= sizeof(text))
-        memcpy(text + sizeof(text) - 4, "...", 4);
+        cut(text);
     memcpy(sentence, text, strlen(text) + 1);
     return code;
 }

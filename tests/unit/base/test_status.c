@@ -30,6 +30,21 @@ static void test_long_sentence_is_cut(void **state)
     assert_string_equal(sl_error() + SL_ERROR_BYTES_MAX - 5, "x...");
 }
 
+static void test_cut_spares_characters(void **state)
+{
+    (void)state;
+    for (size_t shift = 0; shift < 3; shift++) {
+        char text[2 * SL_ERROR_BYTES_MAX + 3];
+        memset(text, 'x', shift);
+        for (size_t i = shift; i + 3 < sizeof(text); i += 3)
+            memcpy(text + i, "\xe2\x82\xac", 4); /* the euro sign */
+        (void)sl_fail(SL_INVALID, "%s", text);
+        size_t bytes = strlen(sl_error());
+        assert_in_range(bytes, SL_ERROR_BYTES_MAX - 4, SL_ERROR_BYTES_MAX - 1);
+        assert_string_equal(sl_error() + bytes - 6, "\xe2\x82\xac...");
+    }
+}
+
 static void fail_elsewhere(void *arg)
 {
     *(int *)arg = sl_error()[0] == '\0';
@@ -70,6 +85,7 @@ int main(void)
         cmocka_unit_test(test_sentence_is_kept),
         cmocka_unit_test(test_sentence_may_quote_the_last_one),
         cmocka_unit_test(test_long_sentence_is_cut),
+        cmocka_unit_test(test_cut_spares_characters),
         cmocka_unit_test(test_sentence_is_of_the_thread),
         cmocka_unit_test(test_every_code_has_a_row),
     };
