@@ -160,6 +160,9 @@ void transfer_address(const struct transfer *transfer, const void **address_out,
 /* "ucx", "loop". */
 const char *transfer_transport(const struct transfer *transfer);
 
+/* The engine's step counter, for beats. Any thread. */
+void transfer_set_step(struct transfer *transfer, uint64_t step);
+
 /* Source. All are SL_AGAIN when the command ring is full (retry at the next tick). */
 sl_status transfer_send_open(struct transfer *transfer,
                              const struct transfer_send_args *args) SL_MUST_USE;

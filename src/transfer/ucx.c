@@ -1,0 +1,607 @@
+/* UCX active messages: the only file that calls UCX.
+ *
+ *   control   AM id 1, EAGER, header = the frame, data = our worker address with a hello
+ *   offer     AM id 2, always RNDV, header = the frame, data = the piece, straight out of the pool;
+ *             the callback posts the receive straight into the pool, or returns a refusing status
+ *
+ * What is known about UCX 1.13.1 and shapes this (docs/transfer.md section 3): a refusing status of the
+ * callback reaches the sender's completion unchanged, so reasons travel as status codes that UCX itself
+ * does not use; a receive cannot be cancelled and must have the offered length; a completed send has not
+ * landed; after a forced close the callbacks still come, so a connection is gone only when its close and
+ * every request on it have called back. Requests own the header, which UCX 1.13 reads until completion.
+ *
+ * Every message asks for the reply endpoint: its handle is the `route` by which the session knows the
+ * sender's connection. Where both sides have connected, UCX pairs the two, and the route is this side's
+ * own endpoint. Error mode PEER always; the error handler only notes, and progress() reports it when
+ * UCX has returned. Settings are put into the environment before the configuration is read, and never
+ * over what the user has set there. Runs on one thread at a time. */
+#include "base/log.h"
+#include "base/mem.h"
+#include "transfer/frame.h"
+#include "transfer/transport.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <ucp/api/ucp.h>
+#include <ucs/config/global_opts.h>
+#include <ucs/debug/debug.h>
+
+#define AM_CONTROL     1
+#define AM_OFFER       2
+#define STATUS_REFUSED (-89) /* minus a reason: -90 … -99, which UCX leaves unused */
+#define PROGRESS_MAX   64    /* calls of ucp_worker_progress in a turn */
+#define WHY_BYTES      80
+
+struct ucx;
+
+enum request_kind { REQUEST_CONTROL, REQUEST_SEND, REQUEST_RECEIVE };
+
+struct request {
+    enum request_kind kind;
+    struct transport_connection *connection;
+    void *op;
+    uint8_t frame[FRAME_BYTES_MAX];
+    void *data; /* control: a copy; else NULL */
+    enum transfer_reason reason;
+    struct request *next; /* of the free or the done list */
+};
+
+struct transport_connection {
+    struct ucx *ucx;
+    ucp_ep_h endpoint;
+    void *user;
+    uint64_t route;
+    uint32_t outstanding;
+    bool lost, told, closing, closed; /* closed: UCX has called back */
+    char why[WHY_BYTES];
+    struct transport_connection *next;
+};
+
+struct ucx {
+    struct transport transport;
+    struct transport_sink sink;
+    ucp_context_h context;
+    ucp_worker_h worker;
+    void *address;
+    size_t address_bytes;
+    int fd;
+    struct transport_connection *connections;
+    struct request *free_requests;
+    struct request *done, **done_end; /* completed, not told yet */
+    bool moved;
+};
+
+static struct ucx *of(struct transport *transport)
+{
+    return (struct ucx *)transport;
+}
+
+/* ---- requests ---- */
+
+static struct request *request_take(struct ucx *ucx, enum request_kind kind,
+                                    struct transport_connection *connection, void *op)
+{
+    struct request *request = ucx->free_requests;
+    if (request != NULL)
+        ucx->free_requests = request->next;
+    else
+        request = sl_zalloc(1, sizeof(*request));
+    *request = (struct request){.kind = kind, .connection = connection, .op = op};
+    connection->outstanding++;
+    return request;
+}
+
+static void request_give(struct ucx *ucx, struct request *request)
+{
+    request->connection->outstanding--;
+    sl_free(request->data);
+    request->data = NULL;
+    request->next = ucx->free_requests;
+    ucx->free_requests = request;
+}
+
+static enum transfer_reason reason_of(ucs_status_t status)
+{
+    int refused = STATUS_REFUSED - (int)status;
+    if (status == UCS_OK)
+        return 0;
+    return refused > 0 && refused < TRANSFER_REASON_COUNT ? (enum transfer_reason)refused
+                                                          : TRANSFER_LOST;
+}
+
+static ucs_status_t status_of(enum transfer_reason reason)
+{
+    return (ucs_status_t)(STATUS_REFUSED - (int)reason);
+}
+
+/* Tells the sink. Never inside a callback of UCX: those also run within calls of ours (a close). */
+static void request_done(struct ucx *ucx, struct request *request)
+{
+    enum request_kind kind = request->kind;
+    void *op = request->op;
+    enum transfer_reason reason = request->reason;
+    ucx->moved = true;
+    request_give(ucx, request);
+    if (kind == REQUEST_SEND)
+        ucx->sink.sent(ucx->sink.arg, op, reason);
+    else if (kind == REQUEST_RECEIVE)
+        ucx->sink.landed(ucx->sink.arg, op, reason);
+}
+
+static void request_defer(struct ucx *ucx, struct request *request)
+{
+    request->next = NULL;
+    *ucx->done_end = request;
+    ucx->done_end = &request->next;
+}
+
+static void note_lost(struct transport_connection *connection, const char *what,
+                      ucs_status_t status)
+{
+    if (connection->lost)
+        return;
+    connection->lost = true;
+    snprintf(connection->why, sizeof(connection->why), "%s: %s", what, ucs_status_string(status));
+}
+
+static void on_send_done(void *ucx_request, ucs_status_t status, void *arg)
+{
+    struct request *request = arg;
+    struct transport_connection *connection = request->connection;
+    ucp_request_free(ucx_request);
+    request->reason = reason_of(status);
+    if (request->reason == TRANSFER_LOST)
+        note_lost(connection, "send", status);
+    request_defer(connection->ucx, request);
+}
+
+static void on_receive_done(void *ucx_request, ucs_status_t status, size_t length, void *arg)
+{
+    (void)length; /* equal to what was posted: UCX aborts otherwise, and the sink has compared */
+    struct request *request = arg;
+    ucp_request_free(ucx_request);
+    request->reason = status == UCS_OK ? 0 : TRANSFER_LOST;
+    request_defer(request->connection->ucx, request);
+}
+
+/* ---- what comes in ---- */
+
+static uint64_t route_of(const ucp_am_recv_param_t *param)
+{
+    if ((param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) == 0)
+        return 0;
+    return (uint64_t)(uintptr_t)param->reply_ep;
+}
+
+static ucs_status_t on_control(void *arg, const void *header, size_t header_bytes, void *data,
+                               size_t data_bytes, const ucp_am_recv_param_t *param)
+{
+    struct ucx *ucx = arg;
+    ucx->moved = true;
+    if (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)
+        return status_of(TRANSFER_MISBEHAVED); /* control is eager */
+    ucx->sink.control(ucx->sink.arg, route_of(param), header, header_bytes, data, data_bytes);
+    return UCS_OK;
+}
+
+static struct transport_connection *connection_of_route(struct ucx *ucx, uint64_t route)
+{
+    struct transport_connection *connection = ucx->connections;
+    while (connection != NULL && (connection->closing || connection->route != route))
+        connection = connection->next;
+    return connection;
+}
+
+static void post_receive(struct ucx *ucx, struct transport_connection *connection, void *data,
+                         size_t length, void *to, void *op)
+{
+    struct request *request = request_take(ucx, REQUEST_RECEIVE, connection, op);
+    ucp_request_param_t param = {
+        .op_attr_mask =
+            UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
+        .cb.recv_am = on_receive_done,
+        .user_data = request,
+    };
+    void *result = ucp_am_recv_data_nbx(ucx->worker, data, to, length, &param);
+    if (UCS_PTR_IS_PTR(result))
+        return;
+    request->reason = reason_of(UCS_PTR_RAW_STATUS(result));
+    request_defer(ucx, request);
+}
+
+static ucs_status_t on_offer(void *arg, const void *header, size_t header_bytes, void *data,
+                             size_t length, const ucp_am_recv_param_t *param)
+{
+    struct ucx *ucx = arg;
+    ucx->moved = true;
+    uint64_t route = route_of(param);
+    bool rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0;
+    struct transport_connection *connection = connection_of_route(ucx, route);
+    void *to = NULL, *op = NULL;
+    enum transfer_reason reason =
+        ucx->sink.offer(ucx->sink.arg, connection == NULL ? 0 : route, header, header_bytes, length,
+                        rendezvous, &to, &op);
+    if (reason != 0)
+        return rendezvous ? status_of(reason) : UCS_OK;
+    SL_ASSERT(rendezvous && connection != NULL && to != NULL);
+    post_receive(ucx, connection, data, length, to, op);
+    return UCS_INPROGRESS;
+}
+
+static void on_endpoint_error(void *arg, ucp_ep_h endpoint, ucs_status_t status)
+{
+    (void)endpoint;
+    note_lost(arg, "endpoint", status);
+}
+
+/* ---- connections ---- */
+
+static sl_status ucx_connect(struct transport *transport, const void *address, size_t bytes,
+                             void *user, struct transport_connection **connection_out)
+{
+    struct ucx *ucx = of(transport);
+    (void)bytes; /* UCX's addresses end themselves */
+    struct transport_connection *connection = sl_zalloc(1, sizeof(*connection));
+    connection->ucx = ucx;
+    connection->user = user;
+    ucp_ep_params_t params = {
+        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
+        .address = address,
+        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
+        .err_handler = {.cb = on_endpoint_error, .arg = connection},
+    };
+    ucs_status_t status = ucp_ep_create(ucx->worker, &params, &connection->endpoint);
+    if (status != UCS_OK) {
+        sl_free(connection);
+        return sl_fail(SL_PEER, "ucp_ep_create: %s", ucs_status_string(status));
+    }
+    connection->route = (uint64_t)(uintptr_t)connection->endpoint;
+    connection->next = ucx->connections;
+    ucx->connections = connection;
+    *connection_out = connection;
+    return SL_OK;
+}
+
+static void ucx_bind(struct transport_connection *connection, uint64_t route)
+{
+    if (route != (uint64_t)(uintptr_t)connection->endpoint)
+        sl_debug("transfer_route", "unpaired=1");
+    connection->route = route;
+}
+
+static sl_status send_request(struct ucx *ucx, struct transport_connection *connection, unsigned id,
+                              struct request *request, size_t frame_size, const void *data,
+                              size_t data_bytes, uint32_t flags)
+{
+    ucp_request_param_t param = {
+        .op_attr_mask =
+            UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS,
+        .flags = flags | UCP_AM_SEND_FLAG_REPLY,
+        .cb.send = on_send_done,
+        .user_data = request,
+    };
+    void *result = ucp_am_send_nbx(connection->endpoint, id, request->frame, frame_size, data,
+                                   data_bytes, &param);
+    if (UCS_PTR_IS_PTR(result))
+        return SL_OK;
+    if (UCS_PTR_RAW_STATUS(result) == UCS_OK) {
+        request_defer(ucx, request);
+        return SL_OK;
+    }
+    ucs_status_t status = UCS_PTR_RAW_STATUS(result);
+    request_give(ucx, request);
+    note_lost(connection, "send", status);
+    return sl_fail(SL_PEER, "ucp_am_send_nbx: %s", ucs_status_string(status));
+}
+
+static sl_status ucx_send_control(struct transport_connection *connection, const uint8_t *frame,
+                                  size_t frame_size, const void *data, size_t data_bytes)
+{
+    struct ucx *ucx = connection->ucx;
+    SL_ASSERT(frame_size <= FRAME_BYTES_MAX && !connection->closing);
+    struct request *request = request_take(ucx, REQUEST_CONTROL, connection, NULL);
+    memcpy(request->frame, frame, frame_size);
+    if (data_bytes > 0) {
+        request->data = sl_zalloc(1, data_bytes);
+        memcpy(request->data, data, data_bytes);
+    }
+    return send_request(ucx, connection, AM_CONTROL, request, frame_size, request->data, data_bytes,
+                        UCP_AM_SEND_FLAG_EAGER);
+}
+
+static sl_status ucx_send_data(struct transport_connection *connection, const uint8_t *frame,
+                               size_t frame_size, const void *data, size_t data_bytes, void *op)
+{
+    struct ucx *ucx = connection->ucx;
+    SL_ASSERT(frame_size <= FRAME_BYTES_MAX && !connection->closing);
+    struct request *request = request_take(ucx, REQUEST_SEND, connection, op);
+    memcpy(request->frame, frame, frame_size);
+    return send_request(ucx, connection, AM_OFFER, request, frame_size, data, data_bytes,
+                        UCP_AM_SEND_FLAG_RNDV);
+}
+
+static void on_close_done(void *ucx_request, ucs_status_t status, void *arg)
+{
+    (void)status; /* by force: whatever it says, the endpoint is gone */
+    struct transport_connection *connection = arg;
+    ucp_request_free(ucx_request);
+    connection->closed = true;
+}
+
+static void ucx_close(struct transport_connection *connection)
+{
+    SL_ASSERT(!connection->closing);
+    connection->closing = true;
+    ucp_request_param_t param = {
+        .op_attr_mask =
+            UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS,
+        .flags = UCP_EP_CLOSE_FLAG_FORCE,
+        .cb.send = on_close_done,
+        .user_data = connection,
+    };
+    void *result = ucp_ep_close_nbx(connection->endpoint, &param);
+    if (!UCS_PTR_IS_PTR(result))
+        connection->closed = true;
+}
+
+/* ---- progress ---- */
+
+static void tell_done(struct ucx *ucx)
+{
+    while (ucx->done != NULL) {
+        struct request *request = ucx->done;
+        ucx->done = request->next;
+        if (ucx->done == NULL)
+            ucx->done_end = &ucx->done;
+        request_done(ucx, request);
+    }
+}
+
+static void tell_lost(struct ucx *ucx)
+{
+    for (struct transport_connection *connection = ucx->connections; connection != NULL;
+         connection = connection->next) {
+        if (!connection->lost || connection->told || connection->closing)
+            continue;
+        connection->told = true;
+        ucx->moved = true;
+        ucx->sink.lost(ucx->sink.arg, connection->user, connection->why);
+    }
+}
+
+static void tell_closed(struct ucx *ucx)
+{
+    for (struct transport_connection **at = &ucx->connections; *at != NULL;) {
+        struct transport_connection *connection = *at;
+        if (!connection->closed || connection->outstanding > 0) {
+            at = &connection->next;
+            continue;
+        }
+        *at = connection->next;
+        ucx->moved = true;
+        ucx->sink.closed(ucx->sink.arg, connection->user);
+        sl_free(connection);
+    }
+}
+
+static bool ucx_progress(struct transport *transport)
+{
+    struct ucx *ucx = of(transport);
+    ucx->moved = false;
+    for (uint32_t i = 0; i < PROGRESS_MAX && ucp_worker_progress(ucx->worker) != 0; i++) {
+        ucx->moved = true;
+        tell_done(ucx);
+    }
+    tell_done(ucx);
+    tell_lost(ucx);
+    tell_closed(ucx);
+    return ucx->moved;
+}
+
+static int ucx_fd(struct transport *transport)
+{
+    return of(transport)->fd;
+}
+
+static bool ucx_arm(struct transport *transport)
+{
+    struct ucx *ucx = of(transport);
+    return ucx->done == NULL && ucp_worker_arm(ucx->worker) == UCS_OK;
+}
+
+static uint64_t ucx_due_us(struct transport *transport)
+{
+    (void)transport;
+    return UINT64_MAX;
+}
+
+static void ucx_address(struct transport *transport, const void **address_out, size_t *bytes_out)
+{
+    *address_out = of(transport)->address;
+    *bytes_out = of(transport)->address_bytes;
+}
+
+static void ucx_destroy(struct transport *transport)
+{
+    struct ucx *ucx = of(transport);
+    if (ucx == NULL)
+        return;
+    if (ucx->worker != NULL)
+        ucp_worker_destroy(ucx->worker);
+    if (ucx->context != NULL)
+        ucp_cleanup(ucx->context);
+    while (ucx->connections != NULL) {
+        struct transport_connection *connection = ucx->connections;
+        ucx->connections = connection->next;
+        sl_free(connection);
+    }
+    while (ucx->free_requests != NULL) {
+        struct request *request = ucx->free_requests;
+        ucx->free_requests = request->next;
+        sl_free(request);
+    }
+    sl_free(ucx->address);
+    sl_free(ucx);
+}
+
+static const struct transport_ops ucx_ops = {
+    .name = "ucx",
+    .frame_bit = FRAME_TRANSPORT_UCX,
+    .destroy = ucx_destroy,
+    .address = ucx_address,
+    .connect = ucx_connect,
+    .bind = ucx_bind,
+    .send_control = ucx_send_control,
+    .send_data = ucx_send_data,
+    .close = ucx_close,
+    .progress = ucx_progress,
+    .fd = ucx_fd,
+    .arm = ucx_arm,
+    .due_us = ucx_due_us,
+};
+
+/* ---- start ---- */
+
+/* What each setting is for: docs/transfer.md section 10 and the notes on UCX in docs/. */
+static void set_defaults(void)
+{
+    static const char *const settings[][2] = {
+        {"UCX_RNDV_SCHEME", "am"},         /* nobody but the receiver writes its pool */
+        {"UCX_SYSV_ERROR_HANDLING", "y"},  /* else error mode PEER drops shared memory silently */
+        {"UCX_POSIX_ERROR_HANDLING", "y"}, /* the same */
+        {"UCX_KEEPALIVE_INTERVAL", "1s"},  /* a dead peer over shared memory */
+        {"UCX_TCP_TX_SEG_SIZE", "64k"},    {"UCX_TCP_RX_SEG_SIZE", "128k"},
+    };
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
+        setenv(settings[i][0], settings[i][1], 0);
+    /* These were read when the library was loaded. Signals are the process's; and a setting for a
+     * transport that UCX_TLS leaves out is not worth a warning. */
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+        ucs_debug_disable_signal(signals[i]);
+    (void)ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS", "n");
+}
+
+/* The interface that has this address; or the name itself. */
+static sl_status find_interface(const char *bind, char *name_out, size_t bytes)
+{
+    struct ifaddrs *all = NULL;
+    if (getifaddrs(&all) != 0)
+        return sl_fail(SL_DEVICE, "getifaddrs: %s", strerror(errno));
+    bool found = false;
+    for (struct ifaddrs *i = all; i != NULL && !found; i = i->ifa_next) {
+        char text[INET6_ADDRSTRLEN] = "";
+        if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET)
+            inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, text,
+                      sizeof(text));
+        else if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET6)
+            inet_ntop(AF_INET6, &((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr, text,
+                      sizeof(text));
+        found = strcmp(i->ifa_name, bind) == 0 || strcmp(text, bind) == 0;
+        if (found)
+            snprintf(name_out, bytes, "%s", i->ifa_name);
+    }
+    freeifaddrs(all);
+    if (!found)
+        return sl_fail(SL_INVALID, "no interface has the name or address \"%s\"", bind);
+    return SL_OK;
+}
+
+static sl_status set_interface(const char *bind)
+{
+    char name[IF_NAMESIZE];
+    if (bind == NULL || bind[0] == '\0' || strcmp(bind, "0.0.0.0") == 0 || strcmp(bind, "::") == 0)
+        return SL_OK;
+    sl_status status = find_interface(bind, name, sizeof(name));
+    if (status == SL_OK)
+        setenv("UCX_NET_DEVICES", name, 0);
+    return status;
+}
+
+static sl_status start_context(struct ucx *ucx)
+{
+    ucp_config_t *config;
+    ucs_status_t status = ucp_config_read(NULL, NULL, &config);
+    if (status != UCS_OK)
+        return sl_fail(SL_DEVICE, "ucp_config_read: %s", ucs_status_string(status));
+    ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
+                           .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
+    status = ucp_init(&params, config, &ucx->context);
+    ucp_config_release(config);
+    if (status != UCS_OK)
+        return sl_fail(SL_DEVICE, "ucp_init: %s", ucs_status_string(status));
+    ucp_worker_params_t worker = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
+                                  .thread_mode = UCS_THREAD_MODE_SERIALIZED};
+    status = ucp_worker_create(ucx->context, &worker, &ucx->worker);
+    if (status != UCS_OK)
+        return sl_fail(SL_DEVICE, "ucp_worker_create: %s", ucs_status_string(status));
+    return SL_OK;
+}
+
+static ucs_status_t set_handler(struct ucx *ucx, unsigned id, ucp_am_recv_callback_t callback)
+{
+    ucp_am_handler_param_t param = {
+        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                      UCP_AM_HANDLER_PARAM_FIELD_ARG | UCP_AM_HANDLER_PARAM_FIELD_FLAGS,
+        .id = id,
+        .cb = callback,
+        .arg = ucx,
+        .flags = UCP_AM_FLAG_WHOLE_MSG,
+    };
+    return ucp_worker_set_am_recv_handler(ucx->worker, &param);
+}
+
+static sl_status start_worker(struct ucx *ucx)
+{
+    ucs_status_t status = set_handler(ucx, AM_CONTROL, on_control);
+    if (status == UCS_OK)
+        status = set_handler(ucx, AM_OFFER, on_offer);
+    if (status == UCS_OK)
+        status = ucp_worker_get_efd(ucx->worker, &ucx->fd);
+    ucp_address_t *address;
+    if (status == UCS_OK)
+        status = ucp_worker_get_address(ucx->worker, &address, &ucx->address_bytes);
+    if (status != UCS_OK)
+        return sl_fail(SL_DEVICE, "ucp worker: %s", ucs_status_string(status));
+    if (ucx->address_bytes <= TRANSFER_ADDRESS_BYTES_MAX) {
+        ucx->address = sl_zalloc(1, ucx->address_bytes);
+        memcpy(ucx->address, address, ucx->address_bytes);
+    }
+    ucp_worker_release_address(ucx->worker, address);
+    if (ucx->address == NULL)
+        return sl_fail(SL_DEVICE,
+                       "UCX address of %zu bytes; at most %d (fewer devices: UCX_NET_DEVICES)",
+                       ucx->address_bytes, TRANSFER_ADDRESS_BYTES_MAX);
+    return SL_OK;
+}
+
+sl_status transport_ucx_create(const struct transport_args *args, struct transport **transport_out)
+{
+    set_defaults();
+    sl_status status = set_interface(args->transfer->bind);
+    if (status != SL_OK)
+        return status;
+    struct ucx *ucx = sl_zalloc(1, sizeof(*ucx));
+    ucx->transport.ops = &ucx_ops;
+    ucx->sink = args->sink;
+    ucx->fd = -1;
+    ucx->done_end = &ucx->done;
+    status = start_context(ucx);
+    if (status == SL_OK)
+        status = start_worker(ucx);
+    if (status != SL_OK) {
+        ucx_destroy(&ucx->transport);
+        return status;
+    }
+    *transport_out = &ucx->transport;
+    return SL_OK;
+}

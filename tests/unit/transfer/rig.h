@@ -1,0 +1,91 @@
+/* A node of a transfer test: a transfer, a pool with an owner for each block, and the least scheduler
+ * that can run streams over it. It checks as it goes: what comes back was given, no block is given
+ * twice, a sealed stream's bytes are the source's. */
+#ifndef SL_TESTS_TRANSFER_RIG_H
+#define SL_TESTS_TRANSFER_RIG_H
+
+#include "device/device.h"
+#include "transfer/transfer.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define RIG_BLOCKS_MAX 512
+#define RIG_JOBS_MAX   64
+#define RIG_STREAM_MAX 256 /* blocks of one stream */
+
+enum rig_side { RIG_NO_SIDE, RIG_SOURCE, RIG_DESTINATION };
+
+/* One stream as one node sees it. */
+struct rig_job {
+    enum rig_side side;
+    uint64_t key;
+    uint32_t attempt, n_blocks, n_tokens, first_block;
+    uint32_t blocks[RIG_STREAM_MAX]; /* source: its ids; destination: taken, by index */
+    uint32_t n_out;                  /* destination: ids given and not back */
+    uint32_t n_given, n_landed;
+    bool expected, opened, admitted;
+    bool wanted, acked, sealed, ended, failed, hold_refill;
+    enum transfer_reason reason;
+    uint32_t token, token_index;
+    bool eos;
+    struct transfer_stats stats;
+};
+
+struct rig_node {
+    struct transfer *transfer;
+    struct device *device;
+    struct device_memory pools[TRANSFER_CLASSES_MAX];
+    struct device_stream *stream;
+    struct sl_metrics *metrics;
+    struct transfer_args args;
+    char name[16];
+    uint64_t owner[RIG_BLOCKS_MAX]; /* key, 0: free */
+    struct rig_job jobs[RIG_JOBS_MAX];
+    uint32_t n_jobs;
+    bool dead;
+};
+
+/* Defaults: one class of 4 layers of 4096 bytes, 64 blocks, host memory, one layer a piece, manual. */
+struct rig_options {
+    const char *transport;
+    struct transfer_loop *loop;
+    const char *name;
+    uint64_t incarnation;
+    enum device_kind kind;
+    uint32_t n_blocks, n_layers, layers_per_piece, n_classes;
+    size_t layer_bytes;
+    bool threaded, verify;
+    uint8_t identity;
+    const struct transfer_limits *limits;
+    void (*notify)(void *arg);
+    void *notify_arg;
+};
+
+void rig_start(struct rig_node *node, const struct rig_options *options);
+void rig_stop(struct rig_node *node);
+struct transfer_peer rig_peer(const struct rig_node *node);
+uint32_t rig_free_blocks(const struct rig_node *node);
+/* The content of a source's block: a function of key, index and class, so that both sides know it. */
+void rig_fill(struct rig_node *node, uint64_t key, uint32_t block_index, uint32_t block_id);
+bool rig_equal(struct rig_node *node, uint64_t key, uint32_t block_index, uint32_t block_id);
+
+struct rig_job *rig_job(struct rig_node *node, uint64_t key);
+/* Takes blocks, fills them, opens the stream; what is ready and the token come separately. */
+struct rig_job *rig_send(struct rig_node *node, const struct transfer_peer *to, uint64_t key,
+                         uint32_t n_tokens);
+struct rig_job *rig_expect(struct rig_node *node, const struct transfer_peer *from, uint64_t key,
+                           uint32_t n_tokens);
+/* Admits with as many ids as the ring and the pool give (at most ids_max). */
+void rig_admit(struct rig_node *node, struct rig_job *job, uint32_t first_block, uint32_t ids_max);
+void rig_ready_all(struct rig_node *node, struct rig_job *job);
+void rig_token(struct rig_node *node, struct rig_job *job, uint32_t token);
+/* Handles all events; one turn of a manual transfer first. True if something happened. */
+bool rig_turn(struct rig_node *node);
+/* Turns of both nodes until done(arg) or timeout; false on timeout. */
+bool rig_run(struct rig_node **nodes, uint32_t n, bool (*done)(void *arg), void *arg,
+             uint64_t timeout_us);
+/* Sum of a counter's series with this name, over the rendered page; label may be NULL. */
+double rig_metric(struct rig_node *node, const char *name, const char *label);
+
+#endif
