@@ -190,8 +190,7 @@ def make_config(args, bos, eos):
     return config
 
 
-def main():
-    args = parse_arguments()
+def write_model(args):
     os.makedirs(args.directory, exist_ok=True)
     tokenizer = make_tokenizer(args.vocab)
     bos, eos = (tokenizer["model"]["vocab"][token] for token in (make_recall.BOS, make_recall.EOS))
@@ -206,4 +205,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    write_model(parse_arguments())
