@@ -399,6 +399,12 @@ static const struct limit *limit_of(const struct rule *rule, size_t offset)
     return NULL;
 }
 
+bool rpc_check_limits(const ProtobufCMessageDescriptor *message,
+                      const ProtobufCFieldDescriptor *field)
+{
+    return limit_of(rule_of(message), field->offset) != NULL;
+}
+
 /* A field in its message, for the sentence of a failure. */
 struct place {
     const ProtobufCMessageDescriptor *message;

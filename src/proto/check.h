@@ -7,6 +7,8 @@
 #include "base/status.h"
 #include "proto/node.pb-c.h"
 
+#include <stdbool.h>
+
 #define RPC_PROTOCOL            1u
 #define RPC_NODE_ID_BYTES_MAX   15u
 #define RPC_HASH_BYTES          16u
@@ -31,5 +33,9 @@
  * another protocol version. */
 sl_status rpc_check_node_message(const Sluice__NodeMessage *message) SL_MUST_USE;
 sl_status rpc_check_coordinator_message(const Sluice__CoordinatorMessage *message) SL_MUST_USE;
+
+/* Whether a field has a limit of its own; a test asks it of every list and every bytes field. */
+bool rpc_check_limits(const ProtobufCMessageDescriptor *message,
+                      const ProtobufCFieldDescriptor *field);
 
 #endif

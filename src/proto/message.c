@@ -22,6 +22,7 @@
 struct box {
     struct sl_arena arena;
     bool root_given;
+    bool starved; /* an allocation failed */
     void (*freed)(void *arg, uint32_t bytes);
     void *arg;
     uint32_t bytes;
@@ -35,12 +36,13 @@ struct prefix {
 static void *box_alloc(void *arg, size_t bytes)
 {
     struct box *box = arg;
-    if (box->root_given)
-        return sl_arena_try_alloc(&box->arena, 1, bytes);
+    bool root = !box->root_given;
     box->root_given = true;
-    struct prefix *prefix = sl_arena_try_alloc(&box->arena, 1, sizeof(*prefix) + bytes);
-    if (prefix == NULL)
-        return NULL;
+    struct prefix *prefix =
+        sl_arena_try_alloc(&box->arena, 1, root ? sizeof(*prefix) + bytes : bytes);
+    box->starved |= prefix == NULL;
+    if (prefix == NULL || !root)
+        return prefix;
     *prefix = (struct prefix){.box = box, .magic = BOX_MAGIC};
     return prefix + 1;
 }
@@ -78,7 +80,7 @@ static sl_status unpack(const ProtobufCMessageDescriptor *descriptor, const uint
     ProtobufCMessage *message = protobuf_c_message_unpack(descriptor, &allocator, n, bytes);
     if (message == NULL) {
         sl_status status =
-            box->arena.used_bytes + 1024 > RPC_MESSAGE_MEMORY_MAX / 2
+            box->starved
                 ? sl_fail(SL_NO_MEMORY, "%s of %zu bytes needs over %u to unpack",
                           descriptor->short_name, n, RPC_MESSAGE_MEMORY_MAX)
                 : sl_fail(SL_INVALID, "malformed %s of %zu bytes", descriptor->short_name, n);

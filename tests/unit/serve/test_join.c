@@ -235,6 +235,14 @@ static void wait_for(struct world *world, const uint32_t *count, uint32_t wanted
     } while (got < wanted);
 }
 
+static uint32_t count_of(struct world *world, const uint32_t *count)
+{
+    pthread_mutex_lock(&world->mutex);
+    uint32_t value = *count;
+    pthread_mutex_unlock(&world->mutex);
+    return value;
+}
+
 static void test_joins_and_beats(void **state)
 {
     struct world *world = *state;
@@ -243,20 +251,23 @@ static void test_joins_and_beats(void **state)
     wait_for(world, &world->joined, 1);
     wait_for(world, &world->beats, 3);
     wait_for(world, &world->progress, 1);
+    assert_int_equal(serve_join_lost_us(world->join), 0);
+    pthread_mutex_lock(&world->mutex);
     assert_int_equal(world->coordinator, 1001);
     assert_int_equal(world->lost_us, 0);
     assert_false(world->restarted);
-    assert_int_equal(serve_join_lost_us(world->join), 0);
     assert_int_equal(world->last_step, 5);
     assert_int_equal(world->last_sample_us, 900);
     assert_int_equal(world->last_failures, 9);
     assert_string_equal(world->last_src, "p0");
     assert_int_equal(world->ready_hellos, 0);
+    pthread_mutex_unlock(&world->mutex);
     atomic_store(&world->ready, true);
     serve_join_announce(world->join);
     wait_for(world, &world->ready_hellos, 1);
-    wait_for(world, &world->beats, world->beats + 2);
-    assert_int_equal(world->joined, 1); /* the second Welcome is no second joining */
+    wait_for(world, &world->beats, count_of(world, &world->beats) + 2);
+    assert_int_equal(count_of(world, &world->joined),
+                     1); /* the second Welcome is no second joining */
 }
 
 static void test_messages_pass_both_ways(void **state)
@@ -279,7 +290,7 @@ static void test_messages_pass_both_ways(void **state)
     sl_status early = serve_join_send(world->join, RPC_URGENT, &message);
     assert_true(early == SL_PEER || early == SL_OK);
     wait_for(world, &world->joined, 1);
-    uint32_t before = world->tokens;
+    uint32_t before = count_of(world, &world->tokens);
     assert_ok(serve_join_send(world->join, RPC_URGENT, &message));
     wait_for(world, &world->tokens, before + 1);
     Sluice__Cancel cancel = SLUICE__CANCEL__INIT;
