@@ -1,0 +1,26 @@
+/* Admission: the bound on requests that have no promise of blocks yet, in requests and in tokens,
+ * and when a refused client should come back. Pure; one thread. */
+#ifndef SL_COORDINATOR_ADMISSION_H
+#define SL_COORDINATOR_ADMISSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct admission {
+    uint32_t requests_max;
+    uint64_t tokens_max;
+    uint32_t requests;
+    uint64_t tokens;
+    double per_second; /* admitted lately, fading */
+    uint64_t last_us;
+};
+
+/* False when a bound would be passed; an empty queue takes any one request. */
+bool admission_enter(struct admission *admission, uint32_t n_tokens);
+/* It left the queue: admitted (counts for the rate), or not. */
+void admission_leave(struct admission *admission, uint32_t n_tokens, bool admitted,
+                     uint64_t now_us);
+/* Seconds until the present queue should have been worked off: 1..60. */
+uint32_t admission_retry_after_s(const struct admission *admission);
+
+#endif

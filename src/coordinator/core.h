@@ -1,0 +1,201 @@
+/* Inside of the coordinator: what its files share. Everything here but the parts marked otherwise
+ * belongs to the loop's thread. */
+#ifndef SL_COORDINATOR_CORE_H
+#define SL_COORDINATOR_CORE_H
+
+#include "base/thread.h"
+#include "coordinator/admission.h"
+#include "coordinator/api.h"
+#include "coordinator/coordinator.h"
+#include "coordinator/flow.h"
+#include "coordinator/http.h"
+#include "coordinator/inbox.h"
+#include "coordinator/meters.h"
+#include "coordinator/output.h"
+#include "coordinator/prefix_index.h"
+#include "coordinator/registry.h"
+#include "coordinator/router.h"
+#include "kv/hash.h"
+#include "proto/rpc.h"
+#include "serve/admin.h"
+#include "text/tokenizer.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CORE_END_IDS_MAX  16u
+#define CORE_NODE_ITEMS   65536u /* messages from nodes that wait for the loop */
+#define CORE_UNADMITTED   32u    /* requests without a promise that one node may have */
+#define CORE_TICK_US      50000u
+#define CORE_KEEPALIVE_US 15000000u
+
+enum route_id {
+    ROUTE_COMPLETIONS,
+    ROUTE_MODELS,
+    ROUTE_TOKENIZE,
+    ROUTE_DETOKENIZE,
+    ROUTE_HEALTH,
+    ROUTE_READY,
+    ROUTE_VERSION,
+    ROUTE_METRICS,
+    ROUTE_CLUSTER,
+    ROUTE_LATER, /* known to clients, served by a later version */
+};
+
+struct links {
+    struct request *previous, *next;
+    bool in;
+};
+
+struct list {
+    struct request *first, *last;
+    uint32_t n;
+};
+
+/* One completion. Made by a text thread, then the loop's. */
+struct request {
+    uint64_t id;
+    uint32_t index; /* in the table of open requests */
+    struct http_exchange *exchange;
+    struct output output;
+    struct text_ids tokens; /* prompt, then what was generated */
+    uint32_t n_prompt;
+    struct api_completion params; /* without its body */
+    uint64_t seed;
+
+    struct flow flow;
+    struct links waiting;  /* list of those never admitted, by arrival */
+    struct links unplaced; /* queue for the router */
+    bool counted;          /* by admission */
+    bool admitted;         /* once; headers have left, or may */
+    uint64_t arrival_us, tokenized_us, placed_us, admitted_us, first_us, last_us, sent_us;
+    uint64_t retry_at_us;
+    uint64_t lost_us; /* since when no node could take it over; 0 */
+    uint32_t cached_tokens;
+    bool cached_known;
+
+    /* Accounts at the nodes of the present placement. */
+    flow_node at_compute, at_decode;
+    uint32_t compute_tokens, pending_blocks;
+    bool counted_running;
+
+    struct kv_hash *hashes; /* of full blocks of `tokens`, as far as computed */
+    uint32_t n_hashes;
+    uint8_t hashes_identity[16];
+    uint32_t hashes_block_tokens;
+};
+
+enum http_event_kind { HTTP_EVENT_COMPLETION, HTTP_EVENT_PAGE, HTTP_EVENT_GONE };
+struct http_event {
+    enum http_event_kind kind;
+    struct http_exchange *exchange; /* a reference */
+    struct request *request;        /* COMPLETION: the loop's from here */
+};
+
+enum node_event_kind { NODE_EVENT_MESSAGE, NODE_EVENT_CLOSED };
+struct node_event {
+    enum node_event_kind kind;
+    struct rpc_stream *stream; /* a reference */
+    Sluice__NodeMessage *message;
+    char text[96];
+};
+
+struct prepare; /* text threads */
+
+struct coordinator {
+    struct coordinator_config config;
+    char *model_name;
+    char *model_dir;
+    uint64_t created; /* of the model, as /v1/models shows it */
+    struct text_tokenizer *tokenizer;
+    uint32_t n_end_ids; /* of the nodes' model; what output borrows: constant once set */
+    uint32_t end_ids[CORE_END_IDS_MAX];
+    uint64_t incarnation;
+
+    /* Any thread. */
+    struct serve_pulse pulse;
+    struct sl_wake wake;
+    struct inbox http_inbox, node_inbox;
+    atomic_bool draining, stopping;
+    atomic_uint n_open;
+    atomic_uint model_len_max;
+    atomic_uint vocab;
+    struct http_server *http;
+    struct rpc_server *rpc;
+    struct prepare *prepare;
+    struct sl_thread loop;
+
+    struct registry registry;
+    struct prefix_index *index;
+    struct admission admission;
+    struct meters meters;
+    struct actuator *actuator;
+    struct request **requests; /* [requests_max] */
+    uint32_t *free_requests;
+    uint32_t n_free_requests;
+    uint64_t request_serial;
+    struct list waiting, unplaced;
+    uint32_t n_running;
+    bool place_again; /* something changed that may let the queue move */
+    uint64_t next_sweep_us, next_second_us, next_beat_us, actuator_us;
+    uint64_t rotation;
+    struct sl_buf scratch;
+};
+
+/* prepare.c: text threads. Takes completions, /tokenize and /detokenize; false when their queue is
+ * full. The exchange is acquired. */
+sl_status prepare_start(struct coordinator *c, struct prepare **prepare_out) SL_MUST_USE;
+void prepare_stop(struct prepare *prepare);
+bool prepare_push(struct prepare *prepare, struct http_exchange *exchange);
+void request_destroy(struct request *request);
+/* Answers with an error object. Any thread. */
+void reply_error(struct http_exchange *exchange, const struct api_error *error);
+
+/* requests.c: the life of a request. */
+void requests_admit(struct coordinator *c, struct request *request, uint64_t now_us);
+void requests_gone(struct coordinator *c, struct http_exchange *exchange);
+void requests_tick(struct coordinator *c, uint64_t now_us);
+void requests_place_queue(struct coordinator *c, uint64_t now_us);
+struct request *requests_find(struct coordinator *c, uint64_t id);
+void requests_tokens(struct coordinator *c, struct registry_node *node,
+                     const Sluice__TokenRuns *runs, uint64_t now_us);
+/* Carries out what the state machine said of an event. `refused`: the node's reason and words, for
+ * FLOW_REFUSE, else NULL. */
+void requests_step(struct coordinator *c, struct request *request, enum flow_step step,
+                   flow_node from, const char *why, const char *refused, uint64_t now_us);
+void requests_note_cached(struct request *request, uint32_t cached_tokens);
+void requests_node_lost(struct coordinator *c, flow_node node, uint64_t now_us);
+/* Ends every open request with an error. */
+void requests_fail_all(struct coordinator *c, const char *why);
+
+/* dispatch.c: placements and the messages that make them. */
+enum dispatch_result { DISPATCH_PLACED, DISPATCH_WAIT, DISPATCH_NO_NODE, DISPATCH_TOO_LARGE };
+enum dispatch_result dispatch_place(struct coordinator *c, struct request *request,
+                                    uint64_t now_us);
+/* False: no D that could take it. */
+bool dispatch_redirect(struct coordinator *c, struct request *request, uint64_t now_us);
+/* Cancel to whoever is in the placement, except `not`; ends the accounts. */
+void dispatch_cancel(struct coordinator *c, struct request *request, flow_node not,
+                     Sluice__Reason reason);
+void dispatch_release(struct coordinator *c, struct request *request);
+void dispatch_cancel_stray(struct coordinator *c, struct registry_node *node, uint64_t request,
+                           uint32_t attempt);
+/* The accounts at the nodes. */
+void accounts_first_token(struct coordinator *c, struct request *request);
+void accounts_admitted(struct coordinator *c, struct request *request);
+void accounts_close(struct coordinator *c, struct request *request);
+
+/* nodes.c: what nodes say. */
+void nodes_event(struct coordinator *c, struct node_event *event, uint64_t now_us);
+void nodes_tick(struct coordinator *c, uint64_t now_us);
+void nodes_beat(struct coordinator *c);
+void nodes_lose(struct coordinator *c, struct registry_node *node, const char *why,
+                uint64_t now_us);
+
+/* pages.c: /ready, /cluster, /metrics, /v1/models, /version. */
+void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_t now_us);
+/* Says why nothing can be served now; "" when something can. */
+void pages_not_ready(struct coordinator *c, char *out, size_t bytes);
+
+#endif

@@ -1,0 +1,447 @@
+/* Placements: asks the router, writes the Submits, keeps the accounts.
+ *
+ *   requests.c: "place it" ─► hashes ─► prefix index ─► router ─► flow (a new attempt)
+ *                              ─► Submit to D, Submit to P (in this order, one after the other)
+ *
+ * An old attempt is always cancelled before a new one is submitted. The accounts say what was placed at a
+ * node and is not visible in its heartbeats yet: without them, ten requests that arrive together all
+ * see the same idle node. Each account is opened and closed by the request itself, so they return to
+ * zero whatever happens. */
+#include "coordinator/core.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "serve/serve.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define RANKS_MAX 64u
+
+struct candidates {
+    struct router_node nodes[ROUTER_NODES_MAX];
+    struct registry_node *from[ROUTER_NODES_MAX];
+    uint32_t n;
+};
+
+/* ── accounts ────────────────────────────────────────────────────────────────────────────────── */
+
+void accounts_first_token(struct coordinator *c, struct request *request)
+{
+    struct registry_node *node = registry_find(&c->registry, request->at_compute);
+    if (node != NULL)
+        node->own_queued_tokens -= request->compute_tokens;
+    request->at_compute = 0;
+}
+
+void accounts_admitted(struct coordinator *c, struct request *request)
+{
+    struct registry_node *node = registry_find(&c->registry, request->at_decode);
+    if (node == NULL || request->counted_running)
+        return;
+    request->counted_running = true;
+    node->own_unadmitted--;
+    node->own_running++;
+    node->own_pending_blocks -= request->pending_blocks;
+}
+
+static void close_decode(struct coordinator *c, struct request *request)
+{
+    struct registry_node *node = registry_find(&c->registry, request->at_decode);
+    if (node != NULL && request->counted_running) {
+        node->own_running--;
+    } else if (node != NULL) {
+        node->own_unadmitted--;
+        node->own_pending_blocks -= request->pending_blocks;
+    }
+    request->at_decode = 0;
+    request->counted_running = false;
+    c->place_again = true;
+}
+
+void accounts_close(struct coordinator *c, struct request *request)
+{
+    accounts_first_token(c, request);
+    close_decode(c, request);
+}
+
+static void open_compute(struct request *request, struct registry_node *node, uint32_t tokens)
+{
+    request->at_compute = node->join;
+    request->compute_tokens = tokens;
+    node->own_queued_tokens += tokens;
+}
+
+static void open_decode(struct request *request, struct registry_node *node)
+{
+    request->at_decode = node->join;
+    request->pending_blocks =
+        router_blocks((uint32_t)request->tokens.n_ids, 1, node->hello->block_tokens);
+    request->counted_running = false;
+    node->own_unadmitted++;
+    node->own_pending_blocks += request->pending_blocks;
+}
+
+/* ── what the router is told ─────────────────────────────────────────────────────────────────── */
+
+/* Hashes of the full blocks, as many as there are; continues what it has. False without memory. */
+static bool update_hashes(struct request *request, const uint8_t *identity, uint32_t block_tokens)
+{
+    if (request->hashes_block_tokens != block_tokens ||
+        memcmp(request->hashes_identity, identity, 16) != 0) {
+        request->n_hashes = 0;
+        request->hashes_block_tokens = block_tokens;
+        memcpy(request->hashes_identity, identity, 16);
+    }
+    uint32_t n_blocks = (uint32_t)(request->tokens.n_ids / block_tokens);
+    if (n_blocks <= request->n_hashes)
+        return true;
+    struct kv_hash *hashes = sl_try_realloc(request->hashes, n_blocks, sizeof(*hashes));
+    if (hashes == NULL)
+        return false;
+    request->hashes = hashes;
+    struct kv_hash root = kv_hash_root(identity, NULL, 0);
+    for (; request->n_hashes < n_blocks; request->n_hashes++) {
+        const struct kv_hash *parent =
+            request->n_hashes > 0 ? &hashes[request->n_hashes - 1] : &root;
+        hashes[request->n_hashes] = kv_hash_block(
+            parent, request->tokens.ids + (size_t)request->n_hashes * block_tokens, block_tokens);
+    }
+    return true;
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 33;
+    x *= 0xff51afd7ed558ccdull;
+    x ^= x >> 33;
+    x *= 0xc4ceb9fe1a85ec53ull;
+    return x ^ (x >> 33);
+}
+
+static uint64_t affinity(const struct request *request, const struct registry_node *node)
+{
+    uint64_t key = 0, id = 0;
+    if (request->n_hashes > 0)
+        memcpy(&key, request->hashes[0].bytes, sizeof(key));
+    for (const char *p = node->id; *p != '\0'; p++)
+        id = id * 131 + (unsigned char)*p;
+    return mix(key ^ mix(id));
+}
+
+static struct router_node describe(const struct request *request, const struct registry_node *node,
+                                   uint32_t matched_blocks)
+{
+    uint32_t promised = node->load.promised_blocks > node->own_pending_blocks
+                            ? node->load.promised_blocks
+                            : node->own_pending_blocks;
+    uint32_t available = node->load.blocks_free + node->load.blocks_cached;
+    return (struct router_node){
+        .prefill = node->prefill,
+        .avoid = flow_avoids(&request->flow, node->join),
+        .matched_tokens = matched_blocks * node->hello->block_tokens,
+        .queued_tokens = node->own_queued_tokens,
+        .running = node->own_running,
+        .unadmitted = node->own_unadmitted,
+        .blocks_total = node->load.blocks_total,
+        .blocks_available = available > promised ? available - promised : 0,
+        .affinity = affinity(request, node),
+        .cost = node->cost,
+    };
+}
+
+/* Nodes that may get the request; with_prefill false: decode nodes only. False without memory. */
+static bool gather(struct coordinator *c, struct request *request, bool with_prefill,
+                   struct candidates *out)
+{
+    uint32_t matched[PREFIX_INDEX_NODES_MAX];
+    uint32_t block_tokens = 0;
+    out->n = 0;
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        struct registry_node *node = &c->registry.nodes[i];
+        if (!node->used || !registry_usable(&c->registry, node) || (node->prefill && !with_prefill))
+            continue;
+        out->from[out->n++] = node;
+        block_tokens = node->hello->block_tokens;
+    }
+    if (out->n == 0)
+        return true;
+    if (!update_hashes(request, c->registry.served, block_tokens))
+        return false;
+    uint32_t n_hits = (uint32_t)((request->tokens.n_ids - 1) / block_tokens);
+    prefix_index_match(c->index, request->hashes, n_hits, matched);
+    for (uint32_t i = 0; i < out->n; i++)
+        out->nodes[i] = describe(request, out->from[i], matched[out->from[i]->slot]);
+    return true;
+}
+
+static struct router_input route_input(struct coordinator *c, const struct request *request,
+                                       const struct candidates *candidates)
+{
+    const Sluice__Hello *hello = candidates->from[0]->hello;
+    return (struct router_input){
+        .nodes = candidates->nodes,
+        .n_nodes = candidates->n,
+        .n_tokens = (uint32_t)request->tokens.n_ids,
+        .n_new = request->params.max_tokens - request->flow.next_index,
+        .block_tokens = hello->block_tokens,
+        .block_bytes = hello->block_bytes,
+        .local_prefill_max_tokens = c->config.local_prefill_max_tokens,
+        .unadmitted_max = CORE_UNADMITTED,
+        .rotation = c->rotation++,
+        .has_affinity = request->n_hashes > 0,
+    };
+}
+
+/* ── messages ────────────────────────────────────────────────────────────────────────────────── */
+
+struct submit_parts {
+    Sluice__Sampling sampling;
+    Sluice__Peer peer;
+    uint32_t stop_ids[CORE_END_IDS_MAX + API_STOP_IDS_MAX];
+};
+
+static void fill_sampling(struct coordinator *c, const struct request *request,
+                          struct submit_parts *parts)
+{
+    const struct api_completion *params = &request->params;
+    Sluice__Sampling *sampling = &parts->sampling;
+    sluice__sampling__init(sampling);
+    sampling->temperature = (float)params->temperature;
+    sampling->top_k = params->top_k;
+    /* 0 keeps the likeliest only, as a share too small for any second one does. */
+    sampling->top_p = params->top_p > 0 ? (float)params->top_p : 1e-6f;
+    sampling->min_p = (float)params->min_p;
+    sampling->seed = request->seed;
+    sampling->logprobs = params->logprobs;
+    sampling->min_tokens = params->min_tokens;
+    uint32_t n = 0;
+    memcpy(parts->stop_ids, params->stop_ids, params->n_stop_ids * sizeof(uint32_t));
+    n += params->n_stop_ids;
+    memcpy(parts->stop_ids + n, c->end_ids, c->n_end_ids * sizeof(uint32_t));
+    if (!params->ignore_eos) {
+        n += c->n_end_ids;
+    } else if (params->min_tokens > 0) {
+        sampling->masked_ids = parts->stop_ids + n;
+        sampling->n_masked_ids = c->n_end_ids;
+    }
+    sampling->stop_ids = parts->stop_ids;
+    sampling->n_stop_ids = n;
+}
+
+static void fill_peer(const struct registry_node *node, Sluice__Peer *peer)
+{
+    sluice__peer__init(peer);
+    peer->node_id = node->hello->node_id;
+    peer->incarnation = node->hello->incarnation;
+    peer->ranks = node->hello->ranks;
+    peer->n_ranks = node->hello->n_ranks;
+}
+
+static sl_status send_submit(struct coordinator *c, const struct request *request,
+                             const struct registry_node *node, const struct registry_node *peer,
+                             Sluice__Mode mode, uint64_t stream_key, uint64_t now_us)
+{
+    struct submit_parts parts;
+    fill_sampling(c, request, &parts);
+    Sluice__Submit submit = SLUICE__SUBMIT__INIT;
+    uint64_t age_us = now_us - request->arrival_us;
+    submit.incarnation = node->hello->incarnation;
+    submit.request = request->id;
+    submit.attempt = request->flow.attempt;
+    submit.mode = mode;
+    submit.deadline_us = c->config.request_us > age_us ? c->config.request_us - age_us : 1;
+    submit.admission_us = c->config.queue_us;
+    if (!request->admitted)
+        submit.admission_us = c->config.queue_us > age_us ? c->config.queue_us - age_us : 1;
+    submit.sampling = &parts.sampling;
+    submit.prompt_tokens = request->n_prompt;
+    submit.tokens = request->tokens.ids;
+    submit.n_tokens = request->tokens.n_ids;
+    submit.first_index = request->flow.next_index;
+    submit.max_tokens = request->params.max_tokens;
+    if (peer != NULL) {
+        fill_peer(peer, &parts.peer);
+        submit.peer = &parts.peer;
+        submit.stream_key = stream_key;
+    }
+    return rpc_send_submit(node->stream, &submit);
+}
+
+static void send_urgent(const struct registry_node *node, const Sluice__CoordinatorMessage *message)
+{
+    sl_status status = rpc_send_to_node(node->stream, RPC_URGENT, message);
+    if (status != SL_OK)
+        sl_debug("send_failed", "node=%s error=\"%s\"", node->id, sl_error());
+}
+
+static void send_cancel(const struct registry_node *node, uint64_t request, uint32_t attempt,
+                        Sluice__Reason reason)
+{
+    Sluice__Cancel cancel = SLUICE__CANCEL__INIT;
+    cancel.request = request;
+    cancel.attempt = attempt;
+    cancel.reason = reason;
+    Sluice__CoordinatorMessage message = SLUICE__COORDINATOR_MESSAGE__INIT;
+    message.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_CANCEL;
+    message.cancel = &cancel;
+    send_urgent(node, &message);
+}
+
+void dispatch_cancel_stray(struct coordinator *c, struct registry_node *node, uint64_t request,
+                           uint32_t attempt)
+{
+    sl_metric_add(c->meters.stale_tokens, 1);
+    send_cancel(node, request, attempt, SLUICE__REASON__REASON_CANCELLED);
+}
+
+void dispatch_cancel(struct coordinator *c, struct request *request, flow_node not,
+                     Sluice__Reason reason)
+{
+    const flow_node nodes[] = {request->flow.d, request->flow.p};
+    for (int i = 0; i < 2; i++) {
+        const struct registry_node *node = registry_find(&c->registry, nodes[i]);
+        if (node != NULL && nodes[i] != not )
+            send_cancel(node, request->id, request->flow.attempt, reason);
+    }
+    accounts_close(c, request);
+}
+
+void dispatch_release(struct coordinator *c, struct request *request)
+{
+    const struct registry_node *node = registry_find(&c->registry, request->flow.p);
+    if (node == NULL)
+        return;
+    Sluice__Release release = SLUICE__RELEASE__INIT;
+    release.request = request->id;
+    release.attempt = request->flow.attempt;
+    Sluice__CoordinatorMessage message = SLUICE__COORDINATOR_MESSAGE__INIT;
+    message.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_RELEASE;
+    message.release = &release;
+    send_urgent(node, &message);
+}
+
+/* ── placing ─────────────────────────────────────────────────────────────────────────────────── */
+
+static sl_status submit_placement(struct coordinator *c, struct request *request,
+                                  const struct registry_node *p, const struct registry_node *d,
+                                  uint64_t now_us)
+{
+    if (p != NULL && d != NULL) {
+        uint64_t key = serve_random_id();
+        sl_status status = send_submit(c, request, d, p, SLUICE__MODE__MODE_DECODE, key, now_us);
+        if (status != SL_OK)
+            return status;
+        return send_submit(c, request, p, d, SLUICE__MODE__MODE_PREFILL, key, now_us);
+    }
+    return send_submit(c, request, p != NULL ? p : d, NULL, SLUICE__MODE__MODE_LOCAL, 0, now_us);
+}
+
+static void log_decision(const struct request *request, const struct router_decision *decision,
+                         const struct registry_node *p, const struct registry_node *d)
+{
+    sl_info("routed",
+            "req=%s attempt=%u reason=%s p=%s d=%s tokens=%zu compute=%u queue_ms=%.1f "
+            "compute_ms=%.1f handover_ms=%.1f itl_ms=%.2f",
+            request->output.id, request->flow.attempt, router_reason_name(decision->reason),
+            p != NULL ? p->id : "-", d != NULL ? d->id : "-", request->tokens.n_ids,
+            decision->compute_tokens, decision->queue_ms, decision->compute_ms,
+            decision->handover_ms, decision->itl_ms);
+}
+
+static enum dispatch_result carry_out(struct coordinator *c, struct request *request,
+                                      const struct router_decision *decision,
+                                      struct registry_node *p, struct registry_node *d,
+                                      uint64_t now_us)
+{
+    enum flow_mode mode = p == NULL ? FLOW_LOCAL : d == NULL ? FLOW_SINGLE : FLOW_PAIR;
+    flow_place(&request->flow, mode, p != NULL ? p->join : 0, d != NULL ? d->join : 0);
+    open_compute(request, p != NULL ? p : d, decision->compute_tokens);
+    open_decode(request, d != NULL ? d : p);
+    sl_metric_add(sl_metric_get(c->meters.decisions, router_reason_name(decision->reason)), 1);
+    log_decision(request, decision, p, d);
+    if (submit_placement(c, request, p, d, now_us) != SL_OK) {
+        sl_warn("submit_failed", "req=%s error=\"%s\"", request->output.id, sl_error());
+        dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
+        flow_unplace(&request->flow);
+        request->retry_at_us = now_us + 100 * SL_MS_US;
+        return DISPATCH_WAIT;
+    }
+    request->placed_us = sl_now_us();
+    if (!request->cached_known)
+        request->cached_tokens = (uint32_t)(request->tokens.n_ids - decision->compute_tokens);
+    return DISPATCH_PLACED;
+}
+
+enum dispatch_result dispatch_place(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    struct candidates candidates;
+    if (!gather(c, request, true, &candidates))
+        return DISPATCH_WAIT;
+    if (candidates.n == 0)
+        return DISPATCH_NO_NODE;
+    struct router_input input = route_input(c, request, &candidates);
+    struct router_decision decision = router_choose(&input);
+    switch (decision.reason) {
+    case ROUTER_NONE:
+        return DISPATCH_NO_NODE;
+    case ROUTER_BUSY:
+        return DISPATCH_WAIT;
+    case ROUTER_TOO_LARGE:
+        return DISPATCH_TOO_LARGE;
+    case ROUTER_PAIR:
+    case ROUTER_SINGLE_TOKEN:
+    case ROUTER_LOCAL_SUFFIX:
+    case ROUTER_LOCAL_NO_P:
+    case ROUTER_LOCAL_P_UNFIT:
+    case ROUTER_REASON_COUNT:
+        break;
+    }
+    return carry_out(c, request, &decision, decision.p >= 0 ? candidates.from[decision.p] : NULL,
+                     decision.d >= 0 ? candidates.from[decision.d] : NULL, now_us);
+}
+
+static void send_redirect(const struct request *request, const struct registry_node *p,
+                          const struct registry_node *d, uint32_t old_attempt, uint64_t key)
+{
+    Sluice__Peer peer;
+    fill_peer(d, &peer);
+    Sluice__Redirect redirect = SLUICE__REDIRECT__INIT;
+    redirect.request = request->id;
+    redirect.old_attempt = old_attempt;
+    redirect.attempt = request->flow.attempt;
+    redirect.stream_key = key;
+    redirect.peer = &peer;
+    Sluice__CoordinatorMessage message = SLUICE__COORDINATOR_MESSAGE__INIT;
+    message.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_REDIRECT;
+    message.redirect = &redirect;
+    send_urgent(p, &message);
+}
+
+bool dispatch_redirect(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    struct candidates candidates;
+    struct registry_node *p = registry_find(&c->registry, request->flow.p);
+    if (p == NULL || p->suspect || !gather(c, request, false, &candidates) || candidates.n == 0)
+        return false;
+    struct router_input input = route_input(c, request, &candidates);
+    struct router_decision decision = router_choose(&input);
+    if (decision.d < 0)
+        return false;
+    struct registry_node *d = candidates.from[decision.d];
+    const struct registry_node *old = registry_find(&c->registry, request->flow.d);
+    uint32_t old_attempt = request->flow.attempt;
+    if (old != NULL)
+        send_cancel(old, request->id, old_attempt, SLUICE__REASON__REASON_CANCELLED);
+    close_decode(c, request);
+    flow_redirect(&request->flow, d->join);
+    open_decode(request, d);
+    uint64_t key = serve_random_id();
+    if (send_submit(c, request, d, p, SLUICE__MODE__MODE_DECODE, key, now_us) != SL_OK)
+        return false;
+    send_redirect(request, p, d, old_attempt, key);
+    sl_info("redirected", "req=%s attempt=%u p=%s d=%s", request->output.id, request->flow.attempt,
+            p->id, d->id);
+    return true;
+}

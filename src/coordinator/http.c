@@ -1,0 +1,961 @@
+/* HTTP/1.1 on libmicrohttpd: epoll, a pool of threads, suspended connections.
+ *
+ *   HTTP thread: head ─► guards ─► body ─► exchange ─► handler.request ─► suspend
+ *                                                                          │
+ *   any thread:  http_reply / http_stream_write ─► resume ─► HTTP thread sends ─► (stream: suspend)
+ *   watcher:     client hangs up ─► handler.gone, resume ─► the connection ends
+ *
+ * What libmicrohttpd 0.9.75 leaves to its user, and where it is done here:
+ *   - A suspended connection does not notice that its client left. A second epoll instance watches the
+ *     same descriptors for EPOLLRDHUP, one shot. It holds numbers of slots, not pointers: a slot says
+ *     by its generation whether the event is still about the exchange it was armed for.
+ *   - Ambiguous framing is accepted (length with chunks, two lengths): counted and refused here.
+ *   - The limit of a body is ours. An announced one is refused with the head; a chunked one that grows
+ *     too long has its answer written straight to the socket, since the library takes none there.
+ *   - A close with unread bytes resets the connection, and the reset overtakes the answer. A refused
+ *     upload therefore *lingers*: a duplicate of its descriptor is read to the end, for at most
+ *     LINGER_US, by the watcher.
+ *   - All connections must be resumed before the library is stopped.
+ *
+ * One mutex per exchange covers "empty ─► suspend" against "write ─► resume". Lock order: the
+ * exchange's mutex, then the server's; neither is held in a handler call. */
+#include "coordinator/http.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/thread.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define POOL_BYTES       (64u << 10) /* libmicrohttpd's memory of one connection */
+#define READER_BYTES     4096u
+#define IDLE_SECONDS     75u
+#define BODY_US          (60 * SL_SECOND_US) /* a body that takes longer is refused */
+#define LINGER_US        (2 * SL_SECOND_US)
+#define LINGERS_MAX      64u
+#define WATCH_EVENTS_MAX 64
+#define LINGER_TAG       (1ull << 63)
+#define REPLY_BYTES_MAX  (64u << 20)
+
+enum phase {
+    PHASE_BODY,    /* reading */
+    PHASE_WAITING, /* with the handler */
+    PHASE_REPLY,   /* `out` holds a whole answer */
+    PHASE_STREAM,  /* `out` holds what is not sent yet */
+    PHASE_CLOSED,  /* the connection is done with it */
+};
+
+struct http_exchange {
+    atomic_uint references;
+    pthread_mutex_t mutex;
+    struct http_server *server; /* NULL once the connection is done */
+    struct MHD_Connection *connection;
+    enum phase phase;
+    bool suspended;
+    bool ended; /* stream: nothing more will be written */
+    bool gone;
+    bool told;      /* handler.gone was called, or is not wanted any more */
+    bool delivered; /* the connection's thread only: handler.request was called */
+    uint32_t slot;
+    uint32_t route;
+    uint64_t start_us;
+    uint64_t body_start_us;
+    uint64_t user;
+    struct sl_buf body;
+    struct sl_buf out;
+    size_t out_sent; /* of `out` */
+    int http_status;
+    const char *content_type;
+    uint32_t retry_after_s;
+};
+
+struct slot {
+    struct http_exchange *exchange; /* NULL: free */
+    uint32_t generation;
+    int fd;
+};
+
+struct lingerer {
+    int fd; /* -1: free */
+    uint64_t deadline_us;
+};
+
+struct http_server {
+    struct MHD_Daemon *daemon;
+    struct http_handler handler;
+    const struct http_route *routes;
+    uint32_t n_routes;
+    size_t body_bytes_max;
+    uint16_t port;
+    int watch_fd;
+    struct sl_thread watcher;
+    atomic_bool stopping;
+    pthread_mutex_t mutex; /* what follows */
+    bool closing;
+    struct slot *slots;
+    uint32_t n_slots;
+    uint32_t *free_slots;
+    uint32_t n_free;
+    struct lingerer lingers[LINGERS_MAX];
+};
+
+/* ── exchanges ───────────────────────────────────────────────────────────────────────────────── */
+
+struct http_exchange *http_exchange_acquire(struct http_exchange *exchange)
+{
+    atomic_fetch_add_explicit(&exchange->references, 1, memory_order_relaxed);
+    return exchange;
+}
+
+void http_exchange_release(struct http_exchange *exchange)
+{
+    if (exchange == NULL ||
+        atomic_fetch_sub_explicit(&exchange->references, 1, memory_order_acq_rel) != 1)
+        return;
+    pthread_mutex_destroy(&exchange->mutex);
+    sl_buf_fini(&exchange->body);
+    sl_buf_fini(&exchange->out);
+    sl_free(exchange);
+}
+
+uint32_t http_exchange_route(const struct http_exchange *exchange)
+{
+    return exchange->route;
+}
+
+const char *http_exchange_body(const struct http_exchange *exchange, size_t *bytes_out)
+{
+    *bytes_out = exchange->body.bytes;
+    return exchange->body.data != NULL ? exchange->body.data : "";
+}
+
+uint64_t http_exchange_start_us(const struct http_exchange *exchange)
+{
+    return exchange->start_us;
+}
+
+void http_exchange_drop_body(struct http_exchange *exchange)
+{
+    sl_buf_fini(&exchange->body);
+    sl_buf_init(&exchange->body, 0);
+}
+
+bool http_exchange_is_gone(struct http_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    bool gone = exchange->gone || exchange->phase == PHASE_CLOSED;
+    pthread_mutex_unlock(&exchange->mutex);
+    return gone;
+}
+
+void http_exchange_set_user(struct http_exchange *exchange, uint64_t user)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    exchange->user = user;
+    pthread_mutex_unlock(&exchange->mutex);
+}
+
+uint64_t http_exchange_user(struct http_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    uint64_t user = exchange->user;
+    pthread_mutex_unlock(&exchange->mutex);
+    return user;
+}
+
+/* With the exchange's mutex held. */
+static void resume(struct http_exchange *exchange)
+{
+    if (!exchange->suspended)
+        return;
+    exchange->suspended = false;
+    MHD_resume_connection(exchange->connection);
+}
+
+void http_reply(struct http_exchange *exchange, int http_status, const char *content_type,
+                const char *body, size_t bytes, uint32_t retry_after_s)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    if (exchange->phase == PHASE_WAITING && !exchange->gone) {
+        sl_buf_add(&exchange->out, body, bytes);
+        exchange->http_status = http_status;
+        exchange->content_type = content_type;
+        exchange->retry_after_s = retry_after_s;
+        exchange->phase = PHASE_REPLY;
+        exchange->told = true;
+        resume(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+}
+
+bool http_stream_begin(struct http_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    bool begun = exchange->phase == PHASE_WAITING && !exchange->gone;
+    if (begun) {
+        exchange->phase = PHASE_STREAM;
+        exchange->out.bytes_max = HTTP_STREAM_BYTES_MAX;
+        resume(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    return begun;
+}
+
+bool http_stream_write(struct http_exchange *exchange, const char *bytes, size_t n)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    bool written = exchange->phase == PHASE_STREAM && !exchange->gone && !exchange->ended;
+    if (written) {
+        struct sl_buf *out = &exchange->out;
+        if (exchange->out_sent > 0 && exchange->out_sent >= out->bytes / 2) {
+            sl_buf_consume(out, exchange->out_sent);
+            exchange->out_sent = 0;
+        }
+        sl_buf_add(out, bytes, n);
+        if (out->failed) { /* a client that does not read */
+            exchange->gone = true;
+            exchange->told = true;
+            written = false;
+        }
+        resume(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    return written;
+}
+
+void http_stream_end(struct http_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    if (exchange->phase == PHASE_STREAM && !exchange->ended) {
+        exchange->ended = true;
+        exchange->told = true;
+        resume(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+}
+
+void http_abort(struct http_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    if (exchange->phase != PHASE_CLOSED) {
+        exchange->gone = true;
+        exchange->told = true;
+        resume(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+}
+
+/* Marks it gone and tells the handler, once. The caller holds a reference and no lock. */
+static void tell_gone(struct http_server *server, struct http_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    bool tell = !exchange->told && exchange->phase >= PHASE_WAITING;
+    exchange->gone = true;
+    exchange->told = true;
+    pthread_mutex_unlock(&exchange->mutex);
+    if (tell)
+        server->handler.gone(server->handler.arg, exchange);
+}
+
+/* ── slots and the watcher ───────────────────────────────────────────────────────────────────── */
+
+static uint64_t slot_tag(uint32_t slot, uint32_t generation)
+{
+    return ((uint64_t)(generation & 0x7fffffffu) << 32) | slot;
+}
+
+static struct http_exchange *exchange_create(struct http_server *server,
+                                             struct MHD_Connection *connection, uint32_t route)
+{
+    struct http_exchange *exchange = sl_zalloc(1, sizeof(*exchange));
+    atomic_init(&exchange->references, 1);
+    pthread_mutex_init(&exchange->mutex, NULL);
+    exchange->server = server;
+    exchange->connection = connection;
+    exchange->route = route;
+    exchange->start_us = sl_now_us();
+    exchange->body_start_us = sl_real_us();
+    sl_buf_init(&exchange->body, server->body_bytes_max);
+    sl_buf_init(&exchange->out, REPLY_BYTES_MAX);
+    exchange->slot = UINT32_MAX;
+    return exchange;
+}
+
+/* Watches the client's end from now on. False when all slots are taken, or the server stops. */
+static bool watch(struct http_server *server, struct http_exchange *exchange)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info == NULL)
+        return false;
+    pthread_mutex_lock(&server->mutex);
+    if (server->n_free == 0 || server->closing) {
+        pthread_mutex_unlock(&server->mutex);
+        return false;
+    }
+    uint32_t index = server->free_slots[--server->n_free];
+    struct slot *slot = &server->slots[index];
+    slot->exchange = exchange;
+    slot->fd = info->connect_fd;
+    exchange->slot = index;
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT,
+                                .data.u64 = slot_tag(index, slot->generation)};
+    if (epoll_ctl(server->watch_fd, EPOLL_CTL_ADD, slot->fd, &event) != 0)
+        sl_warn("http_watch", "error=\"%s\"", strerror(errno));
+    pthread_mutex_unlock(&server->mutex);
+    return true;
+}
+
+static void unwatch(struct http_server *server, struct http_exchange *exchange)
+{
+    if (exchange->slot == UINT32_MAX)
+        return;
+    pthread_mutex_lock(&server->mutex);
+    struct slot *slot = &server->slots[exchange->slot];
+    epoll_ctl(server->watch_fd, EPOLL_CTL_DEL, slot->fd, NULL);
+    slot->exchange = NULL;
+    slot->generation++;
+    server->free_slots[server->n_free++] = exchange->slot;
+    pthread_mutex_unlock(&server->mutex);
+    exchange->slot = UINT32_MAX;
+}
+
+static void watch_client(struct http_server *server, uint64_t tag)
+{
+    uint32_t index = (uint32_t)tag;
+    pthread_mutex_lock(&server->mutex);
+    struct slot *slot = &server->slots[index];
+    struct http_exchange *exchange = NULL;
+    if (slot->exchange != NULL && slot_tag(index, slot->generation) == tag)
+        exchange = http_exchange_acquire(slot->exchange);
+    pthread_mutex_unlock(&server->mutex);
+    if (exchange == NULL)
+        return;
+    tell_gone(server, exchange);
+    pthread_mutex_lock(&exchange->mutex);
+    if (exchange->phase != PHASE_CLOSED)
+        resume(exchange);
+    pthread_mutex_unlock(&exchange->mutex);
+    http_exchange_release(exchange);
+}
+
+static void linger_end(struct http_server *server, struct lingerer *linger)
+{
+    epoll_ctl(server->watch_fd, EPOLL_CTL_DEL, linger->fd, NULL);
+    close(linger->fd);
+    linger->fd = -1;
+}
+
+static void linger_read(struct http_server *server, uint32_t index)
+{
+    char junk[16384];
+    pthread_mutex_lock(&server->mutex);
+    struct lingerer *linger = &server->lingers[index];
+    for (int i = 0; i < 16 && linger->fd >= 0; i++) {
+        ssize_t n = recv(linger->fd, junk, sizeof(junk), MSG_DONTWAIT);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            break;
+        if (n <= 0)
+            linger_end(server, linger);
+    }
+    pthread_mutex_unlock(&server->mutex);
+}
+
+static void linger_sweep(struct http_server *server, bool all)
+{
+    uint64_t now = sl_real_us();
+    pthread_mutex_lock(&server->mutex);
+    for (uint32_t i = 0; i < LINGERS_MAX; i++)
+        if (server->lingers[i].fd >= 0 && (all || now >= server->lingers[i].deadline_us))
+            linger_end(server, &server->lingers[i]);
+    pthread_mutex_unlock(&server->mutex);
+}
+
+/* Keeps reading what the client still sends, so that the answer is not overtaken by a reset. */
+static void linger_start(struct http_server *server, struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info == NULL)
+        return;
+    pthread_mutex_lock(&server->mutex);
+    for (uint32_t i = 0; i < LINGERS_MAX; i++) {
+        struct lingerer *linger = &server->lingers[i];
+        if (linger->fd >= 0)
+            continue;
+        linger->fd = fcntl(info->connect_fd, F_DUPFD_CLOEXEC, 0);
+        if (linger->fd < 0)
+            break;
+        linger->deadline_us = sl_real_us() + LINGER_US;
+        struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data.u64 = LINGER_TAG | i};
+        if (epoll_ctl(server->watch_fd, EPOLL_CTL_ADD, linger->fd, &event) != 0) {
+            close(linger->fd);
+            linger->fd = -1;
+        }
+        break;
+    }
+    pthread_mutex_unlock(&server->mutex);
+}
+
+static void watch_run(void *arg)
+{
+    struct http_server *server = arg;
+    struct epoll_event events[WATCH_EVENTS_MAX];
+    while (!atomic_load(&server->stopping)) {
+        int n = epoll_wait(server->watch_fd, events, WATCH_EVENTS_MAX, 100);
+        for (int i = 0; i < n; i++) {
+            if (events[i].data.u64 & LINGER_TAG)
+                linger_read(server, (uint32_t)events[i].data.u64);
+            else
+                watch_client(server, events[i].data.u64);
+        }
+        linger_sweep(server, false);
+    }
+}
+
+/* ── answers ─────────────────────────────────────────────────────────────────────────────────── */
+
+static const char *refusal_code(unsigned status)
+{
+    switch (status) {
+    case 404:
+        return "not_found";
+    case 405:
+        return "method_not_allowed";
+    case 408:
+        return "request_timeout";
+    case 413:
+        return "body_too_large";
+    case 431:
+        return "headers_too_large";
+    case 501:
+        return "not_implemented";
+    case 503:
+        return "overloaded";
+    default:
+        return "bad_request";
+    }
+}
+
+static int refusal_text(char *out, size_t bytes, unsigned status, const char *message)
+{
+    const char *type = status == 501   ? "not_implemented_error"
+                       : status == 404 ? "not_found_error"
+                       : status >= 500 ? "service_unavailable_error"
+                                       : "invalid_request_error";
+    return snprintf(out, bytes,
+                    "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,"
+                    "\"code\":\"%s\"}}",
+                    message, type, refusal_code(status));
+}
+
+/* Answers before the body was read; the connection ends after it. `message` needs no escaping. */
+static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection *connection,
+                              unsigned status, const char *message, const char *allow)
+{
+    char text[512];
+    int n = refusal_text(text, sizeof(text), status, message);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer((size_t)n, text, MHD_RESPMEM_MUST_COPY);
+    if (response == NULL)
+        return MHD_NO;
+    MHD_add_response_header(response, "Content-Type", "application/json");
+    MHD_add_response_header(response, "Connection", "close");
+    if (allow != NULL)
+        MHD_add_response_header(response, "Allow", allow);
+    if (status == 503)
+        MHD_add_response_header(response, "Retry-After", "1");
+    enum MHD_Result result = MHD_queue_response(connection, status, response);
+    MHD_destroy_response(response);
+    linger_start(server, connection);
+    sl_debug("http_refused", "status=%u why=\"%s\"", status, message);
+    return result;
+}
+
+/* In the middle of a body, where the library takes no answer: straight to the socket, then close. */
+static enum MHD_Result refuse_raw(struct http_server *server, struct MHD_Connection *connection,
+                                  unsigned status, const char *message)
+{
+    char text[512], head[768];
+    int n = refusal_text(text, sizeof(text), status, message);
+    int bytes = snprintf(head, sizeof(head),
+                         "HTTP/1.1 %u %s\r\nContent-Type: application/json\r\n"
+                         "Content-Length: %d\r\nConnection: close\r\n\r\n%s",
+                         status, MHD_get_reason_phrase_for(status), n, text);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info != NULL &&
+        send(info->connect_fd, head, (size_t)bytes, MSG_DONTWAIT | MSG_NOSIGNAL) == bytes)
+        linger_start(server, connection);
+    return MHD_NO;
+}
+
+static ssize_t stream_read(void *arg, uint64_t position, char *out, size_t max)
+{
+    (void)position;
+    struct http_exchange *exchange = arg;
+    ssize_t result = 0;
+    pthread_mutex_lock(&exchange->mutex);
+    size_t n = exchange->out.bytes - exchange->out_sent;
+    n = n < max ? n : max;
+    if (exchange->gone) {
+        result = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (n > 0) {
+        memcpy(out, exchange->out.data + exchange->out_sent, n);
+        exchange->out_sent += n;
+        if (exchange->out_sent == exchange->out.bytes) {
+            sl_buf_reset(&exchange->out);
+            exchange->out_sent = 0;
+        }
+        result = (ssize_t)n;
+    } else if (exchange->ended) {
+        result = MHD_CONTENT_READER_END_OF_STREAM;
+    } else {
+        exchange->suspended = true;
+        MHD_suspend_connection(exchange->connection);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    return result;
+}
+
+static void stream_free(void *arg)
+{
+    http_exchange_release(arg);
+}
+
+/* With the exchange's mutex held, on the connection's thread. */
+static enum MHD_Result queue_answer(struct http_exchange *exchange)
+{
+    struct MHD_Response *response;
+    unsigned status = 200;
+    if (exchange->phase == PHASE_STREAM) {
+        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, READER_BYTES, stream_read,
+                                                     http_exchange_acquire(exchange), stream_free);
+        if (response == NULL) {
+            http_exchange_release(exchange);
+            return MHD_NO;
+        }
+        MHD_add_response_header(response, "Content-Type", "text/event-stream");
+        MHD_add_response_header(response, "Cache-Control", "no-cache");
+        MHD_add_response_header(response, "X-Accel-Buffering", "no");
+    } else {
+        status = (unsigned)exchange->http_status;
+        static char nothing[1];
+        response = MHD_create_response_from_buffer(
+            exchange->out.bytes, exchange->out.data != NULL ? exchange->out.data : nothing,
+            MHD_RESPMEM_MUST_COPY);
+        if (response == NULL)
+            return MHD_NO;
+        MHD_add_response_header(response, "Content-Type", exchange->content_type);
+    }
+    if (exchange->retry_after_s > 0) {
+        char seconds[16];
+        snprintf(seconds, sizeof(seconds), "%u", exchange->retry_after_s);
+        MHD_add_response_header(response, "Retry-After", seconds);
+    }
+    enum MHD_Result result = MHD_queue_response(exchange->connection, status, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
+/* Answers if there is an answer, else waits for one. */
+static enum MHD_Result answer_or_wait(struct http_exchange *exchange)
+{
+    enum MHD_Result result = MHD_YES;
+    pthread_mutex_lock(&exchange->mutex);
+    if (exchange->gone) {
+        result = MHD_NO;
+    } else if (exchange->phase != PHASE_WAITING) {
+        result = queue_answer(exchange);
+    } else {
+        exchange->suspended = true;
+        MHD_suspend_connection(exchange->connection);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    return result;
+}
+
+/* ── guards ──────────────────────────────────────────────────────────────────────────────────── */
+
+struct head {
+    uint32_t fields;
+    size_t bytes;
+    uint32_t hosts, lengths, encodings;
+    bool bad_name;
+    const char *length;
+    const char *encoding;
+};
+
+static bool is_token(const char *name, size_t bytes)
+{
+    if (bytes == 0)
+        return false;
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char c = (unsigned char)name[i];
+        if (c <= ' ' || c >= 127 || strchr("\"(),/:;<=>?@[\\]{}", c) != NULL)
+            return false;
+    }
+    return true;
+}
+
+static enum MHD_Result count_field(void *arg, enum MHD_ValueKind kind, const char *key,
+                                   size_t key_bytes, const char *value, size_t value_bytes)
+{
+    (void)kind;
+    struct head *head = arg;
+    head->fields++;
+    head->bytes += key_bytes + value_bytes + 4;
+    head->bad_name |= !is_token(key, key_bytes);
+    if (strcasecmp(key, "Host") == 0) {
+        head->hosts++;
+    } else if (strcasecmp(key, "Content-Length") == 0) {
+        head->lengths++;
+        head->length = value;
+    } else if (strcasecmp(key, "Transfer-Encoding") == 0) {
+        head->encodings++;
+        head->encoding = value;
+    }
+    return MHD_YES;
+}
+
+static bool is_digits(const char *text)
+{
+    return text != NULL && text[0] != '\0' && text[strspn(text, "0123456789")] == '\0';
+}
+
+/* 0, or the status of the refusal and its sentence. */
+static unsigned check_head(const struct http_server *server, struct MHD_Connection *connection,
+                           const char *url, const char *version, const char **why_out)
+{
+    struct head head = {0};
+    MHD_get_connection_values_n(connection, MHD_HEADER_KIND, count_field, &head);
+    head.bytes += strlen(url);
+    if (head.fields > HTTP_HEADER_FIELDS_MAX || head.bytes > HTTP_HEADER_BYTES_MAX) {
+        *why_out = "the request's headers are over 32768 bytes or 100 fields";
+        return 431;
+    }
+    if (head.bad_name) {
+        *why_out = "a header's name has characters that names cannot have";
+        return 400;
+    }
+    if (head.hosts > 1 || (head.hosts == 0 && strcmp(version, MHD_HTTP_VERSION_1_1) == 0)) {
+        *why_out = head.hosts > 1 ? "more than one Host header" : "no Host header";
+        return 400;
+    }
+    if (head.encodings > 0 && head.lengths > 0) {
+        *why_out = "both Content-Length and Transfer-Encoding";
+        return 400;
+    }
+    if (head.lengths > 1 || head.encodings > 1) {
+        *why_out = head.lengths > 1 ? "more than one Content-Length header"
+                                    : "more than one Transfer-Encoding header";
+        return 400;
+    }
+    if (head.encodings == 1 && strcasecmp(head.encoding, "chunked") != 0) {
+        *why_out = "a Transfer-Encoding other than chunked";
+        return 501;
+    }
+    if (head.lengths == 1 && !is_digits(head.length)) {
+        *why_out = "Content-Length is not a number";
+        return 400;
+    }
+    if (head.lengths == 1 &&
+        (strlen(head.length) > 18 || strtoull(head.length, NULL, 10) > server->body_bytes_max)) {
+        *why_out = "the request body is longer than this server takes";
+        return 413;
+    }
+    return 0;
+}
+
+static bool method_fits(const struct http_route *route, const char *method)
+{
+    return strcmp(route->method, method) == 0 ||
+           (strcmp(route->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
+}
+
+/* 0 and *id_out, or the status of the refusal. */
+static unsigned find_route(const struct http_server *server, const char *url, const char *method,
+                           uint32_t *id_out, const char **allow_out)
+{
+    *allow_out = NULL;
+    for (uint32_t i = 0; i < server->n_routes; i++) {
+        if (strcmp(server->routes[i].path, url) != 0)
+            continue;
+        if (method_fits(&server->routes[i], method)) {
+            *id_out = server->routes[i].id;
+            return 0;
+        }
+        *allow_out = strcmp(server->routes[i].method, "GET") == 0 ? "GET, HEAD" : "POST";
+    }
+    return *allow_out != NULL ? 405 : 404;
+}
+
+/* ── libmicrohttpd's callbacks ───────────────────────────────────────────────────────────────── */
+
+static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *connection,
+                             const char *url, const char *method, const char *version,
+                             void **context)
+{
+    const char *why = NULL, *allow = NULL;
+    uint32_t route = 0;
+    unsigned status = check_head(server, connection, url, version, &why);
+    if (status != 0)
+        return refuse(server, connection, status, why, NULL);
+    status = find_route(server, url, method, &route, &allow);
+    if (status != 0)
+        return refuse(server, connection, status,
+                      status == 404 ? "no such path" : "this path does not take that method",
+                      allow);
+    struct http_exchange *exchange = exchange_create(server, connection, route);
+    if (!watch(server, exchange)) {
+        http_exchange_release(exchange);
+        return refuse(server, connection, 503, "too many requests are open", NULL);
+    }
+    *context = exchange;
+    return MHD_YES;
+}
+
+static enum MHD_Result read_body(struct http_server *server, struct http_exchange *exchange,
+                                 const char *data, size_t *bytes)
+{
+    if (*bytes > server->body_bytes_max - exchange->body.bytes)
+        return refuse_raw(server, exchange->connection, 413,
+                          "the request body is longer than this server takes");
+    if (sl_real_us() - exchange->body_start_us > BODY_US)
+        return refuse_raw(server, exchange->connection, 408,
+                          "the request body took longer than 60 s");
+    sl_buf_add(&exchange->body, data, *bytes);
+    if (exchange->body.failed)
+        return refuse_raw(server, exchange->connection, 503, "no memory for the request body");
+    *bytes = 0;
+    return MHD_YES;
+}
+
+static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, const char *url,
+                                 const char *method, const char *version, const char *data,
+                                 size_t *bytes, void **context)
+{
+    struct http_server *server = arg;
+    struct http_exchange *exchange = *context;
+    if (exchange == NULL)
+        return begin(server, connection, url, method, version, context);
+    if (*bytes > 0)
+        return read_body(server, exchange, data, bytes);
+    if (!exchange->delivered) {
+        exchange->delivered = true;
+        pthread_mutex_lock(&exchange->mutex);
+        bool gone = exchange->gone;
+        exchange->phase = PHASE_WAITING;
+        pthread_mutex_unlock(&exchange->mutex);
+        if (gone)
+            return MHD_NO;
+        server->handler.request(server->handler.arg, exchange);
+    }
+    return answer_or_wait(exchange);
+}
+
+static void on_completed(void *arg, struct MHD_Connection *connection, void **context,
+                         enum MHD_RequestTerminationCode why)
+{
+    (void)connection;
+    struct http_server *server = arg;
+    struct http_exchange *exchange = *context;
+    if (exchange == NULL)
+        return;
+    *context = NULL;
+    unwatch(server, exchange);
+    if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        tell_gone(server, exchange);
+    pthread_mutex_lock(&exchange->mutex);
+    exchange->phase = PHASE_CLOSED;
+    exchange->connection = NULL;
+    exchange->server = NULL;
+    pthread_mutex_unlock(&exchange->mutex);
+    http_exchange_release(exchange);
+}
+
+static void on_log(void *arg, const char *fmt, va_list args)
+{
+    (void)arg;
+    char text[256];
+    vsnprintf(text, sizeof(text), fmt, args);
+    text[strcspn(text, "\r\n")] = '\0';
+    sl_debug("http_library", "text=\"%s\"", text);
+}
+
+/* ── the server ──────────────────────────────────────────────────────────────────────────────── */
+
+static sl_status resolve(const char *listen, struct sockaddr_storage *address_out)
+{
+    const char *colon = strrchr(listen, ':');
+    char host[256];
+    if (colon == NULL || (size_t)(colon - listen) >= sizeof(host))
+        return sl_fail(SL_INVALID, "listen address %s; want HOST:PORT", listen);
+    size_t n = (size_t)(colon - listen);
+    const char *from = listen;
+    if (n >= 2 && listen[0] == '[' && listen[n - 1] == ']') {
+        from++;
+        n -= 2;
+    }
+    memcpy(host, from, n);
+    host[n] = '\0';
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    int error = getaddrinfo(n > 0 ? host : NULL, colon + 1, &hints, &found);
+    if (error != 0)
+        return sl_fail(SL_INVALID, "listen address %s: %s", listen, gai_strerror(error));
+    memcpy(address_out, found->ai_addr, found->ai_addrlen);
+    freeaddrinfo(found);
+    return SL_OK;
+}
+
+static sl_status start_daemon(struct http_server *server, const struct http_args *args)
+{
+    struct sockaddr_storage address = {0};
+    sl_status status = resolve(args->listen, &address);
+    if (status != SL_OK)
+        return status;
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    if (address.ss_family == AF_INET6)
+        flags |= MHD_USE_IPv6;
+    struct MHD_OptionItem options[] = {
+        {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)on_log, NULL},
+        {MHD_OPTION_SOCK_ADDR, 0, &address},
+        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)args->connections_max, NULL},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)POOL_BYTES, NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, NULL},
+        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, server},
+        {MHD_OPTION_LISTENING_ADDRESS_REUSE, 1, NULL},
+        {MHD_OPTION_LISTEN_BACKLOG_SIZE, 1024, NULL},
+        {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
+        {args->threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, (intptr_t)args->threads,
+         NULL},
+        {MHD_OPTION_END, 0, NULL}};
+    server->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_access, server, MHD_OPTION_ARRAY,
+                                      options, MHD_OPTION_END);
+    if (server->daemon == NULL)
+        return sl_fail(SL_DEVICE, "cannot listen on %s: %s", args->listen, strerror(errno));
+    const union MHD_DaemonInfo *info =
+        MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_BIND_PORT);
+    server->port = info != NULL ? info->port : 0;
+    return SL_OK;
+}
+
+static sl_status create_slots(struct http_server *server, uint32_t n_slots)
+{
+    server->slots = sl_try_zalloc(n_slots, sizeof(*server->slots));
+    server->free_slots = sl_try_zalloc(n_slots, sizeof(*server->free_slots));
+    if (server->slots == NULL || server->free_slots == NULL)
+        return sl_fail(SL_NO_MEMORY, "http server: %u connections", n_slots);
+    server->n_slots = n_slots;
+    for (uint32_t i = 0; i < n_slots; i++)
+        server->free_slots[i] = n_slots - 1 - i;
+    server->n_free = n_slots;
+    return SL_OK;
+}
+
+sl_status http_server_start(const struct http_args *args, struct http_server **server_out)
+{
+    if (args->threads == 0 || args->threads > 64 || args->connections_max < args->threads ||
+        args->connections_max > HTTP_CONNECTIONS_MAX)
+        return sl_fail(SL_INVALID,
+                       "http server with %u threads and %u connections; want 1..64 "
+                       "and up to %u, at least one for each thread",
+                       args->threads, args->connections_max, HTTP_CONNECTIONS_MAX);
+    struct http_server *server = sl_zalloc(1, sizeof(*server));
+    server->handler = args->handler;
+    server->routes = args->routes;
+    server->n_routes = args->n_routes;
+    server->body_bytes_max = args->body_bytes_max;
+    pthread_mutex_init(&server->mutex, NULL);
+    for (uint32_t i = 0; i < LINGERS_MAX; i++)
+        server->lingers[i].fd = -1;
+    server->watch_fd = epoll_create1(EPOLL_CLOEXEC);
+    sl_status status = create_slots(server, args->connections_max);
+    if (status != SL_OK)
+        goto fail;
+    if (server->watch_fd < 0) {
+        status = sl_fail(SL_DEVICE, "epoll_create1: %s", strerror(errno));
+        goto fail;
+    }
+    status = sl_thread_start(&server->watcher, "http-watch", watch_run, server);
+    if (status != SL_OK)
+        goto fail;
+    status = start_daemon(server, args);
+    if (status != SL_OK)
+        goto fail;
+    *server_out = server;
+    return SL_OK;
+fail:
+    http_server_stop(server);
+    return status;
+}
+
+uint16_t http_server_port(const struct http_server *server)
+{
+    return server->port;
+}
+
+uint32_t http_server_open(struct http_server *server)
+{
+    pthread_mutex_lock(&server->mutex);
+    uint32_t open = server->n_slots - server->n_free;
+    pthread_mutex_unlock(&server->mutex);
+    return open;
+}
+
+/* Cuts every open exchange: the library must find none suspended. */
+static void abort_all(struct http_server *server)
+{
+    for (uint32_t i = 0; i < server->n_slots; i++) {
+        pthread_mutex_lock(&server->mutex);
+        struct http_exchange *exchange = server->slots[i].exchange;
+        if (exchange != NULL)
+            http_exchange_acquire(exchange);
+        pthread_mutex_unlock(&server->mutex);
+        if (exchange == NULL)
+            continue;
+        http_abort(exchange);
+        http_exchange_release(exchange);
+    }
+}
+
+void http_server_stop(struct http_server *server)
+{
+    if (server == NULL)
+        return;
+    if (server->daemon != NULL) {
+        MHD_socket fd = MHD_quiesce_daemon(server->daemon);
+        pthread_mutex_lock(&server->mutex);
+        server->closing = true;
+        pthread_mutex_unlock(&server->mutex);
+        abort_all(server);
+        MHD_stop_daemon(server->daemon);
+        if (fd != MHD_INVALID_SOCKET)
+            close(fd);
+    }
+    atomic_store(&server->stopping, true);
+    sl_thread_join(&server->watcher);
+    linger_sweep(server, true);
+    if (server->watch_fd >= 0)
+        close(server->watch_fd);
+    pthread_mutex_destroy(&server->mutex);
+    sl_free(server->slots);
+    sl_free(server->free_slots);
+    sl_free(server);
+}

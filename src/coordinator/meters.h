@@ -1,0 +1,58 @@
+/* Metrics of the coordinator: the names of the operations notes, their series, and the sums over the
+ * fleet, in which dead workers stay. */
+#ifndef SL_COORDINATOR_METERS_H
+#define SL_COORDINATOR_METERS_H
+
+#include "base/metrics.h"
+#include "coordinator/registry.h"
+#include "proto/node.pb-c.h"
+
+#include <stdint.h>
+
+enum meters_stage {
+    STAGE_TOKENIZE,
+    STAGE_ROUTE,
+    STAGE_PREFILL_QUEUE,
+    STAGE_PREFILL,
+    STAGE_TRANSFER,
+    STAGE_DECODE_QUEUE,
+    STAGE_DECODE,
+    STAGE_COUNT
+};
+
+enum meters_blocks { BLOCKS_USED, BLOCKS_CACHED, BLOCKS_FREE, BLOCKS_LANDING, BLOCKS_STATE_COUNT };
+
+struct meters_transfers; /* last totals of each node's rows */
+
+struct meters {
+    struct sl_metrics *metrics;
+    struct sl_metric *ttft, *itl, *e2e, *handover, *second_token;
+    struct sl_metric *stages[STAGE_COUNT];
+    struct sl_metric *prompt_tokens, *generation_tokens;
+    struct sl_metric *computed, *local_hit;
+    struct sl_metric *running, *waiting, *kv_usage, *blocks[BLOCKS_STATE_COUNT];
+    struct sl_metric *prefix_queries, *prefix_hits;
+    struct sl_metric *index_entries, *gaps, *stale_tokens;
+    struct sl_metric_family *requests, *decisions, *rejected, *migrations, *replicas, *preemptions;
+    struct sl_metric_family *transfer_bytes, *transfer_pieces, *transfer_streams;
+    struct sl_metric_family *transfer_busy, *transfer_exposed, *transfer_failures;
+    struct sl_metric_family *transfer_seconds, *transfer_throughput;
+    struct meters_transfers *transfers; /* [REGISTRY_NODES_MAX] */
+};
+
+/* model: the served name, a label. */
+void meters_init(struct meters *meters, const char *model);
+void meters_fini(struct meters *meters);
+/* A node joined: its totals start from nothing. */
+void meters_node_joined(struct meters *meters, const struct registry_node *node);
+/* Adds what grew since the node's last heartbeat. */
+void meters_heartbeat(struct meters *meters, const struct registry_node *node,
+                      const Sluice__Heartbeat *heartbeat);
+/* Stage times of a node's part in a request; d: the destination's id, or NULL. */
+void meters_finished(struct meters *meters, const struct registry_node *node, const char *d,
+                     const Sluice__Finished *finished);
+/* Gauges of the fleet and of open requests. */
+void meters_fleet(struct meters *meters, const struct registry *registry, uint32_t running,
+                  uint32_t waiting, uint32_t index_entries);
+
+#endif

@@ -1,0 +1,330 @@
+/* What nodes say, and their loss.
+ *
+ * A stream belongs to the node that said hello on it; messages before that, or after the node was ejected,
+ * are ignored. Losing a node, for whatever reason, is one function: its requests go elsewhere, its
+ * index entries vanish, its slot is free. */
+#include "coordinator/core.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* ── joining ─────────────────────────────────────────────────────────────────────────────────── */
+
+static void send_welcome(struct coordinator *c, struct rpc_stream *stream)
+{
+    Sluice__Welcome welcome = SLUICE__WELCOME__INIT;
+    welcome.protocol = 1;
+    welcome.coordinator = c->incarnation;
+    welcome.heartbeat_us = c->config.heartbeat_us;
+    welcome.dead_us = c->config.dead_us;
+    Sluice__CoordinatorMessage message = SLUICE__COORDINATOR_MESSAGE__INIT;
+    message.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_WELCOME;
+    message.welcome = &welcome;
+    if (rpc_send_to_node(stream, RPC_URGENT, &message) != SL_OK)
+        sl_debug("send_failed", "error=\"%s\"", sl_error());
+}
+
+/* What the served model's nodes say counts for all requests. */
+static void adopt_model(struct coordinator *c)
+{
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        const struct registry_node *node = &c->registry.nodes[i];
+        if (!node->used || !registry_usable(&c->registry, node))
+            continue;
+        const Sluice__Hello *hello = node->hello;
+        uint32_t n = (uint32_t)hello->n_eos_ids;
+        c->n_end_ids = n < CORE_END_IDS_MAX ? n : CORE_END_IDS_MAX;
+        memcpy(c->end_ids, hello->eos_ids, c->n_end_ids * sizeof(uint32_t));
+        if (hello->context_max > 0 && hello->context_max < atomic_load(&c->model_len_max))
+            atomic_store(&c->model_len_max, hello->context_max);
+    }
+}
+
+static void settle(struct coordinator *c, uint64_t now_us)
+{
+    if (registry_settle(&c->registry, now_us))
+        sl_info("identity_served", "identity=%02x%02x%02x%02x", c->registry.served[0],
+                c->registry.served[1], c->registry.served[2], c->registry.served[3]);
+}
+
+static void log_ready(struct coordinator *c, const struct registry_node *node)
+{
+    const Sluice__Hello *hello = node->hello;
+    enum registry_state state = registry_state(&c->registry, node);
+    if (state == REGISTRY_FOREIGN)
+        sl_error_log("node_foreign",
+                     "id=%s identity=%02x%02x%02x%02x reason=\"has another model or layout than "
+                     "the one served, gets no work\"",
+                     node->id, hello->identity.data[0], hello->identity.data[1],
+                     hello->identity.data[2], hello->identity.data[3]);
+    else
+        sl_info("node_ready", "id=%s role=%s pid=%u blocks=%u block_bytes=%" PRIu64 " numerics=%s",
+                node->id, node->prefill ? "prefill" : "decode", hello->pid, hello->blocks_total,
+                hello->block_bytes, hello->numerics_id);
+}
+
+/* Takes the message if it is kept. */
+static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
+                       Sluice__NodeMessage *message, uint64_t now_us)
+{
+    struct registry_node *node = NULL, *replaced = NULL;
+    bool known = registry_find_stream(&c->registry, stream) != NULL;
+    sl_status status = registry_hello(&c->registry, stream, message, now_us, &node, &replaced);
+    if (status == SL_OK && replaced != NULL) {
+        nodes_lose(c, replaced, "replaced", now_us);
+        known = false;
+        status = registry_hello(&c->registry, stream, message, now_us, &node, &replaced);
+    }
+    if (status != SL_OK) {
+        sl_error_log("node_refused", "peer=%s error=\"%s\"", rpc_stream_peer(stream), sl_error());
+        rpc_stream_close(stream, sl_error());
+        return false;
+    }
+    if (!known) {
+        rpc_stream_acquire(stream);
+        meters_node_joined(&c->meters, node);
+        sl_info("node_joined", "id=%s role=%s pid=%u ready=%d", node->id,
+                node->prefill ? "prefill" : "decode", node->hello->pid, node->ready);
+        send_welcome(c, stream);
+    }
+    if (node->ready) {
+        settle(c, now_us);
+        adopt_model(c);
+        log_ready(c, node);
+        c->place_again = true;
+    }
+    return true;
+}
+
+void nodes_lose(struct coordinator *c, struct registry_node *node, const char *why, uint64_t now_us)
+{
+    sl_warn("node_lost", "id=%s role=%s why=\"%s\" running=%u", node->id,
+            node->prefill ? "prefill" : "decode", why, node->own_running + node->own_unadmitted);
+    flow_node join = node->join;
+    struct rpc_stream *stream = node->stream;
+    prefix_index_drop_node(c->index, node->slot);
+    rpc_stream_close(stream, why);
+    registry_remove(&c->registry, node);
+    rpc_stream_release(stream);
+    settle(c, now_us);
+    requests_node_lost(c, join, now_us);
+    c->place_again = true;
+}
+
+/* ── messages ────────────────────────────────────────────────────────────────────────────────── */
+
+static void request_snapshot(const struct registry_node *node)
+{
+    Sluice__SnapshotRequest request = SLUICE__SNAPSHOT_REQUEST__INIT;
+    Sluice__CoordinatorMessage message = SLUICE__COORDINATOR_MESSAGE__INIT;
+    message.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_SNAPSHOT_REQUEST;
+    message.snapshot_request = &request;
+    sl_debug("snapshot_request", "node=%s seq=%" PRIu64, node->id, node->feed.seq);
+    if (rpc_send_to_node(node->stream, RPC_URGENT, &message) != SL_OK)
+        sl_debug("send_failed", "node=%s error=\"%s\"", node->id, sl_error());
+}
+
+static void take_cache_events(struct coordinator *c, struct registry_node *node,
+                              const Sluice__CacheEvents *events)
+{
+    bool ask = false;
+    for (size_t i = 0; i < events->n_events; i++) {
+        const Sluice__CacheEvent *event = events->events[i];
+        if (event->hash.len != KV_HASH_BYTES)
+            continue;
+        struct kv_hash hash;
+        uint8_t evicted = event->evicted ? 1 : 0;
+        memcpy(hash.bytes, event->hash.data, KV_HASH_BYTES);
+        ask |= prefix_feed_events(&node->feed, c->index, node->slot, events->first_seq + i, &hash,
+                                  &evicted, 1);
+    }
+    if (ask)
+        request_snapshot(node);
+}
+
+static void take_snapshot(struct coordinator *c, struct registry_node *node,
+                          const Sluice__CacheSnapshot *snapshot)
+{
+    uint32_t n = (uint32_t)(snapshot->hashes.len / KV_HASH_BYTES);
+    if (prefix_feed_snapshot(&node->feed, c->index, node->slot, snapshot->seq, snapshot->part,
+                             snapshot->n_parts, (const struct kv_hash *)snapshot->hashes.data, n))
+        request_snapshot(node);
+}
+
+static const char *reason_text(Sluice__Reason reason)
+{
+    const ProtobufCEnumValue *value =
+        protobuf_c_enum_descriptor_get_value(&sluice__reason__descriptor, (int)reason);
+    return value != NULL ? value->name + strlen("REASON_") : "?";
+}
+
+static void take_admitted(struct coordinator *c, struct registry_node *node,
+                          const Sluice__Admitted *admitted, uint64_t now_us)
+{
+    struct request *request = requests_find(c, admitted->request);
+    if (request == NULL) {
+        dispatch_cancel_stray(c, node, admitted->request, admitted->attempt);
+        return;
+    }
+    bool computes = node->join == request->flow.p || request->flow.mode == FLOW_LOCAL;
+    if (computes && admitted->attempt == request->flow.attempt)
+        requests_note_cached(request, admitted->cached_tokens);
+    enum flow_step step = flow_admit(&request->flow, node->join, admitted->attempt);
+    if (step == FLOW_STALE)
+        dispatch_cancel_stray(c, node, admitted->request, admitted->attempt);
+    else
+        requests_step(c, request, step, node->join, "admitted", NULL, now_us);
+}
+
+static void take_refused(struct coordinator *c, struct registry_node *node,
+                         const Sluice__Refused *refused, uint64_t now_us)
+{
+    struct request *request = requests_find(c, refused->request);
+    if (request == NULL)
+        return;
+    sl_info("placement_refused", "req=%s attempt=%u node=%s reason=%s text=\"%s\"",
+            request->output.id, refused->attempt, node->id, reason_text(refused->reason),
+            refused->message);
+    enum flow_step step =
+        flow_refused(&request->flow, node->join, refused->attempt, refused->reason);
+    bool too_large = refused->reason == SLUICE__REASON__REASON_TOO_LARGE;
+    requests_step(c, request, step, node->join, "refused",
+                  too_large ? "too large" : refused->message, now_us);
+}
+
+static void take_stream_failed(struct coordinator *c, struct registry_node *node,
+                               const Sluice__StreamFailed *failed, uint64_t now_us)
+{
+    struct request *request = requests_find(c, failed->request);
+    if (request == NULL)
+        return;
+    sl_info("stream_failed", "req=%s attempt=%u node=%s side=%s reason=%s held=%d",
+            request->output.id, failed->attempt, node->id, failed->source ? "source" : "target",
+            reason_text(failed->reason), failed->held);
+    enum flow_step step = flow_stream_failed(&request->flow, node->join, failed->attempt,
+                                             failed->reason, failed->held, failed->source);
+    requests_step(c, request, step, node->join, "stream_failed", NULL, now_us);
+}
+
+static void take_finished(struct coordinator *c, struct registry_node *node,
+                          const Sluice__Finished *finished, uint64_t now_us)
+{
+    struct request *request = requests_find(c, finished->request);
+    const struct registry_node *d =
+        request != NULL ? registry_find(&c->registry, request->flow.d) : NULL;
+    meters_finished(&c->meters, node, d != NULL ? d->id : NULL, finished);
+    if (request == NULL)
+        return;
+    bool computed = finished->computed_tokens > 0 && finished->attempt == request->flow.attempt;
+    if (computed && request->flow.mode == FLOW_PAIR && node->join == request->flow.p)
+        requests_note_cached(request, finished->cached_tokens);
+    enum flow_step step = flow_finished(&request->flow, node->join, finished->attempt,
+                                        finished->finish, finished->reason);
+    if (step != FLOW_NOTHING)
+        sl_warn("placement_ended", "req=%s attempt=%u node=%s finish=%d reason=%s text=\"%s\"",
+                request->output.id, finished->attempt, node->id, (int)finished->finish,
+                reason_text(finished->reason), finished->message);
+    requests_step(c, request, step, node->join, "finished", finished->message, now_us);
+}
+
+static void take_heartbeat(struct coordinator *c, struct registry_node *node,
+                           const Sluice__Heartbeat *heartbeat, uint64_t now_us)
+{
+    registry_heartbeat(&c->registry, node, heartbeat, now_us);
+    meters_heartbeat(&c->meters, node, heartbeat);
+    c->place_again |= c->unplaced.first != NULL;
+}
+
+/* True when the message was kept. */
+static bool take_message(struct coordinator *c, struct rpc_stream *stream,
+                         Sluice__NodeMessage *message, uint64_t now_us)
+{
+    if (message->body_case == SLUICE__NODE_MESSAGE__BODY_HELLO)
+        return take_hello(c, stream, message, now_us);
+    struct registry_node *node = registry_find_stream(&c->registry, stream);
+    if (node == NULL)
+        return false;
+    switch (message->body_case) {
+    case SLUICE__NODE_MESSAGE__BODY_HEARTBEAT:
+        take_heartbeat(c, node, message->heartbeat, now_us);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_TOKENS:
+        requests_tokens(c, node, message->tokens, now_us);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_ADMITTED:
+        take_admitted(c, node, message->admitted, now_us);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_REFUSED:
+        take_refused(c, node, message->refused, now_us);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_STREAM_FAILED:
+        take_stream_failed(c, node, message->stream_failed, now_us);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_FINISHED:
+        take_finished(c, node, message->finished, now_us);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_CACHE_EVENTS:
+        take_cache_events(c, node, message->cache_events);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_CACHE_SNAPSHOT:
+        take_snapshot(c, node, message->cache_snapshot);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_LOAD_PROGRESS:
+        node->load_done = message->load_progress->bytes_done;
+        node->load_total = message->load_progress->bytes_total;
+        node->beat_us = now_us;
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_HELLO:
+    case SLUICE__NODE_MESSAGE__BODY_WINDOW:
+    case SLUICE__NODE_MESSAGE__BODY__NOT_SET:
+    default:
+        break;
+    }
+    return false;
+}
+
+void nodes_event(struct coordinator *c, struct node_event *event, uint64_t now_us)
+{
+    if (event->kind == NODE_EVENT_MESSAGE) {
+        if (!take_message(c, event->stream, event->message, now_us))
+            rpc_node_message_free(event->message);
+        return;
+    }
+    struct registry_node *node = registry_find_stream(&c->registry, event->stream);
+    if (node != NULL)
+        nodes_lose(c, node, event->text, now_us);
+}
+
+/* ── time ────────────────────────────────────────────────────────────────────────────────────── */
+
+void nodes_tick(struct coordinator *c, uint64_t now_us)
+{
+    uint32_t cursor = 0;
+    struct registry_node *node;
+    while ((node = registry_sweep(&c->registry, now_us, &cursor)) != NULL) {
+        char id[sizeof(node->id)];
+        memcpy(id, node->id, sizeof(id));
+        pid_t pid = (pid_t)node->hello->pid;
+        nodes_lose(c, node, "ejected: it does not answer, or its step loop does not move", now_us);
+        if (c->actuator != NULL)
+            actuator_kill(c->actuator, id, pid);
+    }
+    settle(c, now_us);
+}
+
+void nodes_beat(struct coordinator *c)
+{
+    Sluice__Beat beat = SLUICE__BEAT__INIT;
+    beat.coordinator = c->incarnation;
+    Sluice__CoordinatorMessage message = SLUICE__COORDINATOR_MESSAGE__INIT;
+    message.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_BEAT;
+    message.beat = &beat;
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        const struct registry_node *node = &c->registry.nodes[i];
+        if (node->used && rpc_send_to_node(node->stream, RPC_URGENT, &message) != SL_OK)
+            sl_debug("send_failed", "node=%s error=\"%s\"", node->id, sl_error());
+    }
+}

@@ -1,0 +1,82 @@
+/* What a client gets: the text of a completion as it grows, its stops, its logprobs, and the JSON of
+ * chunks and bodies. One request each; one thread at a time. */
+#ifndef SL_COORDINATOR_OUTPUT_H
+#define SL_COORDINATOR_OUTPUT_H
+
+#include "base/buf.h"
+#include "base/status.h"
+#include "coordinator/api.h"
+#include "text/detokenizer.h"
+#include "text/stop.h"
+#include "text/tokenizer.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define OUTPUT_TEXT_BYTES_MAX (64u << 20)
+
+enum output_finish { OUTPUT_OPEN, OUTPUT_STOP, OUTPUT_LENGTH };
+
+struct output_logprob {
+    float sampled;
+    uint32_t n_top;
+    const uint32_t *top_ids;
+    const float *top;
+};
+
+struct output_usage {
+    uint32_t prompt_tokens;
+    uint32_t completion_tokens;
+    uint32_t cached_tokens;
+};
+
+struct output {
+    const struct text_tokenizer *tokenizer;
+    struct text_detokenizer detokenizer;
+    struct text_stop *stop;
+    char id[32];
+    const char *model; /* borrowed */
+    uint64_t created;
+    bool stream, include_usage, return_token_ids;
+    int32_t n_logprobs; /* -1: none */
+    uint32_t max_tokens, min_tokens;
+    bool ignore_eos;
+    uint32_t n_end_ids;
+    const uint32_t *end_ids; /* borrowed: end tokens of the model */
+    uint32_t n_stop_ids;
+    uint32_t stop_ids[API_STOP_IDS_MAX];
+    uint32_t n_tokens; /* taken, the end token included */
+    enum output_finish finish;
+    int stop_string; /* index of what ended it, -1 */
+    int64_t stop_id; /* id of what ended it, -1 */
+    char *stop_texts[TEXT_STOPS_MAX];
+    uint32_t n_stops;
+    /* Not yet handed out: all of it for a body, the next chunk's for a stream. */
+    struct sl_buf text, ids, names, values, tops, offsets;
+    uint32_t n_pending;
+    struct sl_buf piece; /* scratch */
+    bool first_chunk_sent;
+};
+
+/* Copies what it needs of `completion`, but for the pointers marked borrowed. */
+sl_status output_init(struct output *output, const struct text_tokenizer *tokenizer,
+                      const struct api_completion *completion, const char *model) SL_MUST_USE;
+void output_fini(struct output *output);
+/* One more token; logprob may be NULL. Not after the end. */
+enum output_finish output_push(struct output *output, uint32_t id,
+                               const struct output_logprob *logprob);
+/* SL_EXHAUSTED when the text has passed its bound. */
+sl_status output_status(const struct output *output) SL_MUST_USE;
+/* Appends the event with all that is pending (and the finish reason, if it has ended), and empties
+ * it. prompt_ids: given with the first chunk when token ids are wanted. */
+void output_chunk(struct output *output, const uint32_t *prompt_ids, uint32_t n_prompt_ids,
+                  struct sl_buf *out);
+/* The events after the last chunk: usage if asked for, and [DONE]. */
+void output_done(const struct output *output, const struct output_usage *usage, struct sl_buf *out);
+/* The whole body of an answer that is not a stream. */
+void output_body(const struct output *output, const struct output_usage *usage,
+                 const uint32_t *prompt_ids, struct sl_buf *out);
+/* An error event; nothing may follow. */
+void output_error(const struct api_error *error, struct sl_buf *out);
+
+#endif

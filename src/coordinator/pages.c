@@ -1,0 +1,177 @@
+/* Pages that need the loop's state: /ready, /cluster, /metrics, /v1/models, /version. Rendered on the
+ * loop, which takes well under a millisecond for a fleet of ten; nobody else reads the registry. */
+#include "coordinator/core.h"
+
+#include "base/clock.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define JSON           "application/json"
+#define PAGE_BYTES_MAX (32u << 20)
+
+static void add_identities(const struct coordinator *c, char *out, size_t bytes)
+{
+    size_t n = strlen(out);
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        const struct registry_node *node = &c->registry.nodes[i];
+        if (!node->used || !node->ready || n + 64 > bytes)
+            continue;
+        const uint8_t *id = node->hello->identity.data;
+        n += (size_t)snprintf(out + n, bytes - n, " %s=%s/%02x%02x%02x%02x", node->id,
+                              registry_state_name(registry_state(&c->registry, node)), id[0], id[1],
+                              id[2], id[3]);
+    }
+}
+
+void pages_not_ready(struct coordinator *c, char *out, size_t bytes)
+{
+    uint64_t done = 0, total = 0;
+    uint32_t loading = 0, decoding = 0;
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        const struct registry_node *node = &c->registry.nodes[i];
+        if (!node->used)
+            continue;
+        loading += !node->ready;
+        decoding += !node->prefill && node->ready;
+        done += node->load_done;
+        total += node->load_total;
+    }
+    if (c->registry.n_nodes == 0)
+        snprintf(out, bytes, "no node has joined");
+    else if (loading > 0 && total > 0)
+        snprintf(out, bytes, "the model is loading on %u nodes, %.0f%% of %.1f MB", loading,
+                 100.0 * (double)done / (double)total, (double)total / 1e6);
+    else if (loading > 0)
+        snprintf(out, bytes, "the model is loading on %u nodes", loading);
+    else if (decoding == 0)
+        snprintf(out, bytes, "there is no decode node");
+    else
+        snprintf(out, bytes, "no decode node can take requests");
+    if (loading == 0 && c->registry.n_nodes > 0) {
+        size_t n = strlen(out);
+        snprintf(out + n, bytes - n, "; in the fleet (node=state/identity):");
+        add_identities(c, out, bytes);
+    }
+}
+
+static bool is_ready(struct coordinator *c)
+{
+    return !atomic_load(&c->draining) && registry_count(&c->registry, false) > 0;
+}
+
+static void answer_ready(struct coordinator *c, struct sl_buf *out, int *status_out,
+                         uint32_t *retry_out)
+{
+    char why[API_MESSAGE_BYTES] = "";
+    uint64_t done = 0, total = 0;
+    bool ready = is_ready(c);
+    if (atomic_load(&c->draining))
+        snprintf(why, sizeof(why), "the server is shutting down");
+    else if (!ready)
+        pages_not_ready(c, why, sizeof(why));
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        const struct registry_node *node = &c->registry.nodes[i];
+        if (!node->used || node->ready)
+            continue;
+        done += node->load_done;
+        total += node->load_total;
+    }
+    sl_buf_add_format(out, "{\"status\":\"%s\",\"reason\":", ready ? "ready" : "not ready");
+    sl_buf_add_json_string(out, why, strlen(why));
+    sl_buf_add_format(out,
+                      ",\"prefill\":%u,\"decode\":%u,\"load\":{\"bytes_done\":%" PRIu64
+                      ",\"bytes_total\":%" PRIu64 "}}\n",
+                      registry_count(&c->registry, true), registry_count(&c->registry, false), done,
+                      total);
+    *status_out = ready ? 200 : 503;
+    *retry_out = ready ? 0 : 2;
+}
+
+static void add_node(const struct coordinator *c, const struct registry_node *node,
+                     struct sl_buf *out)
+{
+    const Sluice__Hello *hello = node->hello;
+    const Sluice__Load *load = &node->load;
+    sl_buf_add_text(out, "{\"id\":");
+    sl_buf_add_json_string(out, node->id, strlen(node->id));
+    sl_buf_add_format(out, ",\"role\":\"%s\",\"state\":\"%s\",\"pid\":%u,\"admin\":",
+                      node->prefill ? "prefill" : "decode",
+                      registry_state_name(registry_state(&c->registry, node)), hello->pid);
+    sl_buf_add_json_string(out, hello->admin, strlen(hello->admin));
+    sl_buf_add_text(out, ",\"transport\":");
+    sl_buf_add_json_string(out, hello->transport, strlen(hello->transport));
+    sl_buf_add_format(out,
+                      ",\"block_tokens\":%u,\"block_bytes\":%" PRIu64
+                      ",\"blocks\":{\"total\":%u,\"free\":%u,\"cached\":%u,\"used\":%u,"
+                      "\"landing\":%u},\"incarnation\":\"%016" PRIx64 "\",\"identity\":\"",
+                      hello->block_tokens, hello->block_bytes, load->blocks_total,
+                      load->blocks_free, load->blocks_cached, load->blocks_used,
+                      load->blocks_landing, hello->incarnation);
+    for (size_t i = 0; i < hello->identity.len; i++)
+        sl_buf_add_format(out, "%02x", hello->identity.data[i]);
+    sl_buf_add_text(out, "\",\"numerics\":");
+    sl_buf_add_json_string(out, hello->numerics_id, strlen(hello->numerics_id));
+    sl_buf_add_format(out, ",\"running\":%u,\"waiting\":%u,\"steps\":%" PRIu64 "}", load->running,
+                      load->waiting, node->step);
+}
+
+static void answer_cluster(const struct coordinator *c, struct sl_buf *out)
+{
+    const char *comma = "";
+    sl_buf_add_text(out, "{\"nodes\":[");
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        if (!c->registry.nodes[i].used)
+            continue;
+        sl_buf_add_text(out, comma);
+        add_node(c, &c->registry.nodes[i], out);
+        comma = ",";
+    }
+    sl_buf_add_format(out, "],\"requests\":{\"running\":%u,\"waiting\":%u}}\n", c->n_running,
+                      c->waiting.n);
+}
+
+static void answer_models(const struct coordinator *c, struct sl_buf *out)
+{
+    sl_buf_add_text(out, "{\"object\":\"list\",\"data\":[{\"id\":");
+    sl_buf_add_json_string(out, c->model_name, strlen(c->model_name));
+    sl_buf_add_format(
+        out, ",\"object\":\"model\",\"created\":%" PRIu64 ",\"owned_by\":\"sluice\",\"root\":",
+        c->created);
+    sl_buf_add_json_string(out, c->model_name, strlen(c->model_name));
+    sl_buf_add_format(out, ",\"parent\":null,\"max_model_len\":%u}]}\n",
+                      atomic_load(&c->model_len_max));
+}
+
+void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_t now_us)
+{
+    (void)now_us;
+    int status = 200;
+    uint32_t retry_s = 0;
+    const char *type = JSON;
+    struct sl_buf page;
+    sl_buf_init(&page, PAGE_BYTES_MAX);
+    switch (http_exchange_route(exchange)) {
+    case ROUTE_READY:
+        answer_ready(c, &page, &status, &retry_s);
+        break;
+    case ROUTE_CLUSTER:
+        answer_cluster(c, &page);
+        break;
+    case ROUTE_MODELS:
+        answer_models(c, &page);
+        break;
+    case ROUTE_METRICS:
+        type = "text/plain; version=0.0.4; charset=utf-8";
+        meters_fleet(&c->meters, &c->registry, c->n_running, c->waiting.n,
+                     prefix_index_entries(c->index));
+        sl_metrics_render(c->meters.metrics, &page);
+        break;
+    default:
+        sl_buf_add_text(&page, "{\"version\":\"" SLUICE_VERSION "\"}\n");
+        break;
+    }
+    http_reply(exchange, status, type, page.data, page.bytes, retry_s);
+    sl_buf_fini(&page);
+}

@@ -1,0 +1,367 @@
+/* Text threads: parse, check and tokenize before the loop sees a request.
+ *
+ *   HTTP thread ─► queue (bounded) ─► text thread ─► the loop's inbox
+ *                                         └─► errors, /tokenize, /detokenize: answered from here
+ *
+ * Tokenizing four megabytes takes long enough to stall every open stream, so neither the loop nor an HTTP
+ * thread does it. A text thread stops at one token over the context length: a prompt that is far
+ * too long costs no more than one that is just too long. */
+#include "coordinator/core.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define QUEUE_MAX      1024u
+#define THREADS_MAX    16u
+#define JSON           "application/json"
+#define TOKENIZE_MAX   (1u << 22) /* ids that /tokenize gives */
+#define BODY_BYTES_MAX (64u << 20)
+
+struct prepare {
+    struct coordinator *coordinator;
+    pthread_mutex_t mutex;
+    pthread_cond_t more;
+    struct http_exchange *queue[QUEUE_MAX]; /* ring */
+    uint32_t first, n_queued;
+    bool stopping;
+    uint32_t n_threads;
+    struct sl_thread threads[THREADS_MAX];
+};
+
+void reply_error(struct http_exchange *exchange, const struct api_error *error)
+{
+    struct sl_buf body;
+    sl_buf_init(&body, 8192);
+    api_error_body(error, &body);
+    http_reply(exchange, error->http_status, JSON, body.data, body.bytes, error->retry_after_s);
+    sl_buf_fini(&body);
+}
+
+void request_destroy(struct request *request)
+{
+    if (request == NULL)
+        return;
+    output_fini(&request->output);
+    text_ids_fini(&request->tokens);
+    api_completion_fini(&request->params);
+    sl_free(request->hashes);
+    http_exchange_release(request->exchange);
+    sl_free(request);
+}
+
+static sl_status check_model(const struct coordinator *c, const char *model,
+                             struct api_error *error)
+{
+    if (model == NULL || strcmp(model, c->model_name) == 0)
+        return SL_OK;
+    return api_fail(error, 404, "model_not_found", "model",
+                    "the model `%.120s` does not exist; this server has `%.120s`", model,
+                    c->model_name);
+}
+
+/* Ids as the client gave them. */
+static sl_status copy_ids(const struct coordinator *c, const struct api_prompt *prompt,
+                          const char *field, struct text_ids *ids, struct api_error *error)
+{
+    uint32_t vocab = atomic_load(&c->vocab);
+    size_t i;
+    json_t *value;
+    json_array_foreach(prompt->ids, i, value)
+    {
+        uint32_t id = (uint32_t)json_integer_value(value);
+        if (id >= vocab)
+            return api_fail(error, 400, "invalid_value", field,
+                            "`%s[%zu]` is %u; want a token id below %u", field, i, id, vocab);
+        sl_status status = text_ids_add(ids, id);
+        if (status == SL_EXHAUSTED)
+            return api_fail(error, 400, "context_length_exceeded", field,
+                            "`%s` has %zu token ids; at most %zu", field,
+                            json_array_size(prompt->ids), ids->n_ids_max);
+        if (status != SL_OK)
+            return api_fail(error, 503, "no_memory", NULL, "no memory for %zu token ids",
+                            json_array_size(prompt->ids));
+    }
+    return SL_OK;
+}
+
+static sl_status encode(const struct coordinator *c, const struct api_prompt *prompt,
+                        bool add_special_tokens, uint32_t len_max, struct text_ids *ids,
+                        struct api_error *error)
+{
+    sl_status status = text_tokenizer_encode(c->tokenizer, prompt->text, prompt->text_bytes,
+                                             add_special_tokens, ids);
+    if (status == SL_EXHAUSTED)
+        return api_fail(error, 400, "context_length_exceeded", "prompt",
+                        "`prompt` has over %zu tokens; the context length is %u", ids->n_ids_max,
+                        len_max);
+    if (status == SL_NO_MEMORY)
+        return api_fail(error, 503, "no_memory", NULL, "no memory to tokenize");
+    if (status != SL_OK)
+        return api_fail(error, 400, "invalid_value", "prompt", "`prompt`: %s", sl_error());
+    return SL_OK;
+}
+
+static sl_status read_prompt(const struct coordinator *c, struct request *request,
+                             struct api_error *error)
+{
+    struct api_completion *params = &request->params;
+    uint32_t len_max = atomic_load(&c->model_len_max);
+    text_ids_init(&request->tokens, len_max);
+    sl_status status = params->prompt.text != NULL
+                           ? encode(c, &params->prompt, params->add_special_tokens, len_max,
+                                    &request->tokens, error)
+                           : copy_ids(c, &params->prompt, "prompt", &request->tokens, error);
+    if (status != SL_OK)
+        return status;
+    size_t n = request->tokens.n_ids;
+    if (n == 0)
+        return api_fail(error, 400, "invalid_value", "prompt",
+                        "`prompt` has no tokens; want at least 1");
+    if (n >= len_max)
+        return api_fail(error, 400, "context_length_exceeded", "prompt",
+                        "`prompt` has %zu tokens; the context length is %u", n, len_max);
+    if (params->has_max_tokens && params->max_tokens > len_max - n)
+        return api_fail(error, 400, "context_length_exceeded", "max_tokens",
+                        "`max_tokens` is %u and `prompt` has %zu tokens; the context length is %u",
+                        params->max_tokens, n, len_max);
+    if (params->max_tokens > len_max - n)
+        params->max_tokens = (uint32_t)(len_max - n);
+    if (params->min_tokens > params->max_tokens)
+        return api_fail(error, 400, "invalid_value", "min_tokens",
+                        "`min_tokens` is %u; at most %u fit the context", params->min_tokens,
+                        params->max_tokens);
+    request->n_prompt = (uint32_t)n;
+    return SL_OK;
+}
+
+static sl_status check_stop_ids(const struct coordinator *c, const struct api_completion *params,
+                                struct api_error *error)
+{
+    uint32_t vocab = atomic_load(&c->vocab);
+    for (uint32_t i = 0; i < params->n_stop_ids; i++)
+        if (params->stop_ids[i] >= vocab)
+            return api_fail(error, 400, "invalid_value", "stop_token_ids",
+                            "`stop_token_ids[%u]` is %u; want a token id below %u", i,
+                            params->stop_ids[i], vocab);
+    return SL_OK;
+}
+
+static sl_status build_request(struct coordinator *c, struct http_exchange *exchange,
+                               struct request *request, struct api_error *error)
+{
+    size_t bytes;
+    const char *body = http_exchange_body(exchange, &bytes);
+    sl_status status = api_parse_completion(body, bytes, &request->params, error);
+    if (status != SL_OK)
+        return status;
+    status = check_model(c, request->params.model, error);
+    if (status == SL_OK)
+        status = read_prompt(c, request, error);
+    if (status == SL_OK)
+        status = check_stop_ids(c, &request->params, error);
+    if (status != SL_OK)
+        return status;
+    status = output_init(&request->output, c->tokenizer, &request->params, c->model_name);
+    if (status != SL_OK)
+        return api_fail(error, 400, "invalid_value", "stop", "`stop`: %s", sl_error());
+    /* Room for what will be generated; the prompt's body is not needed any more. */
+    request->tokens.n_ids_max = request->n_prompt + request->params.max_tokens;
+    json_decref(request->params.body);
+    request->params.body = NULL;
+    request->params.model = NULL;
+    memset(&request->params.prompt, 0, sizeof(request->params.prompt));
+    memset(request->params.stops, 0, sizeof(request->params.stops));
+    return SL_OK;
+}
+
+static void prepare_completion(struct coordinator *c, struct http_exchange *exchange)
+{
+    struct api_error error = {0};
+    struct request *request = sl_zalloc(1, sizeof(*request));
+    request->exchange = http_exchange_acquire(exchange);
+    request->arrival_us = http_exchange_start_us(exchange);
+    sl_status status = build_request(c, exchange, request, &error);
+    http_exchange_drop_body(exchange);
+    if (status != SL_OK) {
+        reply_error(exchange, &error);
+        request_destroy(request);
+        return;
+    }
+    request->tokenized_us = sl_now_us();
+    struct http_event event = {.kind = HTTP_EVENT_COMPLETION, .request = request};
+    if (!inbox_push(&c->http_inbox, &event)) {
+        api_fail(&error, 503, "overloaded", NULL, "the server's inbox is full");
+        error.retry_after_s = 1;
+        reply_error(exchange, &error);
+        request_destroy(request);
+    }
+}
+
+static void reply_ids(struct coordinator *c, struct http_exchange *exchange,
+                      const struct text_ids *ids)
+{
+    struct sl_buf body;
+    sl_buf_init(&body, BODY_BYTES_MAX);
+    sl_buf_add_format(&body, "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[", ids->n_ids,
+                      atomic_load(&c->model_len_max));
+    for (size_t i = 0; i < ids->n_ids; i++)
+        sl_buf_add_format(&body, i > 0 ? ",%u" : "%u", ids->ids[i]);
+    sl_buf_add_text(&body, "]}");
+    http_reply(exchange, 200, JSON, body.data, body.bytes, 0);
+    sl_buf_fini(&body);
+}
+
+static void answer_tokenize(struct coordinator *c, struct http_exchange *exchange)
+{
+    struct api_tokenize params;
+    struct api_error error;
+    struct text_ids ids;
+    size_t bytes;
+    const char *body = http_exchange_body(exchange, &bytes);
+    sl_status status = api_parse_tokenize(body, bytes, &params, &error);
+    if (status != SL_OK) {
+        reply_error(exchange, &error);
+        return;
+    }
+    text_ids_init(&ids, TOKENIZE_MAX);
+    status = check_model(c, params.model, &error);
+    if (status == SL_OK)
+        status = encode(c, &params.prompt, params.add_special_tokens, TOKENIZE_MAX, &ids, &error);
+    if (status == SL_OK)
+        reply_ids(c, exchange, &ids);
+    else
+        reply_error(exchange, &error);
+    text_ids_fini(&ids);
+    api_tokenize_fini(&params);
+}
+
+static void answer_detokenize(struct coordinator *c, struct http_exchange *exchange)
+{
+    struct api_detokenize params;
+    struct api_error error;
+    struct text_ids ids;
+    size_t bytes;
+    const char *body = http_exchange_body(exchange, &bytes);
+    sl_status status = api_parse_detokenize(body, bytes, &params, &error);
+    if (status != SL_OK) {
+        reply_error(exchange, &error);
+        return;
+    }
+    text_ids_init(&ids, TOKENIZE_MAX);
+    struct sl_buf text, out;
+    sl_buf_init(&text, BODY_BYTES_MAX);
+    sl_buf_init(&out, BODY_BYTES_MAX);
+    status = check_model(c, params.model, &error);
+    if (status == SL_OK)
+        status = copy_ids(c, &params.prompt, "tokens", &ids, &error);
+    if (status == SL_OK) {
+        text_tokenizer_decode(c->tokenizer, ids.ids, ids.n_ids, false, &text);
+        sl_buf_add_text(&out, "{\"prompt\":");
+        sl_buf_add_json_string(&out, text.data != NULL ? text.data : "", text.bytes);
+        sl_buf_add_text(&out, "}");
+        if (text.failed || out.failed)
+            status = api_fail(&error, 400, "invalid_value", "tokens", "`tokens` is too long");
+    }
+    if (status == SL_OK)
+        http_reply(exchange, 200, JSON, out.data, out.bytes, 0);
+    else
+        reply_error(exchange, &error);
+    sl_buf_fini(&text);
+    sl_buf_fini(&out);
+    text_ids_fini(&ids);
+    api_detokenize_fini(&params);
+}
+
+static void prepare_one(struct coordinator *c, struct http_exchange *exchange)
+{
+    if (http_exchange_is_gone(exchange))
+        return;
+    switch (http_exchange_route(exchange)) {
+    case ROUTE_COMPLETIONS:
+        prepare_completion(c, exchange);
+        break;
+    case ROUTE_TOKENIZE:
+        answer_tokenize(c, exchange);
+        break;
+    default:
+        answer_detokenize(c, exchange);
+        break;
+    }
+}
+
+static void prepare_run(void *arg)
+{
+    struct prepare *p = arg;
+    pthread_mutex_lock(&p->mutex);
+    for (;;) {
+        while (p->n_queued == 0 && !p->stopping)
+            pthread_cond_wait(&p->more, &p->mutex);
+        if (p->stopping)
+            break;
+        struct http_exchange *exchange = p->queue[p->first];
+        p->first = (p->first + 1) % QUEUE_MAX;
+        p->n_queued--;
+        pthread_mutex_unlock(&p->mutex);
+        prepare_one(p->coordinator, exchange);
+        http_exchange_release(exchange);
+        pthread_mutex_lock(&p->mutex);
+    }
+    pthread_mutex_unlock(&p->mutex);
+}
+
+bool prepare_push(struct prepare *p, struct http_exchange *exchange)
+{
+    pthread_mutex_lock(&p->mutex);
+    bool fits = p->n_queued < QUEUE_MAX && !p->stopping;
+    if (fits) {
+        p->queue[(p->first + p->n_queued++) % QUEUE_MAX] = http_exchange_acquire(exchange);
+        pthread_cond_signal(&p->more);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    return fits;
+}
+
+sl_status prepare_start(struct coordinator *c, struct prepare **prepare_out)
+{
+    struct prepare *p = sl_zalloc(1, sizeof(*p));
+    p->coordinator = c;
+    pthread_mutex_init(&p->mutex, NULL);
+    pthread_cond_init(&p->more, NULL);
+    uint32_t n = c->config.text_threads;
+    n = n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : n;
+    for (; p->n_threads < n; p->n_threads++) {
+        char name[16];
+        snprintf(name, sizeof(name), "text-%u", p->n_threads);
+        sl_status status = sl_thread_start(&p->threads[p->n_threads], name, prepare_run, p);
+        if (status != SL_OK) {
+            prepare_stop(p);
+            return status;
+        }
+    }
+    *prepare_out = p;
+    return SL_OK;
+}
+
+void prepare_stop(struct prepare *p)
+{
+    if (p == NULL)
+        return;
+    pthread_mutex_lock(&p->mutex);
+    p->stopping = true;
+    pthread_cond_broadcast(&p->more);
+    pthread_mutex_unlock(&p->mutex);
+    for (uint32_t i = 0; i < p->n_threads; i++)
+        sl_thread_join(&p->threads[i]);
+    for (; p->n_queued > 0; p->n_queued--) {
+        http_exchange_release(p->queue[p->first]);
+        p->first = (p->first + 1) % QUEUE_MAX;
+    }
+    pthread_cond_destroy(&p->more);
+    pthread_mutex_destroy(&p->mutex);
+    sl_free(p);
+}

@@ -1,0 +1,635 @@
+/* The life of a completion in the loop.
+ *
+ *   admit ─► waiting + unplaced ─► placed ─► admitted by a node ─► tokens ─► ended
+ *              │        ▲            │              │ (headers leave)
+ *              │        └── retry ───┴──────────────┘
+ *              └─► 429 after queue_us; 503 when no node takes over within lost_us; 400 too large
+ *
+ * Two lists hold requests that wait: `waiting`, those that no node has ever admitted, in the order of
+ * their arrival (its head is the next to run out of time), and `unplaced`, those that the router must
+ * place (retries in front). A request is on neither while it decodes, so a tick costs nothing for it.
+ *
+ * What a state machine decided (flow.c) is carried out in requests_step, and nowhere else. A request
+ * may be freed in there: callers do not touch it afterwards. */
+#include "coordinator/core.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "serve/serve.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define JSON      "application/json"
+#define RETRY_US  (100 * SL_MS_US)
+#define SLACK_US  (200 * SL_MS_US)
+#define INDEX_MAX 0xffffu
+
+/* ── lists ───────────────────────────────────────────────────────────────────────────────────── */
+
+static struct links *links_of(struct coordinator *c, const struct list *list,
+                              struct request *request)
+{
+    return list == &c->waiting ? &request->waiting : &request->unplaced;
+}
+
+static void insert(struct coordinator *c, struct list *list, struct request *request, bool front)
+{
+    struct links *links = links_of(c, list, request);
+    if (links->in)
+        return;
+    links->in = true;
+    links->previous = front ? NULL : list->last;
+    links->next = front ? list->first : NULL;
+    if (links->previous != NULL)
+        links_of(c, list, links->previous)->next = request;
+    else
+        list->first = request;
+    if (links->next != NULL)
+        links_of(c, list, links->next)->previous = request;
+    else
+        list->last = request;
+    list->n++;
+}
+
+static void take_out(struct coordinator *c, struct list *list, struct request *request)
+{
+    struct links *links = links_of(c, list, request);
+    if (!links->in)
+        return;
+    if (links->previous != NULL)
+        links_of(c, list, links->previous)->next = links->next;
+    else
+        list->first = links->next;
+    if (links->next != NULL)
+        links_of(c, list, links->next)->previous = links->previous;
+    else
+        list->last = links->previous;
+    memset(links, 0, sizeof(*links));
+    list->n--;
+}
+
+/* ── the table ───────────────────────────────────────────────────────────────────────────────── */
+
+struct request *requests_find(struct coordinator *c, uint64_t id)
+{
+    uint64_t index = id & INDEX_MAX;
+    if (index >= c->config.requests_max)
+        return NULL;
+    struct request *request = c->requests[index];
+    return request != NULL && request->id == id ? request : NULL;
+}
+
+static bool enter_table(struct coordinator *c, struct request *request)
+{
+    if (c->n_free_requests == 0)
+        return false;
+    request->index = c->free_requests[--c->n_free_requests];
+    request->id = (++c->request_serial << 16) | request->index;
+    c->requests[request->index] = request;
+    atomic_fetch_add(&c->n_open, 1);
+    return true;
+}
+
+/* Out of every list, account and table; frees it. The answer has been given. */
+static void drop(struct coordinator *c, struct request *request)
+{
+    take_out(c, &c->waiting, request);
+    take_out(c, &c->unplaced, request);
+    accounts_close(c, request);
+    if (request->counted)
+        admission_leave(&c->admission, request->n_prompt, false, sl_now_us());
+    if (request->admitted)
+        c->n_running--;
+    c->requests[request->index] = NULL;
+    c->free_requests[c->n_free_requests++] = request->index;
+    atomic_fetch_sub(&c->n_open, 1);
+    request_destroy(request);
+}
+
+/* ── answers ─────────────────────────────────────────────────────────────────────────────────── */
+
+static void count_outcome(struct coordinator *c, const char *outcome)
+{
+    sl_metric_add(sl_metric_get(c->meters.requests, outcome), 1);
+}
+
+/* Error object, or error event if headers have left; the placement is cancelled; freed. */
+static void fail(struct coordinator *c, struct request *request, const struct api_error *error)
+{
+    dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
+    sl_info("request_failed", "req=%s status=%d attempts=%u tokens=%u error=\"%s\"",
+            request->output.id, error->http_status, request->flow.attempt, request->output.n_tokens,
+            error->message);
+    count_outcome(c, "error");
+    if (request->admitted && request->output.stream) {
+        sl_buf_reset(&c->scratch);
+        output_error(error, &c->scratch);
+        http_stream_write(request->exchange, c->scratch.data, c->scratch.bytes);
+        http_stream_end(request->exchange);
+    } else {
+        reply_error(request->exchange, error);
+    }
+    drop(c, request);
+}
+
+/* Refused before it was placed in the table. */
+static void reject(struct coordinator *c, struct request *request, const char *reason,
+                   const struct api_error *error)
+{
+    sl_metric_add(sl_metric_get(c->meters.rejected, reason), 1);
+    count_outcome(c, "rejected");
+    sl_info("request_rejected", "req=%s reason=%s status=%d", request->output.id, reason,
+            error->http_status);
+    reply_error(request->exchange, error);
+    request_destroy(request);
+}
+
+static struct output_usage usage_of(const struct request *request)
+{
+    return (struct output_usage){
+        .prompt_tokens = request->n_prompt,
+        .completion_tokens = request->output.n_tokens,
+        .cached_tokens = request->cached_tokens < request->n_prompt ? request->cached_tokens
+                                                                    : request->n_prompt - 1,
+    };
+}
+
+/* The client has left or does not read. */
+static void abandon(struct coordinator *c, struct request *request)
+{
+    sl_info("request_cancelled", "req=%s tokens=%u", request->output.id, request->output.n_tokens);
+    count_outcome(c, "cancelled");
+    dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
+    http_abort(request->exchange);
+    drop(c, request);
+}
+
+static void note_sent(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    request->sent_us = now_us;
+    if (request->first_us != 0)
+        return;
+    request->first_us = now_us;
+    sl_metric_observe(c->meters.ttft, (double)(now_us - request->arrival_us) / SL_SECOND_US);
+}
+
+/* Sends what is pending as one event. False: the client is gone, and the request freed. */
+static bool send_pending(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    if (!request->output.stream || !request->admitted || request->output.n_pending == 0)
+        return true;
+    sl_buf_reset(&c->scratch);
+    output_chunk(&request->output, request->tokens.ids, request->n_prompt, &c->scratch);
+    note_sent(c, request, now_us);
+    if (!c->scratch.failed &&
+        http_stream_write(request->exchange, c->scratch.data, c->scratch.bytes))
+        return true;
+    abandon(c, request);
+    return false;
+}
+
+static void count_tokens(struct coordinator *c, const struct request *request, uint64_t now_us)
+{
+    const struct output_usage usage = usage_of(request);
+    sl_metric_add(c->meters.prompt_tokens, usage.prompt_tokens);
+    sl_metric_add(c->meters.generation_tokens, usage.completion_tokens);
+    sl_metric_add(c->meters.computed, usage.prompt_tokens - usage.cached_tokens);
+    sl_metric_add(c->meters.local_hit, usage.cached_tokens);
+    sl_metric_add(c->meters.prefix_queries, usage.prompt_tokens);
+    sl_metric_add(c->meters.prefix_hits, usage.cached_tokens);
+    sl_metric_observe(c->meters.e2e, (double)(now_us - request->arrival_us) / SL_SECOND_US);
+    count_outcome(c, request->output.finish == OUTPUT_STOP ? "stop" : "length");
+    sl_info("request_done",
+            "req=%s finish=%s prompt=%u cached=%u tokens=%u attempts=%u ttft_ms=%.1f e2e_ms=%.1f",
+            request->output.id, request->output.finish == OUTPUT_STOP ? "stop" : "length",
+            usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
+            request->flow.attempt, (double)(request->first_us - request->arrival_us) / SL_MS_US,
+            (double)(now_us - request->arrival_us) / SL_MS_US);
+}
+
+/* Headers leave now, if they have not: from here on the request counts as running. */
+static void admit_once(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    if (request->admitted)
+        return;
+    request->admitted = true;
+    request->admitted_us = now_us;
+    c->n_running++;
+    take_out(c, &c->waiting, request);
+    if (request->counted)
+        admission_leave(&c->admission, request->n_prompt, true, now_us);
+    request->counted = false;
+    sl_metric_observe(c->meters.stages[STAGE_ROUTE],
+                      (double)(request->placed_us - request->tokenized_us) / SL_SECOND_US);
+    request->sent_us = now_us;
+    if (request->output.stream)
+        (void)http_stream_begin(request->exchange);
+}
+
+/* Who still works on it is told. `sender` gave the last token. */
+static void cancel_rest(struct coordinator *c, struct request *request, flow_node sender)
+{
+    bool by_node = request->output.stop_string < 0;
+    /* P needs no word once D runs: its stream has been acknowledged, or is about to be. */
+    if (sender == request->flow.d && by_node)
+        accounts_close(c, request);
+    else
+        dispatch_cancel(c, request, by_node ? sender : 0, SLUICE__REASON__REASON_CANCELLED);
+}
+
+static void complete(struct coordinator *c, struct request *request, flow_node sender,
+                     uint64_t now_us)
+{
+    cancel_rest(c, request, sender);
+    admit_once(c, request, now_us);
+    struct output_usage usage = usage_of(request);
+    if (output_status(&request->output) != SL_OK) {
+        struct api_error error;
+        api_fail(&error, 500, "too_large", NULL, "%s", sl_error());
+        fail(c, request, &error);
+        return;
+    }
+    if (!send_pending(c, request, now_us))
+        return;
+    sl_buf_reset(&c->scratch);
+    if (request->output.stream) {
+        output_done(&request->output, &usage, &c->scratch);
+        http_stream_write(request->exchange, c->scratch.data, c->scratch.bytes);
+        http_stream_end(request->exchange);
+    } else {
+        note_sent(c, request, now_us);
+        output_body(&request->output, &usage, request->tokens.ids, &c->scratch);
+        http_reply(request->exchange, 200, JSON, c->scratch.data, c->scratch.bytes, 0);
+    }
+    count_tokens(c, request, now_us);
+    drop(c, request);
+}
+
+/* ── admission ───────────────────────────────────────────────────────────────────────────────── */
+
+static bool refuse_now(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    struct api_error error;
+    if (atomic_load(&c->draining)) {
+        api_fail(&error, 503, "draining", NULL, "the server is shutting down");
+        error.retry_after_s = 5;
+        reject(c, request, "draining", &error);
+        return true;
+    }
+    bool lately = c->registry.ready_us != 0 && now_us - c->registry.ready_us < c->config.lost_us;
+    if (registry_count(&c->registry, false) == 0 && !lately) {
+        char why[API_MESSAGE_BYTES / 2];
+        pages_not_ready(c, why, sizeof(why));
+        api_fail(&error, 503, "not_ready", NULL, "%s", why);
+        error.retry_after_s = 2;
+        reject(c, request, "not_ready", &error);
+        return true;
+    }
+    if (c->n_free_requests == 0 || !admission_enter(&c->admission, request->n_prompt)) {
+        api_fail(&error, 429, "queue_full", NULL,
+                 "%u requests with %" PRIu64 " prompt tokens wait already; try again later",
+                 c->admission.requests, c->admission.tokens);
+        error.retry_after_s = admission_retry_after_s(&c->admission);
+        reject(c, request, "queue_full", &error);
+        return true;
+    }
+    return false;
+}
+
+void requests_admit(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    sl_metric_observe(c->meters.stages[STAGE_TOKENIZE],
+                      (double)(request->tokenized_us - request->arrival_us) / SL_SECOND_US);
+    if (refuse_now(c, request, now_us))
+        return;
+    request->counted = true;
+    request->seed = request->params.has_seed ? request->params.seed : serve_random_id();
+    request->output.end_ids = c->end_ids;
+    request->output.n_end_ids = c->n_end_ids;
+    bool entered = enter_table(c, request);
+    SL_ASSERT(entered);
+    insert(c, &c->waiting, request, false);
+    insert(c, &c->unplaced, request, false);
+    c->place_again = true;
+    http_exchange_set_user(request->exchange, request->id);
+    if (http_exchange_is_gone(request->exchange))
+        abandon(c, request);
+}
+
+void requests_gone(struct coordinator *c, struct http_exchange *exchange)
+{
+    struct request *request = requests_find(c, http_exchange_user(exchange));
+    if (request != NULL && request->exchange == exchange)
+        abandon(c, request);
+}
+
+/* ── the queue ───────────────────────────────────────────────────────────────────────────────── */
+
+static void fail_too_large(struct coordinator *c, struct request *request)
+{
+    struct api_error error;
+    api_fail(&error, 400, "request_too_large", "max_tokens",
+             "prompt of %u tokens and max_tokens of %u do not fit the KV memory of any node",
+             request->n_prompt, request->params.max_tokens);
+    sl_metric_add(sl_metric_get(c->meters.rejected, "too_large"), 1);
+    fail(c, request, &error);
+}
+
+/* Places the queue's requests in order, until one must wait for room. */
+void requests_place_queue(struct coordinator *c, uint64_t now_us)
+{
+    struct request *next;
+    for (struct request *request = c->unplaced.first; request != NULL; request = next) {
+        next = request->unplaced.next;
+        if (request->retry_at_us > now_us)
+            continue;
+        switch (dispatch_place(c, request, now_us)) {
+        case DISPATCH_PLACED:
+            request->lost_us = 0;
+            take_out(c, &c->unplaced, request);
+            break;
+        case DISPATCH_WAIT:
+            return;
+        case DISPATCH_NO_NODE:
+            request->lost_us = request->lost_us != 0 ? request->lost_us : now_us;
+            break;
+        case DISPATCH_TOO_LARGE:
+            fail_too_large(c, request);
+            break;
+        }
+    }
+}
+
+static void time_out_waiting(struct coordinator *c, struct request *request)
+{
+    struct api_error error;
+    api_fail(&error, 429, "queue_timeout", NULL,
+             "no node had room for the request within %.1f s; try again later",
+             (double)c->config.queue_us / SL_SECOND_US);
+    error.retry_after_s = admission_retry_after_s(&c->admission);
+    sl_metric_add(sl_metric_get(c->meters.rejected, "queue_timeout"), 1);
+    fail(c, request, &error);
+}
+
+static void fail_lost(struct coordinator *c, struct request *request)
+{
+    struct api_error error;
+    char why[API_MESSAGE_BYTES / 2];
+    pages_not_ready(c, why, sizeof(why));
+    api_fail(&error, 503, "no_node", NULL, "no node can go on with the request: %s", why);
+    error.retry_after_s = 2;
+    fail(c, request, &error);
+}
+
+static void second(struct coordinator *c, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < c->config.requests_max; i++) {
+        struct request *request = c->requests[i];
+        if (request == NULL)
+            continue;
+        if (now_us - request->arrival_us >= c->config.request_us) {
+            struct api_error error;
+            api_fail(&error, 504, "deadline", NULL, "the request took longer than %.0f s",
+                     (double)c->config.request_us / SL_SECOND_US);
+            fail(c, request, &error);
+        } else if (request->admitted && request->output.stream &&
+                   now_us - request->sent_us >= CORE_KEEPALIVE_US) {
+            request->sent_us = now_us;
+            if (!http_stream_write(request->exchange, ": keep-alive\n\n", 14))
+                abandon(c, request);
+        }
+    }
+}
+
+void requests_tick(struct coordinator *c, uint64_t now_us)
+{
+    while (c->waiting.first != NULL && now_us - c->waiting.first->arrival_us >= c->config.queue_us)
+        time_out_waiting(c, c->waiting.first);
+    struct request *next;
+    for (struct request *request = c->unplaced.first; request != NULL; request = next) {
+        next = request->unplaced.next;
+        if (request->lost_us != 0 && now_us - request->lost_us >= c->config.lost_us)
+            fail_lost(c, request);
+    }
+    if (c->unplaced.first != NULL)
+        c->place_again = true;
+    if (now_us >= c->next_second_us) {
+        c->next_second_us = now_us + SL_SECOND_US;
+        second(c, now_us);
+    }
+}
+
+/* ── steps ───────────────────────────────────────────────────────────────────────────────────── */
+
+static void queue_again(struct coordinator *c, struct request *request, uint64_t retry_at_us)
+{
+    flow_unplace(&request->flow);
+    request->retry_at_us = retry_at_us;
+    insert(c, &c->unplaced, request, true);
+    c->place_again = true;
+}
+
+static void fail_attempts(struct coordinator *c, struct request *request, const char *why)
+{
+    struct api_error error;
+    api_fail(&error, 503, "attempts_exhausted", NULL, "%u attempts failed, the last one: %s",
+             request->flow.failures, why);
+    error.retry_after_s = 1;
+    fail(c, request, &error);
+}
+
+static void retry(struct coordinator *c, struct request *request, const char *why, uint64_t now_us)
+{
+    sl_metric_add(sl_metric_get(c->meters.migrations, why), 1);
+    sl_info("request_retry", "req=%s attempt=%u failures=%u why=%s tokens=%u", request->output.id,
+            request->flow.attempt, request->flow.failures, why, request->output.n_tokens);
+    dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
+    if (!flow_may_retry(&request->flow))
+        fail_attempts(c, request, why);
+    else
+        queue_again(c, request, now_us);
+}
+
+static void redirect(struct coordinator *c, struct request *request, const char *why,
+                     uint64_t now_us)
+{
+    if (flow_may_retry(&request->flow) && dispatch_redirect(c, request, now_us))
+        sl_metric_add(sl_metric_get(c->meters.migrations, "redirect"), 1);
+    else
+        retry(c, request, why, now_us);
+}
+
+/* D had no room. */
+static void full(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    uint64_t age_us = now_us - request->arrival_us;
+    if (!request->admitted && age_us + SLACK_US >= c->config.queue_us) {
+        time_out_waiting(c, request);
+        return;
+    }
+    if (request->admitted && request->lost_us == 0)
+        request->lost_us = now_us;
+    dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
+    queue_again(c, request, now_us + RETRY_US);
+}
+
+static void refuse(struct coordinator *c, struct request *request, const char *refused)
+{
+    struct api_error error;
+    if (!request->admitted && strncmp(refused, "too large", 9) == 0) {
+        fail_too_large(c, request);
+        return;
+    }
+    api_fail(&error, 500, "refused", NULL, "a node refused the request: %.200s", refused);
+    fail(c, request, &error);
+}
+
+void requests_step(struct coordinator *c, struct request *request, enum flow_step step,
+                   flow_node from, const char *why, const char *refused, uint64_t now_us)
+{
+    (void)from;
+    switch (step) {
+    case FLOW_NOTHING:
+    case FLOW_STALE:
+    case FLOW_ACCEPT:
+        break;
+    case FLOW_ADMITTED:
+        accounts_admitted(c, request);
+        admit_once(c, request, now_us);
+        (void)send_pending(c, request, now_us);
+        break;
+    case FLOW_RELEASE:
+        dispatch_release(c, request);
+        break;
+    case FLOW_REDIRECT:
+        redirect(c, request, why, now_us);
+        break;
+    case FLOW_RETRY:
+        retry(c, request, why, now_us);
+        break;
+    case FLOW_FULL:
+        full(c, request, now_us);
+        break;
+    case FLOW_REFUSE:
+        refuse(c, request, refused != NULL ? refused : "no reason given");
+        break;
+    }
+}
+
+void requests_note_cached(struct request *request, uint32_t cached_tokens)
+{
+    if (!request->cached_known || cached_tokens < request->cached_tokens)
+        request->cached_tokens = cached_tokens;
+    request->cached_known = true;
+}
+
+void requests_node_lost(struct coordinator *c, flow_node node, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < c->config.requests_max; i++) {
+        struct request *request = c->requests[i];
+        if (request == NULL)
+            continue;
+        if (request->at_compute == node)
+            request->at_compute = 0;
+        if (request->at_decode == node) {
+            request->at_decode = 0;
+            request->counted_running = false;
+        }
+        enum flow_step step = flow_node_lost(&request->flow, node);
+        requests_step(c, request, step, node, "node_lost", NULL, now_us);
+    }
+}
+
+void requests_fail_all(struct coordinator *c, const char *why)
+{
+    for (uint32_t i = 0; i < c->config.requests_max; i++) {
+        if (c->requests[i] == NULL)
+            continue;
+        struct api_error error;
+        api_fail(&error, 503, "shutdown", NULL, "%s", why);
+        fail(c, c->requests[i], &error);
+    }
+}
+
+/* ── tokens ──────────────────────────────────────────────────────────────────────────────────── */
+
+static void observe_latency(struct coordinator *c, struct request *request, uint32_t n,
+                            uint64_t now_us)
+{
+    if (request->last_us != 0) {
+        double each = (double)(now_us - request->last_us) / SL_SECOND_US / n;
+        for (uint32_t i = 0; i < n; i++)
+            sl_metric_observe(c->meters.itl, each);
+        if (request->output.n_tokens == 1)
+            sl_metric_observe(c->meters.second_token,
+                              (double)(now_us - request->last_us) / SL_SECOND_US);
+    }
+    request->last_us = now_us;
+}
+
+/* Takes the tokens of a run from `skip` on. False when the list has no memory. */
+static bool take_tokens(struct request *request, const Sluice__TokenRun *run, uint32_t skip)
+{
+    for (size_t i = skip; i < run->n_tokens && request->output.finish == OUTPUT_OPEN; i++) {
+        struct output_logprob logprob, *given = NULL;
+        if (i < run->n_logprobs) {
+            const Sluice__Logprob *from = run->logprobs[i];
+            size_t n = from->n_top_ids < from->n_top ? from->n_top_ids : from->n_top;
+            logprob = (struct output_logprob){.sampled = from->sampled,
+                                              .n_top = (uint32_t)n,
+                                              .top_ids = from->top_ids,
+                                              .top = from->top};
+            given = &logprob;
+        }
+        if (text_ids_add(&request->tokens, run->tokens[i]) != SL_OK)
+            return false;
+        (void)output_push(&request->output, run->tokens[i], given);
+    }
+    return true;
+}
+
+static void take_run(struct coordinator *c, struct registry_node *node, struct request *request,
+                     const Sluice__TokenRun *run, uint64_t now_us)
+{
+    uint32_t skip = 0;
+    enum flow_step step = flow_tokens(&request->flow, node->join, run->attempt, run->first_index,
+                                      (uint32_t)run->n_tokens, &skip);
+    if (step == FLOW_STALE) {
+        dispatch_cancel_stray(c, node, run->request, run->attempt);
+        return;
+    }
+    if (step != FLOW_ACCEPT) {
+        if (step == FLOW_RETRY)
+            sl_metric_add(c->meters.gaps, 1);
+        requests_step(c, request, step, node->join, "gap", NULL, now_us);
+        return;
+    }
+    if (request->at_compute != 0)
+        accounts_first_token(c, request);
+    observe_latency(c, request, (uint32_t)run->n_tokens - skip, now_us);
+    if (!take_tokens(request, run, skip)) {
+        struct api_error error;
+        api_fail(&error, 500, "no_memory", NULL, "%s", sl_error());
+        fail(c, request, &error);
+    } else if (request->output.finish != OUTPUT_OPEN) {
+        complete(c, request, node->join, now_us);
+    } else {
+        (void)send_pending(c, request, now_us);
+    }
+}
+
+void requests_tokens(struct coordinator *c, struct registry_node *node,
+                     const Sluice__TokenRuns *runs, uint64_t now_us)
+{
+    for (size_t i = 0; i < runs->n_runs; i++) {
+        const Sluice__TokenRun *run = runs->runs[i];
+        struct request *request = requests_find(c, run->request);
+        if (request != NULL)
+            take_run(c, node, request, run, now_us);
+        else
+            dispatch_cancel_stray(c, node, run->request, run->attempt);
+    }
+}

@@ -1,0 +1,79 @@
+/* The router: which node prefills and which decodes. A pure function of what the coordinator knows:
+ * state in, decision out, with its reason and its parts in milliseconds. No clock, no memory of its
+ * own, so it runs the same in the process, in tests and in a simulation. */
+#ifndef SL_COORDINATOR_ROUTER_H
+#define SL_COORDINATOR_ROUTER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define ROUTER_NODES_MAX 256u
+
+/* Cost of a step, ms = base + per_token * tokens, fitted to samples with fading weight. Zeroed: the
+ * default guess. */
+struct router_cost {
+    double weight, sum_x, sum_y, sum_xx, sum_xy;
+};
+
+void router_cost_add(struct router_cost *cost, double tokens, double ms);
+double router_cost_base_ms(const struct router_cost *cost);
+double router_cost_token_ms(const struct router_cost *cost);
+
+/* A node that may get work now. */
+struct router_node {
+    bool prefill; /* else decode */
+    bool avoid; /* it refused or failed this request: no P then, and D only if there is no other */
+    uint32_t matched_tokens; /* of this prompt, in its cache */
+    uint64_t queued_tokens;  /* prompt tokens waiting or in work */
+    uint32_t running;        /* sequences */
+    uint32_t unadmitted;     /* requests without a promise yet */
+    uint32_t blocks_total;
+    uint32_t blocks_available; /* free or cached, less what is promised */
+    uint64_t affinity;         /* the same for the same (node, first block): breaks ties */
+    struct router_cost cost;
+};
+
+struct router_input {
+    const struct router_node *nodes;
+    uint32_t n_nodes;  /* at most ROUTER_NODES_MAX */
+    uint32_t n_tokens; /* to have in the cache: prompt and what was generated */
+    uint32_t n_new;    /* tokens wanted */
+    uint32_t block_tokens;
+    uint64_t block_bytes;
+    uint32_t local_prefill_max_tokens;
+    uint32_t unadmitted_max; /* a node with so many gets no further one */
+    double bytes_per_ms;     /* measured between nodes; 0: unknown */
+    uint64_t rotation;       /* breaks the ties that affinity leaves */
+    bool has_affinity;       /* there is a full block */
+};
+
+enum router_reason {
+    ROUTER_PAIR,          /* P prefills, D decodes */
+    ROUTER_SINGLE_TOKEN,  /* one token: P alone */
+    ROUTER_LOCAL_SUFFIX,  /* D lacks little */
+    ROUTER_LOCAL_NO_P,    /* no prefill node */
+    ROUTER_LOCAL_P_UNFIT, /* no prefill node that is large enough and not avoided */
+    ROUTER_NONE,          /* no decode node at all */
+    ROUTER_BUSY,          /* every decode node has its fill of waiting requests */
+    ROUTER_TOO_LARGE,     /* larger than every pool */
+    ROUTER_REASON_COUNT
+};
+
+struct router_decision {
+    enum router_reason reason;
+    int32_t p; /* index into nodes; -1 none. Local: p == -1; single token: d == -1 */
+    int32_t d;
+    double queue_ms;
+    double compute_ms;
+    double handover_ms;
+    double itl_ms;
+    uint32_t compute_tokens; /* expected, at P or at the local D */
+};
+
+/* p and d are -1 for the reasons from ROUTER_NONE on. */
+struct router_decision router_choose(const struct router_input *input);
+const char *router_reason_name(enum router_reason reason);
+/* Blocks of a pool that n_tokens and n_new further ones take. */
+uint32_t router_blocks(uint32_t n_tokens, uint32_t n_new, uint32_t block_tokens);
+
+#endif
