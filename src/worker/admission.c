@@ -18,7 +18,7 @@
  * its message may have been meant for an incarnation that is gone. */
 #include "base/clock.h"
 #include "base/log.h"
-#include "worker/internal.h"
+#include "worker/parts.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -173,6 +173,11 @@ void admission_submit(struct worker *worker, const Sluice__Submit *submit)
     struct worker_request *request = request_create(worker, submit);
     if (request == NULL) {
         refuse(worker, submit, SLUICE__REASON__REASON_FULL, "too many requests, or no memory");
+        return;
+    }
+    if (model_sampling_check(&request->sampling) != SL_OK) {
+        refuse_request(worker, request, SLUICE__REASON__REASON_INVALID, TRANSFER_CANCELLED,
+                       sl_error());
         return;
     }
     if (has_stream(submit->mode) &&

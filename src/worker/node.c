@@ -273,9 +273,11 @@ static sl_status set_advertised(struct node *node)
     const char *name = node->config.advertise != NULL ? node->config.advertise : host;
     if (name[0] == '\0')
         name = "127.0.0.1";
-    const char *format = strchr(name, ':') != NULL ? "[%s]:%u" : "%s:%u";
-    (void)snprintf(node->advertised, sizeof(node->advertised), format, name,
-                   (unsigned)serve_admin_port(node->admin));
+    unsigned admin_port = serve_admin_port(node->admin);
+    if (strchr(name, ':') != NULL)
+        (void)snprintf(node->advertised, sizeof(node->advertised), "[%s]:%u", name, admin_port);
+    else
+        (void)snprintf(node->advertised, sizeof(node->advertised), "%s:%u", name, admin_port);
     return SL_OK;
 }
 
@@ -337,7 +339,7 @@ static sl_status load(struct node *node)
             " kv_blocks=%u block_bytes=%zu numerics=\"%s\" ms=%" PRIu64,
             info->family, info->n_layers, info->n_parameters, info->weight_bytes, args.n_blocks,
             kv_block_bytes(&info->geometry, 0), info->numerics_id,
-            (sl_now_us() - began_us) / SL_MS_US);
+            (uint64_t)((sl_now_us() - began_us) / SL_MS_US));
     return SL_OK;
 }
 
@@ -385,9 +387,8 @@ static sl_status start_transfer(struct node *node)
     if (status != SL_OK)
         return status;
     const void *address;
-    transfer_address(node->transfer, &address, &node->rank.address.len);
-    sluice__rank__init(&node->rank);
     size_t bytes;
+    sluice__rank__init(&node->rank);
     transfer_address(node->transfer, &address, &bytes);
     node->rank.address.data = (uint8_t *)(uintptr_t)address;
     node->rank.address.len = bytes;

@@ -5,14 +5,15 @@
  * A promised block is taken only when the transfer layer can use it: a ring of ids per stream, refilled
  * one for one. Until the seal every block of the stream counts as landing. `given` are the ids that
  * the transfer layer may still write to; `landed` says which index an id became. A given id comes
- * back by BLOCK_BACK, or all that are left by RECV_ENDED: nothing is released before, whatever
- * happened to the request, because a posted receive cannot be withdrawn.
+ * back by BLOCK_BACK, or all of them by SEALED: nothing is released before, whatever happened to the
+ * request, because a posted receive cannot be withdrawn. Ids that crossed the stream's end on their
+ * way come back after RECV_ENDED; the record waits for them.
  *
  * The seal brings the first token. It is put out again from here, so that nothing the source said
  * after the seal is needed (TRANSFER.md section 9, rule c). */
 #include "base/clock.h"
 #include "base/log.h"
-#include "worker/internal.h"
+#include "worker/parts.h"
 
 #include <inttypes.h>
 
@@ -112,10 +113,27 @@ static void block_back(struct worker *worker, struct worker_stream *stream, kv_b
     kv_pool_release(worker->pool, block);
 }
 
+/* The transfer layer has given all of them back at once. */
 static void release_given(struct worker *worker, struct worker_stream *stream)
 {
     while (stream->n_given > 0)
         block_back(worker, stream, stream->given[stream->n_given - 1]);
+}
+
+static void settle(struct worker *worker, struct worker_stream *stream)
+{
+    struct worker_request *request = stream->request;
+    if (!stream->ended || stream->n_given > 0)
+        return;
+    if (!stream->dead)
+        stream_dead(worker, stream);
+    request_settle(worker, request);
+}
+
+void receiver_return_pending(struct worker *worker, struct worker_stream *stream)
+{
+    while (stream->n_pending > 0)
+        block_back(worker, stream, stream->pending[--stream->n_pending]);
 }
 
 static void failed(struct worker *worker, struct worker_stream *stream, enum transfer_reason reason)
@@ -163,10 +181,13 @@ static void sealed(struct worker *worker, struct worker_stream *stream,
                    const struct transfer_event *event)
 {
     struct worker_request *request = stream->request;
-    if (request->state != REQUEST_LANDING)
-        return; /* cancelled meanwhile: RECV_ENDED gives the blocks back */
+    if (request->state != REQUEST_LANDING) { /* cancelled meanwhile */
+        release_given(worker, stream);
+        return;
+    }
     if (event->token_index != request->first_index || event->token >= worker->info->vocab ||
         !all_landed(worker, stream)) {
+        release_given(worker, stream);
         failed(worker, stream, TRANSFER_MISBEHAVED);
         return;
     }
@@ -196,13 +217,10 @@ static void landed(struct worker *worker, struct worker_stream *stream,
 static void ended(struct worker *worker, struct worker_stream *stream,
                   const struct transfer_event *event)
 {
-    struct worker_request *request = stream->request;
     stream->stats = event->stats;
-    release_given(worker, stream);
-    if (!stream->dead)
-        stream_dead(worker, stream);
-    if (request->state == REQUEST_ENDING)
-        request_settle(worker, request);
+    stream->ended = true;
+    receiver_return_pending(worker, stream);
+    settle(worker, stream);
 }
 
 void receiver_event(struct worker *worker, struct worker_stream *stream,
@@ -223,6 +241,7 @@ void receiver_event(struct worker *worker, struct worker_stream *stream,
         break;
     case TRANSFER_EVENT_BLOCK_BACK:
         block_back(worker, stream, event->block_id);
+        settle(worker, stream);
         break;
     case TRANSFER_EVENT_RECV_ENDED:
         ended(worker, stream, event);

@@ -9,7 +9,7 @@
  * that is missing in front of another makes it do so too. */
 #include "base/clock.h"
 #include "base/log.h"
-#include "worker/internal.h"
+#include "worker/parts.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -15,7 +15,7 @@
  * Every path of the world's making ends there, and only request_settle() frees. */
 #include "base/clock.h"
 #include "base/mem.h"
-#include "worker/internal.h"
+#include "worker/parts.h"
 
 #include <string.h>
 

@@ -16,7 +16,7 @@
  * is wanted, the stream is cancelled: nothing needs a destination. */
 #include "base/clock.h"
 #include "base/log.h"
-#include "worker/internal.h"
+#include "worker/parts.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -128,7 +128,6 @@ static void ended(struct worker *worker, struct worker_stream *stream,
     }
     if (!stream->acked || stream->attempt != request->attempt)
         return; /* failed: a Redirect, a Release or the hold deadline follows */
-    sl_metric_observe(worker->metrics.handover, (double)stream->stats.handover_us / 1e6);
     report_finished(worker, request, SLUICE__FINISH__FINISH_SENT, SLUICE__REASON__REASON_NONE, "");
     request_end(worker, request, TRANSFER_CANCELLED);
 }

@@ -19,7 +19,7 @@
  * then a request could join only in the step after next, and stop ids would be seen one step late. */
 #include "base/clock.h"
 #include "base/log.h"
-#include "worker/internal.h"
+#include "worker/parts.h"
 
 #include <inttypes.h>
 
@@ -247,6 +247,8 @@ static void count_step(struct worker *worker, const struct model_event *event)
     sl_metric_add(worker->metrics.step_sequences, batch->n);
     sl_metric_add(worker->metrics.step_tokens, batch->sample.tokens);
     sl_metric_observe(worker->metrics.step_seconds, (double)event->compute_us / 1e6);
+    if (worker->args.transfer != NULL)
+        transfer_set_step(worker->args.transfer, worker->now.steps);
     (void)sl_ring_push(worker->samples, &batch->sample); /* full: this one is left out */
 }
 

@@ -9,7 +9,7 @@
  * the code in sender_flush and receiver_flush. Only block ids that were taken for a destination are
  * waiting in the record itself. */
 #include "base/log.h"
-#include "worker/internal.h"
+#include "worker/parts.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -70,6 +70,8 @@ void stream_dead(struct worker *worker, struct worker_stream *stream)
 {
     SL_ASSERT(!stream->dead);
     stream->dead = true;
+    if (!stream->source)
+        receiver_return_pending(worker, stream);
     worker_map_remove(worker->by_key, stream->key);
 }
 
@@ -101,7 +103,7 @@ static void flush_cancel(struct worker *worker, struct worker_stream *stream)
 
 void stream_flush(struct worker *worker, struct worker_stream *stream)
 {
-    if (stream->dead)
+    if (stream->dead || stream->ended)
         return;
     if (stream->cancelled)
         flush_cancel(worker, stream);

@@ -1,6 +1,6 @@
 /* The worker's metrics: names as operators know them. Series are looked up once, at creation; a step
  * only adds. Gauges are set when the snapshot is published. */
-#include "worker/internal.h"
+#include "worker/parts.h"
 
 static struct sl_metric *plain(struct worker *worker, enum sl_metric_type type, const char *name,
                                const char *help)
@@ -91,8 +91,6 @@ void worker_metrics_init(struct worker *worker)
     m->waiting = gauge(worker, "requests_waiting", "Requests that wait for blocks");
     m->preemptions = counter(worker, "preemptions_total",
                              "Sequences that gave their blocks back to be recomputed");
-    m->handover = seconds(worker, "handover_seconds",
-                          "End of compute at the source to the destination's acknowledgement");
     m->queue_seconds = seconds(worker, "admission_wait_seconds", "Arrival to promise");
     m->lost_messages = counter(worker, "messages_lost_total",
                                "Messages to the coordinator that could not be sent");

@@ -1,0 +1,93 @@
+/* What the files of a worker call of each other. Scheduler thread. */
+#ifndef SL_WORKER_PARTS_H
+#define SL_WORKER_PARTS_H
+
+#include "worker/internal.h"
+
+/* request.c */
+struct worker_request *request_create(struct worker *worker, const Sluice__Submit *submit);
+void request_move(struct worker *worker, struct worker_request *request, enum request_state state);
+/* To the front of the waiting ones. */
+void request_requeue(struct worker *worker, struct worker_request *request);
+/* Hashes of all full blocks of the tokens that are known. */
+void request_hash(struct worker *worker, struct worker_request *request);
+/* Puts full computed blocks into the prefix cache. */
+void request_insert(struct worker *worker, struct worker_request *request);
+void request_release_blocks(struct worker *worker, struct worker_request *request);
+/* Over: streams are cancelled with `why`, it leaves the tables, and goes when nothing names its
+ * blocks any more. May free the request. */
+void request_end(struct worker *worker, struct worker_request *request, enum transfer_reason why);
+/* Frees an ENDING request that nothing names any more. */
+void request_settle(struct worker *worker, struct worker_request *request);
+/* Frees everything, whatever names it; for worker_destroy. */
+void request_discard_all(struct worker *worker);
+
+/* admission.c */
+void admission_submit(struct worker *worker, const Sluice__Submit *submit);
+void admission_part(struct worker *worker, const Sluice__SubmitPart *part);
+/* Admits what fits, in order; true if something was. */
+bool admission_run(struct worker *worker);
+
+/* step.c */
+/* Submits a batch if the engine is idle and there is something to compute; true if so. */
+bool step_start(struct worker *worker);
+/* Takes the engine's events; true if there were any. */
+bool step_poll(struct worker *worker);
+/* A token that ends a request? SLUICE__FINISH__FINISH_NONE if not. */
+Sluice__Finish step_finish_of(const struct worker_request *request, uint32_t token, uint32_t index);
+
+/* stream.c: both sides */
+/* NULL: no memory, too many, or the key is taken. */
+struct worker_stream *stream_add(struct worker *worker, struct worker_request *request,
+                                 uint64_t key, uint32_t attempt, const Sluice__Peer *peer,
+                                 bool source);
+/* Asks for the end; it is dead at once if the transfer layer never knew it. */
+void stream_cancel(struct worker *worker, struct worker_stream *stream, enum transfer_reason why);
+void stream_dead(struct worker *worker, struct worker_stream *stream);
+/* Hands on what could not be told yet. */
+void stream_flush(struct worker *worker, struct worker_stream *stream);
+void stream_flush_all(struct worker *worker);
+/* Takes the transfer layer's events; true if there were any. */
+bool stream_poll(struct worker *worker);
+/* What a failed call to the transfer layer means: true when to try again later. */
+bool stream_blocked(struct worker *worker, struct worker_stream *stream, sl_status status);
+
+/* sender.c */
+void sender_flush(struct worker *worker, struct worker_stream *stream);
+/* Layers of the running chunk, or whole blocks, became final. */
+void sender_progress(struct worker *worker, struct worker_request *request);
+void sender_event(struct worker *worker, struct worker_stream *stream,
+                  const struct transfer_event *event);
+void sender_redirect(struct worker *worker, const Sluice__Redirect *redirect);
+
+/* receiver.c */
+void receiver_flush(struct worker *worker, struct worker_stream *stream);
+/* The request has its promise. */
+void receiver_admit(struct worker *worker, struct worker_request *request);
+/* Ids that were taken but never told go back to the pool. */
+void receiver_return_pending(struct worker *worker, struct worker_stream *stream);
+void receiver_event(struct worker *worker, struct worker_stream *stream,
+                    const struct transfer_event *event);
+
+/* report.c: messages to the coordinator */
+/* logprobs: the token carries them (it was sampled here), for a request that wants them. */
+void report_token(struct worker *worker, const struct worker_request *request, uint32_t index,
+                  const struct model_token *token, bool logprobs);
+void report_admitted(struct worker *worker, const struct worker_request *request);
+void report_refused(struct worker *worker, uint64_t id, uint32_t attempt, Sluice__Reason reason,
+                    const char *text);
+void report_stream_failed(struct worker *worker, uint64_t id, uint32_t attempt,
+                          Sluice__Reason reason, bool held, bool source);
+/* Sent after the tokens of this turn. */
+void report_finished(struct worker *worker, const struct worker_request *request,
+                     Sluice__Finish finish, Sluice__Reason reason, const char *text);
+void report_events(struct worker *worker);
+void report_snapshot(struct worker *worker);
+/* Sends what has gathered in this turn. */
+void report_flush(struct worker *worker);
+
+/* worker_metrics.c */
+void worker_metrics_init(struct worker *worker);
+void worker_metrics_gauges(struct worker *worker);
+
+#endif

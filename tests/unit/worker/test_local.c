@@ -1,0 +1,525 @@
+/* One node, requests that it computes and continues itself: the tokens are those of an engine that is
+ * driven directly, whatever the chunks, the batch, the prefix hits and preemption do. */
+#include "fixture.h"
+
+#include "base/clock.h"
+
+static const uint32_t lengths[] = {1, 15, 16, 17, 50, 100};
+#define N_LENGTHS (sizeof(lengths) / sizeof(lengths[0]))
+
+static struct fx fx;
+
+static void test_chunks(void **state)
+{
+    (void)state;
+    static const uint32_t budgets[] = {1, 7, 64, 512};
+    for (size_t b = 0; b < sizeof(budgets) / sizeof(budgets[0]); b++) {
+        fx_open(&fx, &(struct fx_args){.n_decode = 1, .chunk_tokens = budgets[b]});
+        for (uint32_t i = 0; i < N_LENGTHS; i++) {
+            uint32_t prompt[128];
+            fx_prompt(prompt, lengths[i], i);
+            struct fx_submit submit = {.id = 1 + i,
+                                       .tokens = prompt,
+                                       .n_tokens = lengths[i],
+                                       .max_tokens = 20,
+                                       .temperature = i % 2 == 0 ? 0.0f : 1.0f,
+                                       .seed = i};
+            struct fx_request *r = fx_local(&fx, 0, &submit);
+            fx_wait(&fx, r);
+            assert_int_equal(r->finish, SLUICE__FINISH__FINISH_LENGTH);
+            assert_int_equal(r->n_admitted, 1);
+            assert_int_equal(r->computed, lengths[i]);
+            fx_expect(r, &submit);
+        }
+        fx_settled(&fx);
+        fx_close(&fx);
+    }
+}
+
+/* Sixteen at once, of mixed lengths: full batches, and what each gives alone. */
+static void test_batch(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 200, .chunk_tokens = 37});
+    static uint32_t prompts[16][128];
+    struct fx_submit submits[16];
+    for (uint32_t i = 0; i < 16; i++) {
+        fx_prompt(prompts[i], 128, 100 + i);
+        submits[i] = (struct fx_submit){.id = 1 + i,
+                                        .tokens = prompts[i],
+                                        .n_tokens = 3 + 7 * i,
+                                        .max_tokens = 40,
+                                        .temperature = i % 3 == 0 ? 0.8f : 0.0f,
+                                        .seed = i};
+        (void)fx_local(&fx, 0, &submits[i]);
+    }
+    for (uint32_t i = 0; i < 16; i++)
+        fx_wait(&fx, &fx.requests[i]);
+    for (uint32_t i = 0; i < 16; i++)
+        fx_expect(&fx.requests[i], &submits[i]);
+    fx_settled(&fx);
+    struct worker_snapshot now;
+    worker_snapshot(fx.nodes[0].worker, &now);
+    assert_true(now.step_sequences >= 8 * now.steps);
+    assert_int_equal(now.generated_tokens, 16 * 40);
+    assert_true(fx_metric(&fx, 0, "sluice_engine_steps_total ") == (double)now.steps);
+    assert_true(fx_metric(&fx, 0, "sluice_generation_tokens_total ") == 640.0);
+    fx_close(&fx);
+}
+
+/* A late arrival is in the very next step. */
+static void test_joins_next_step(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[16];
+    fx_prompt(prompt, 16, 5);
+    struct fx_submit first = {.id = 1, .tokens = prompt, .n_tokens = 10, .max_tokens = 60};
+    struct fx_submit late = {.id = 2, .tokens = prompt, .n_tokens = 5, .max_tokens = 1};
+    struct fx_request *r = fx_local(&fx, 0, &first);
+    while (r->n < 20)
+        (void)fx_turn(&fx);
+    uint32_t before = r->n;
+    struct fx_request *joined = fx_local(&fx, 0, &late);
+    while (joined->n == 0)
+        (void)fx_turn(&fx);
+    assert_true(r->n - before <= 2); /* the step that ran, and the one it joined */
+    fx_wait(&fx, r);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+static void test_prefix_hits(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[256];
+    fx_prompt(prompt, 64, 9);
+    struct fx_submit submit = {.id = 1, .tokens = prompt, .n_tokens = 64, .max_tokens = 40};
+    struct fx_request *first = fx_local(&fx, 0, &submit);
+    fx_wait(&fx, first);
+    assert_int_equal(first->cached, 0);
+
+    submit.id = 2; /* the same: all but the last block, so that one token is computed */
+    struct fx_request *second = fx_local(&fx, 0, &submit);
+    fx_wait(&fx, second);
+    assert_int_equal(second->cached, 48);
+    assert_int_equal(second->computed, 16);
+    assert_int_equal(second->n, first->n);
+    assert_memory_equal(second->tokens, first->tokens, first->n * sizeof(uint32_t));
+
+    /* The generated text is cached too: 64 + 40 tokens, of which 103 have their KV. */
+    memcpy(prompt + 64, first->tokens, 40 * sizeof(uint32_t));
+    fx_prompt(prompt + 104, 10, 10);
+    struct fx_submit longer = {.id = 3, .tokens = prompt, .n_tokens = 114, .max_tokens = 10};
+    struct fx_request *third = fx_local(&fx, 0, &longer);
+    fx_wait(&fx, third);
+    assert_int_equal(third->cached, 96);
+    fx_expect(third, &longer);
+    fx_settled(&fx);
+    assert_true(fx_metric(&fx, 0, "sluice_prefix_cache_hits_tokens_total ") == 48.0 + 96.0);
+    fx_close(&fx);
+}
+
+/* Identical prompts at once: each computes, duplicates are not shared, nothing leaks. */
+static void test_duplicates(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 100, .chunk_tokens = 512});
+    uint32_t prompt[64];
+    fx_prompt(prompt, 50, 3);
+    struct fx_submit submit = {.tokens = prompt, .n_tokens = 50, .max_tokens = 30};
+    for (submit.id = 1; submit.id <= 4; submit.id++)
+        (void)fx_local(&fx, 0, &submit);
+    for (uint32_t i = 0; i < 4; i++)
+        fx_wait(&fx, &fx.requests[i]);
+    for (uint32_t i = 1; i < 4; i++)
+        assert_memory_equal(fx.requests[i].tokens, fx.requests[0].tokens, 30 * sizeof(uint32_t));
+    submit.id = 4;
+    fx_expect(&fx.requests[3], &submit);
+    fx_settled(&fx);
+    struct worker_snapshot now;
+    worker_snapshot(fx.nodes[0].worker, &now);
+    assert_int_equal(now.blocks.cached, 4); /* 79 tokens with KV, once */
+    fx_close(&fx);
+}
+
+/* A pool that cannot hold all of them to their end: some are recomputed, none changes. */
+static void test_preemption(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 16, .chunk_tokens = 32});
+    static uint32_t prompts[6][16];
+    struct fx_submit submits[6];
+    for (uint32_t i = 0; i < 6; i++) {
+        fx_prompt(prompts[i], 16, 50 + i);
+        submits[i] = (struct fx_submit){.id = 1 + i,
+                                        .tokens = prompts[i],
+                                        .n_tokens = 10 + i,
+                                        .max_tokens = 90,
+                                        .admission_us = 60 * SL_SECOND_US};
+        (void)fx_local(&fx, 0, &submits[i]);
+    }
+    for (uint32_t i = 0; i < 6; i++)
+        fx_wait(&fx, &fx.requests[i]);
+    struct worker_snapshot now;
+    worker_snapshot(fx.nodes[0].worker, &now);
+    assert_true(now.preemptions > 0);
+    for (uint32_t i = 0; i < 6; i++) {
+        assert_int_equal(fx.requests[i].n_admitted, 1);
+        assert_int_equal(fx.requests[i].n_repeated, 0);
+        fx_expect(&fx.requests[i], &submits[i]);
+    }
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+static void test_stop_ids_and_logprobs(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[16];
+    fx_prompt(prompt, 16, 21);
+    struct fx_submit free_run = {.id = 1, .tokens = prompt, .n_tokens = 16, .max_tokens = 12};
+    struct fx_request *r = fx_local(&fx, 0, &free_run);
+    fx_wait(&fx, r);
+
+    struct fx_submit stopped = free_run;
+    stopped.id = 2;
+    stopped.logprobs = 1 + 3;
+    stopped.stop_ids[stopped.n_stop_ids++] = r->tokens[4];
+    struct fx_request *s = fx_local(&fx, 0, &stopped);
+    fx_wait(&fx, s);
+    assert_int_equal(s->finish, SLUICE__FINISH__FINISH_STOP);
+    fx_expect(s, &stopped);
+    assert_true(s->n <= 5 && s->tokens[s->n - 1] == r->tokens[4]);
+    for (uint32_t i = 0; i < s->n; i++) { /* greedy: the token is the likeliest */
+        assert_int_equal(s->logprobs[i].n_top, 3);
+        assert_int_equal(s->logprobs[i].top_ids[0], s->tokens[i]);
+        assert_true(s->logprobs[i].logprob == s->logprobs[i].top_logprobs[0]);
+        assert_true(s->logprobs[i].top_logprobs[0] >= s->logprobs[i].top_logprobs[1]);
+        assert_true(s->logprobs[i].logprob < 0.0f);
+    }
+    stopped.id = 3; /* masked until the tenth token */
+    stopped.min_tokens = 10;
+    struct fx_request *m = fx_local(&fx, 0, &stopped);
+    fx_wait(&fx, m);
+    assert_true(m->n >= 10);
+    for (uint32_t i = 0; i < 10; i++)
+        assert_int_not_equal(m->tokens[i], r->tokens[4]);
+    fx_expect(m, &stopped);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+/* A resumed attempt goes on with the token that the first would have given. */
+static void test_resume(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 2});
+    uint32_t prompt[64];
+    fx_prompt(prompt, 20, 31);
+    struct fx_submit submit = {.id = 1,
+                               .tokens = prompt,
+                               .n_tokens = 20,
+                               .max_tokens = 30,
+                               .temperature = 1.0f,
+                               .seed = 77};
+    struct fx_request *r = fx_local(&fx, 0, &submit);
+    while (r->n < 12)
+        (void)fx_turn(&fx);
+    fx_cancel(&fx, 0, 1, 1);
+    uint32_t delivered = r->n;
+    memcpy(prompt + 20, r->tokens, delivered * sizeof(uint32_t));
+    struct fx_submit resumed = submit;
+    resumed.attempt = 2;
+    resumed.n_tokens = 20 + delivered;
+    resumed.prompt_tokens = 20;
+    (void)fx_local(&fx, 1, &resumed);
+    fx_wait(&fx, r);
+    assert_int_equal(r->n, 30);
+    r->n = 30;
+    fx_expect(r, &submit);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+static void test_parts(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[200];
+    fx_prompt(prompt, 200, 8);
+    struct fx_submit submit = {
+        .id = 1, .tokens = prompt, .n_tokens = 200, .max_tokens = 5, .part_tokens = 33};
+    struct fx_request *r = fx_local(&fx, 0, &submit);
+    fx_wait(&fx, r);
+    fx_expect(r, &submit);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+static struct fx_request *refused(const struct fx_submit *submit)
+{
+    struct fx_request *r = fx_local(&fx, 0, submit);
+    fx_wait(&fx, r);
+    assert_int_equal(r->n, 0);
+    assert_int_equal(r->n_admitted, 0);
+    return r;
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_prefill = 1, .n_decode = 1, .n_blocks = 20});
+    uint32_t prompt[400], outside[4] = {2, 3, FX_VOCAB, 4};
+    fx_prompt(prompt, 400, 4);
+    struct fx_submit large = {.id = 1, .tokens = prompt, .n_tokens = 300, .max_tokens = 22};
+    assert_int_equal(refused(&large)->refused, SLUICE__REASON__REASON_TOO_LARGE);
+    large.id = 2; /* the last token needs no KV: 320 fit */
+    large.max_tokens = 21;
+    struct fx_request *fits = fx_local(&fx, 0, &large);
+    fx_wait(&fx, fits);
+    assert_int_equal(fits->n, 21);
+
+    struct fx_submit bad = {.id = 3, .tokens = outside, .n_tokens = 4, .max_tokens = 2};
+    assert_int_equal(refused(&bad)->refused, SLUICE__REASON__REASON_INVALID);
+    struct fx_submit context = {.id = 4, .tokens = prompt, .n_tokens = 4, .max_tokens = 4000};
+    assert_int_equal(refused(&context)->refused, SLUICE__REASON__REASON_INVALID);
+    struct fx_submit old = {
+        .id = 5, .tokens = prompt, .n_tokens = 4, .max_tokens = 2, .incarnation = 12345};
+    assert_int_equal(refused(&old)->refused, SLUICE__REASON__REASON_INCARNATION);
+    struct fx_submit sane = {.id = 6, .tokens = prompt, .n_tokens = 40, .max_tokens = 2, .key = 1};
+    struct fx_request *r = fx_send(&fx, 0, SLUICE__MODE__MODE_DECODE, &sane, 1);
+    fx_wait(&fx, r);
+    assert_int_equal(r->refused, SLUICE__REASON__REASON_INVALID);
+    sane.id = 7;
+    r = fx_send(&fx, 1, SLUICE__MODE__MODE_PREFILL, &sane, 0);
+    fx_wait(&fx, r);
+    assert_int_equal(r->refused, SLUICE__REASON__REASON_INVALID);
+
+    struct fx_submit last = {.id = 8, .tokens = prompt, .n_tokens = 40, .max_tokens = 40};
+    r = fx_local(&fx, 0, &last);
+    while (r->n < 3)
+        (void)fx_turn(&fx);
+    worker_drain(fx.nodes[0].worker); /* what is in work ends, nothing new begins */
+    last.id = 9;
+    assert_int_equal(refused(&last)->refused, SLUICE__REASON__REASON_DRAINING);
+    fx_wait(&fx, r);
+    assert_int_equal(r->n, 40);
+    fx_settled(&fx);
+    assert_true(fx_metric(&fx, 0, "sluice_requests_rejected_total{reason=\"too_large\"} ") == 1.0);
+    fx_close(&fx);
+}
+
+static bool waits(struct fx *f, void *arg)
+{
+    struct worker_snapshot now;
+    worker_snapshot(f->nodes[0].worker, &now);
+    return now.waiting == *(uint32_t *)arg;
+}
+
+/* A full pool makes requests wait, in order; then they are refused. */
+static void test_waiting(void **state)
+{
+    (void)state;
+    sl_clock_fake(1000 * SL_SECOND_US);
+    fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 12});
+    uint32_t prompt[160], two = 2, none = 0;
+    fx_prompt(prompt, 160, 12);
+    struct fx_submit first = {.id = 1, .tokens = prompt, .n_tokens = 100, .max_tokens = 70};
+    struct fx_submit large = {.id = 2, .tokens = prompt + 3, .n_tokens = 120, .max_tokens = 2};
+    struct fx_submit small = {.id = 3, .tokens = prompt + 5, .n_tokens = 8, .max_tokens = 2};
+    struct fx_request *a = fx_local(&fx, 0, &first);
+    while (a->n < 1)
+        (void)fx_turn(&fx);
+    struct fx_request *b = fx_local(&fx, 0, &large);
+    struct fx_request *c = fx_local(&fx, 0, &small);
+    fx_until(&fx, waits, &two); /* the small one does not overtake */
+    sl_clock_advance(11 * SL_SECOND_US);
+    fx_wait(&fx, b);
+    assert_int_equal(b->refused, SLUICE__REASON__REASON_FULL);
+    fx_wait(&fx, c);
+    assert_int_equal(c->refused, SLUICE__REASON__REASON_FULL);
+    large.id = 4;
+    b = fx_local(&fx, 0, &large);
+    fx_wait(&fx, a);
+    fx_wait(&fx, b); /* now there is room */
+    assert_int_equal(b->n, 2);
+    fx_until(&fx, waits, &none);
+    fx_settled(&fx);
+    fx_close(&fx);
+    sl_clock_real();
+}
+
+static void test_deadline(void **state)
+{
+    (void)state;
+    sl_clock_fake(1000 * SL_SECOND_US);
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[16];
+    fx_prompt(prompt, 16, 13);
+    struct fx_submit submit = {.id = 1,
+                               .tokens = prompt,
+                               .n_tokens = 16,
+                               .max_tokens = 900,
+                               .deadline_us = 5 * SL_SECOND_US};
+    struct fx_request *r = fx_local(&fx, 0, &submit);
+    while (r->n < 3)
+        (void)fx_turn(&fx);
+    sl_clock_advance(6 * SL_SECOND_US);
+    fx_wait(&fx, r);
+    assert_int_equal(r->finish, SLUICE__FINISH__FINISH_ERROR);
+    assert_int_equal(r->finish_reason, SLUICE__REASON__REASON_DEADLINE);
+    fx_settled(&fx);
+    fx_close(&fx);
+    sl_clock_real();
+}
+
+/* Cancelled after every number of turns: blocks are back, and the node goes on. */
+static void test_cancel_everywhere(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1, .chunk_tokens = 16});
+    uint32_t prompt[100];
+    for (uint32_t turns = 0; turns < 40; turns++) {
+        fx_prompt(prompt, 100, 1000 + turns);
+        struct fx_submit submit = {
+            .id = 1 + turns, .tokens = prompt, .n_tokens = 90, .max_tokens = 500};
+        struct fx_request *r = fx_local(&fx, 0, &submit);
+        for (uint32_t i = 0; i < turns; i++) {
+            (void)fx_turn(&fx);
+            sl_sleep_us(30);
+        }
+        fx_cancel(&fx, 0, submit.id, 7); /* of an attempt that is newer: also meant */
+        fx_cancel(&fx, 0, submit.id, 1); /* twice is harmless */
+        fx_cancel(&fx, 0, 99999, 1);
+        fx_wait(&fx, r);
+        assert_int_equal(r->finish, SLUICE__FINISH__FINISH_CANCELLED);
+        assert_int_equal(r->n_finished, 1);
+        fx_settled(&fx);
+    }
+    fx_close(&fx);
+}
+
+/* A Cancel of an older attempt does nothing to the newer one. */
+static void test_stale_cancel(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[16];
+    fx_prompt(prompt, 16, 14);
+    struct fx_submit submit = {
+        .id = 1, .attempt = 3, .tokens = prompt, .n_tokens = 16, .max_tokens = 30};
+    struct fx_request *r = fx_local(&fx, 0, &submit);
+    while (r->n < 2)
+        (void)fx_turn(&fx);
+    fx_cancel(&fx, 0, 1, 2);
+    fx_wait(&fx, r);
+    assert_int_equal(r->finish, SLUICE__FINISH__FINISH_LENGTH);
+    fx_expect(r, &submit);
+    /* A new attempt ends the old one by itself. */
+    submit.attempt = 4;
+    submit.id = 2;
+    submit.max_tokens = 500;
+    r = fx_local(&fx, 0, &submit);
+    while (r->n < 2)
+        (void)fx_turn(&fx);
+    r->n = 0;
+    submit.attempt = 5;
+    submit.max_tokens = 10;
+    r = fx_local(&fx, 0, &submit);
+    fx_wait(&fx, r);
+    assert_int_equal(r->n, 10);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+/* The grace, then everything is dropped; another incarnation of the coordinator: at once. */
+static void test_coordinator_lost(void **state)
+{
+    (void)state;
+    sl_clock_fake(1000 * SL_SECOND_US);
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[16];
+    fx_prompt(prompt, 16, 15);
+    struct fx_submit submit = {.id = 1, .tokens = prompt, .n_tokens = 16, .max_tokens = 900};
+    struct fx_request *r = fx_local(&fx, 0, &submit);
+    while (r->n < 2)
+        (void)fx_turn(&fx);
+    fx.deaf = true;
+    worker_lost(fx.nodes[0].worker);
+    for (uint32_t i = 0; i < 20; i++)
+        (void)fx_turn(&fx);
+    struct worker_snapshot now;
+    worker_snapshot(fx.nodes[0].worker, &now);
+    assert_int_equal(now.running, 1);
+    sl_clock_advance(11 * SL_SECOND_US);
+    fx_settled(&fx);
+    fx.deaf = false;
+    worker_joined(fx.nodes[0].worker, false);
+
+    submit.id = 2;
+    r = fx_local(&fx, 0, &submit);
+    while (r->n < 2)
+        (void)fx_turn(&fx);
+    worker_lost(fx.nodes[0].worker);
+    worker_joined(fx.nodes[0].worker, true);
+    fx_settled(&fx);
+    assert_int_equal(r->finish, SLUICE__FINISH__FINISH_ERROR);
+    fx_close(&fx);
+    sl_clock_real();
+}
+
+static void test_events_and_snapshot(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 24});
+    uint32_t prompt[100];
+    for (uint64_t id = 1; id <= 8; id++) {
+        fx_prompt(prompt, 100, id);
+        struct fx_submit submit = {.id = id, .tokens = prompt, .n_tokens = 100, .max_tokens = 30};
+        fx_wait(&fx, fx_local(&fx, 0, &submit));
+    }
+    fx_settled(&fx);
+    struct worker_snapshot now;
+    worker_snapshot(fx.nodes[0].worker, &now);
+    assert_int_equal(fx.nodes[0].n_events, now.blocks.cached);
+    assert_int_equal(fx.nodes[0].seq, now.events_seq);
+    assert_true(now.events_seq > 24); /* evictions were among them */
+    fx_snapshot_request(&fx, 0);
+    (void)fx_turn(&fx);
+    assert_int_equal(fx.nodes[0].n_snapshot, now.blocks.cached);
+    assert_int_equal(fx.nodes[0].snapshot_seq, now.events_seq);
+    fx_close(&fx);
+}
+
+static int remove_model(void **state)
+{
+    (void)state;
+    fx_model_remove();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_joins_next_step),
+        cmocka_unit_test(test_prefix_hits),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_preemption),
+        cmocka_unit_test(test_stop_ids_and_logprobs),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_waiting),
+        cmocka_unit_test(test_deadline),
+        cmocka_unit_test(test_cancel_everywhere),
+        cmocka_unit_test(test_stale_cancel),
+        cmocka_unit_test(test_coordinator_lost),
+        cmocka_unit_test(test_events_and_snapshot),
+    };
+    return cmocka_run_group_tests(tests, NULL, remove_model);
+}
