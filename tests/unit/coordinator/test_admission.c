@@ -1,0 +1,82 @@
+/* The queue's bounds and its advice; and the pure parts of the local actuator. */
+#include "coordinator/actuator.h"
+#include "coordinator/admission.h"
+
+#include "support/support.h"
+
+static void bounds(void **state)
+{
+    (void)state;
+    struct admission a = {.requests_max = 3, .tokens_max = 100};
+    assert_true(admission_enter(&a, 60));
+    assert_false(admission_enter(&a, 41));
+    assert_true(admission_enter(&a, 40));
+    assert_false(admission_enter(&a, 1));
+    admission_leave(&a, 60, true, 1000);
+    assert_true(admission_enter(&a, 1));
+    assert_true(admission_enter(&a, 1));
+    assert_false(admission_enter(&a, 1)); /* three requests */
+    admission_leave(&a, 40, false, 2000);
+    admission_leave(&a, 1, false, 2000);
+    admission_leave(&a, 1, false, 2000);
+    assert_int_equal(a.requests, 0);
+    assert_int_equal(a.tokens, 0);
+    /* An empty queue takes any one request. */
+    assert_true(admission_enter(&a, 1000000));
+    assert_false(admission_enter(&a, 1));
+}
+
+static void retry_after(void **state)
+{
+    (void)state;
+    struct admission a = {.requests_max = 10000, .tokens_max = 1000000};
+    assert_int_equal(admission_retry_after_s(&a), 1);
+    /* Ten a second for a minute, then 100 waiting: about ten seconds. */
+    for (uint64_t i = 1; i <= 600; i++) {
+        assert_true(admission_enter(&a, 1));
+        admission_leave(&a, 1, true, i * 100000);
+    }
+    for (int i = 0; i < 100; i++)
+        assert_true(admission_enter(&a, 1));
+    assert_in_range(admission_retry_after_s(&a), 9, 12);
+    for (int i = 0; i < 5000; i++)
+        assert_true(admission_enter(&a, 1));
+    assert_int_equal(admission_retry_after_s(&a), 60);
+}
+
+static void cpu_sets(void **state)
+{
+    (void)state;
+    char lists[4][64];
+    const uint16_t cpus[] = {0, 1, 2, 3, 8, 9, 12};
+    assert_true(actuator_divide_cpus(cpus, 7, 2, 0, lists));
+    assert_string_equal(lists[0], "0-2");
+    assert_string_equal(lists[1], "3,8-9");
+    assert_true(actuator_divide_cpus(cpus, 7, 3, 2, lists));
+    assert_string_equal(lists[2], "8-9");
+    assert_false(actuator_divide_cpus(cpus, 7, 4, 2, lists));
+    assert_true(actuator_divide_cpus(cpus, 2, 2, 0, lists));
+    assert_string_equal(lists[1], "1");
+    assert_false(actuator_divide_cpus(cpus, 2, 3, 0, lists));
+}
+
+static void back_off(void **state)
+{
+    (void)state;
+    assert_int_equal(actuator_backoff_us(1), 100000);
+    assert_int_equal(actuator_backoff_us(2), 200000);
+    assert_int_equal(actuator_backoff_us(6), 3200000);
+    assert_int_equal(actuator_backoff_us(7), 5000000);
+    assert_int_equal(actuator_backoff_us(4000000000u), 5000000);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bounds),
+        cmocka_unit_test(retry_after),
+        cmocka_unit_test(cpu_sets),
+        cmocka_unit_test(back_off),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,229 @@
+/* Bodies of the API: what is accepted, with which values; what is refused, naming which field. */
+#include "coordinator/api.h"
+
+#include "support/support.h"
+
+#include "base/buf.h"
+
+struct refusal {
+    const char *body;
+    int status;
+    const char *param;
+    const char *part; /* of the message */
+};
+
+static const struct refusal refusals[] = {
+    {"", 400, "", "request body"},
+    {"{", 400, "", "request body"},
+    {"[]", 400, "", "not a JSON object"},
+    {"{\"prompt\":\"a\",\"prompt\":\"b\"}", 400, "", "request body"},
+    {"{\"prompt\":\"\\u0000\"}", 400, "", "request body"},
+    {"{\"prompt\":\"\xff\"}", 400, "", "request body"},
+    {"{}", 400, "prompt", "missing"},
+    {"{\"prompt\":null}", 400, "prompt", "missing"},
+    {"{\"prompt\":7}", 400, "prompt", "is 7"},
+    {"{\"prompt\":{}}", 400, "prompt", "an object"},
+    {"{\"prompt\":[]}", 400, "prompt", "no tokens"},
+    {"{\"prompt\":[[]]}", 400, "prompt", "no tokens"},
+    {"{\"prompt\":[1,-1]}", 400, "prompt", "prompt[1]` is -1"},
+    {"{\"prompt\":[1,4294967296]}", 400, "prompt", "4294967296"},
+    {"{\"prompt\":[1,1.5]}", 400, "prompt", "1.5"},
+    {"{\"prompt\":[1,\"a\"]}", 400, "prompt", "prompt[1]"},
+    {"{\"prompt\":[\"a\",\"b\"]}", 501, "prompt", "2 prompts"},
+    {"{\"prompt\":[[1],[2]]}", 501, "prompt", "2 prompts"},
+    {"{\"prompt\":\"a\",\"model\":1}", 400, "model", "a string"},
+    {"{\"prompt\":\"a\",\"max_tokens\":0}", 400, "max_tokens", "is 0; want an integer of 1"},
+    {"{\"prompt\":\"a\",\"max_tokens\":-3}", 400, "max_tokens", "-3"},
+    {"{\"prompt\":\"a\",\"max_tokens\":1.5}", 400, "max_tokens", "1.5"},
+    {"{\"prompt\":\"a\",\"max_tokens\":\"9\"}", 400, "max_tokens", "a string"},
+    {"{\"prompt\":\"a\",\"max_tokens\":true}", 400, "max_tokens", "true"},
+    {"{\"prompt\":\"a\",\"max_tokens\":3,\"min_tokens\":4}", 400, "min_tokens", "is 4; at most"},
+    {"{\"prompt\":\"a\",\"min_tokens\":-1}", 400, "min_tokens", "-1"},
+    {"{\"prompt\":\"a\",\"temperature\":-0.1}", 400, "temperature", "-0.1"},
+    {"{\"prompt\":\"a\",\"temperature\":2.1}", 400, "temperature", "0 to 2"},
+    {"{\"prompt\":\"a\",\"temperature\":\"hot\"}", 400, "temperature", "a string"},
+    {"{\"prompt\":\"a\",\"top_p\":1.01}", 400, "top_p", "0 to 1"},
+    {"{\"prompt\":\"a\",\"min_p\":-1}", 400, "min_p", "0 to 1"},
+    {"{\"prompt\":\"a\",\"top_k\":-2}", 400, "top_k", "-2"},
+    {"{\"prompt\":\"a\",\"seed\":1.5}", 400, "seed", "1.5"},
+    {"{\"prompt\":\"a\",\"logprobs\":6}", 400, "logprobs", "0 to 5"},
+    {"{\"prompt\":\"a\",\"logprobs\":true}", 400, "logprobs", "true"},
+    {"{\"prompt\":\"a\",\"stream\":1}", 400, "stream", "true or false"},
+    {"{\"prompt\":\"a\",\"ignore_eos\":\"no\"}", 400, "ignore_eos", "true or false"},
+    {"{\"prompt\":\"a\",\"stop\":[\"\"]}", 400, "stop", "0 bytes"},
+    {"{\"prompt\":\"a\",\"stop\":[1]}", 400, "stop", "is 1"},
+    {"{\"prompt\":\"a\",\"stop\":{}}", 400, "stop", "an object"},
+    {"{\"prompt\":\"a\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"a\","
+     "\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\"]}",
+     400, "stop", "17 strings; at most 16"},
+    {"{\"prompt\":\"a\",\"stop_token_ids\":[-1]}", 400, "stop_token_ids", "-1"},
+    {"{\"prompt\":\"a\",\"stream_options\":{}}", 400, "stream_options", "stream"},
+    {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":1}", 400, "stream_options", "is 1"},
+    {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":3}}", 400,
+     "stream_options.include_usage", "is 3"},
+    {"{\"prompt\":\"a\",\"n\":2}", 501, "n", "is 2"},
+    {"{\"prompt\":\"a\",\"best_of\":3}", 501, "best_of", "is 3"},
+    {"{\"prompt\":\"a\",\"echo\":true}", 501, "echo", "true"},
+    {"{\"prompt\":\"a\",\"suffix\":\"x\"}", 501, "suffix", "1 bytes"},
+    {"{\"prompt\":\"a\",\"presence_penalty\":0.5}", 501, "presence_penalty", "0.5"},
+    {"{\"prompt\":\"a\",\"frequency_penalty\":-1}", 501, "frequency_penalty", "-1"},
+    {"{\"prompt\":\"a\",\"repetition_penalty\":1.1}", 501, "repetition_penalty", "1.1"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"5\":1}}", 501, "logit_bias", "an object"},
+    {"{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", 501, "response_format",
+     "an object"},
+    {"{\"prompt\":\"a\",\"n\":\"one\"}", 501, "n", "a string"},
+};
+
+static void bad_bodies_name_the_field(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
+        const struct refusal *r = &refusals[i];
+        struct api_completion completion;
+        struct api_error error;
+        sl_status status = api_parse_completion(r->body, strlen(r->body), &completion, &error);
+        if (status == SL_OK)
+            fail_msg("accepted: %s", r->body);
+        if (error.http_status != r->status || strcmp(error.param, r->param) != 0 ||
+            strstr(error.message, r->part) == NULL)
+            fail_msg("%s: %d param=%s %s", r->body, error.http_status, error.param, error.message);
+        assert_null(completion.body);
+    }
+}
+
+static void defaults(void **state)
+{
+    (void)state;
+    struct api_completion c;
+    struct api_error error;
+    const char *body = "{\"prompt\":\"abc\"}";
+    assert_ok(api_parse_completion(body, strlen(body), &c, &error));
+    assert_int_equal(c.max_tokens, 16);
+    assert_false(c.has_max_tokens);
+    assert_int_equal(c.min_tokens, 0);
+    assert_true(c.temperature == 1.0);
+    assert_true(c.top_p == 1.0);
+    assert_true(c.min_p == 0.0);
+    assert_int_equal(c.top_k, 0);
+    assert_int_equal(c.logprobs, -1);
+    assert_false(c.has_seed);
+    assert_false(c.stream);
+    assert_true(c.add_special_tokens);
+    assert_int_equal(c.n_stops, 0);
+    assert_null(c.model);
+    assert_int_equal(c.prompt.text_bytes, 3);
+    api_completion_fini(&c);
+}
+
+static void every_field(void **state)
+{
+    (void)state;
+    struct api_completion c;
+    struct api_error error;
+    const char *body =
+        "{\"model\":\"m\",\"prompt\":[1,2,3],\"stream\":true,\"stream_options\":{\"include_usage\":"
+        "true,\"other\":1},\"stop\":[\"x\",\"yy\"],\"stop_token_ids\":[9],\"seed\":-5,"
+        "\"temperature\":0.5,\"top_p\":0.25,\"top_k\":-1,\"min_p\":0.125,\"max_tokens\":7,"
+        "\"min_tokens\":7,\"ignore_eos\":true,\"logprobs\":0,\"return_token_ids\":true,"
+        "\"add_special_tokens\":false,\"unheard_of\":{\"a\":[1]}}";
+    assert_ok(api_parse_completion(body, strlen(body), &c, &error));
+    assert_string_equal(c.model, "m");
+    assert_null(c.prompt.text);
+    assert_int_equal(json_array_size(c.prompt.ids), 3);
+    assert_true(c.stream && c.include_usage && c.ignore_eos && c.return_token_ids && c.has_seed);
+    assert_false(c.add_special_tokens);
+    assert_int_equal(c.n_stops, 2);
+    assert_string_equal(c.stops[1], "yy");
+    assert_int_equal(c.stop_bytes[1], 2);
+    assert_int_equal(c.n_stop_ids, 1);
+    assert_int_equal(c.stop_ids[0], 9);
+    assert_true(c.seed == (uint64_t)-5);
+    assert_true(c.temperature == 0.5 && c.top_p == 0.25 && c.min_p == 0.125);
+    assert_int_equal(c.top_k, 0);
+    assert_int_equal(c.max_tokens, 7);
+    assert_int_equal(c.min_tokens, 7);
+    assert_int_equal(c.logprobs, 0);
+    api_completion_fini(&c);
+}
+
+/* What clients send by default must not be refused. */
+static void neutral_values(void **state)
+{
+    (void)state;
+    const char *bodies[] = {
+        "{\"prompt\":\"a\",\"n\":1,\"best_of\":1,\"echo\":false,\"suffix\":null,"
+        "\"presence_penalty\":0,\"frequency_penalty\":0.0,\"repetition_penalty\":1.0,"
+        "\"logit_bias\":{},\"stop\":null,\"seed\":null,\"logprobs\":null,\"user\":\"u\"}",
+        "{\"prompt\":\"a\",\"suffix\":\"\",\"logit_bias\":null,\"stop\":\"\",\"stop_token_ids\":[],"
+        "\"response_format\":{\"type\":\"text\"},\"guided_json\":null,\"stream_options\":null,"
+        "\"skip_special_tokens\":true,\"use_beam_search\":false,\"top_k\":0,\"top_p\":0}",
+        "{\"prompt\":[\"a\"]}",
+        "{\"prompt\":[[1,2]]}",
+    };
+    for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
+        struct api_completion c;
+        struct api_error error;
+        if (api_parse_completion(bodies[i], strlen(bodies[i]), &c, &error) != SL_OK)
+            fail_msg("%s: %s", bodies[i], error.message);
+        assert_true(c.prompt.text != NULL || json_array_size(c.prompt.ids) == 2);
+        api_completion_fini(&c);
+    }
+}
+
+static void tokenize_and_detokenize(void **state)
+{
+    (void)state;
+    struct api_tokenize t;
+    struct api_detokenize d;
+    struct api_error error;
+    const char *body = "{\"prompt\":\"ab\",\"add_special_tokens\":false}";
+    assert_ok(api_parse_tokenize(body, strlen(body), &t, &error));
+    assert_int_equal(t.prompt.text_bytes, 2);
+    assert_false(t.add_special_tokens);
+    api_tokenize_fini(&t);
+    body = "{\"messages\":[]}";
+    assert_int_equal(api_parse_tokenize(body, strlen(body), &t, &error), SL_UNSUPPORTED);
+    assert_string_equal(error.param, "messages");
+    body = "{\"tokens\":[1,2]}";
+    assert_ok(api_parse_detokenize(body, strlen(body), &d, &error));
+    assert_int_equal(json_array_size(d.prompt.ids), 2);
+    api_detokenize_fini(&d);
+    body = "{\"tokens\":[]}";
+    assert_ok(api_parse_detokenize(body, strlen(body), &d, &error));
+    api_detokenize_fini(&d);
+    body = "{\"tokens\":[1,null]}";
+    assert_int_equal(api_parse_detokenize(body, strlen(body), &d, &error), SL_INVALID);
+    assert_string_equal(error.param, "tokens");
+}
+
+static void error_object(void **state)
+{
+    (void)state;
+    struct api_error error;
+    struct sl_buf out;
+    sl_buf_init(&out, 4096);
+    (void)!api_fail(&error, 400, "invalid_value", "stop", "a \"quoted\" %d", 5);
+    api_error_body(&error, &out);
+    assert_string_equal(
+        out.data, "{\"error\":{\"message\":\"a \\\"quoted\\\" 5\",\"type\":"
+                  "\"invalid_request_error\",\"param\":\"stop\",\"code\":\"invalid_value\"}}");
+    sl_buf_reset(&out);
+    (void)!api_fail(&error, 503, NULL, NULL, "x");
+    api_error_body(&error, &out);
+    assert_string_equal(out.data, "{\"error\":{\"message\":\"x\",\"type\":"
+                                  "\"service_unavailable_error\",\"param\":null,\"code\":null}}");
+    sl_buf_fini(&out);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bad_bodies_name_the_field),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(every_field),
+        cmocka_unit_test(neutral_values),
+        cmocka_unit_test(tokenize_and_detokenize),
+        cmocka_unit_test(error_object),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
