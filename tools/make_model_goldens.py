@@ -204,6 +204,7 @@ def record_recall(name, n_tokens, n_questions):
 @torch.no_grad()
 def main(what, names):
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)   # the recall model's softmax is full of them: 100 times slower
     if what == "models":
         for name in names or MODELS:
             record_model(name, MODELS[name].split())
