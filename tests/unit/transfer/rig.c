@@ -21,6 +21,47 @@
 
 #define BLOCK_TOKENS 16
 #define FREE         0
+#define CANARY       0xC5
+
+static size_t block_bytes(const struct rig_node *node, uint32_t c)
+{
+    return node->args.classes[c].n_layers * node->args.classes[c].layer_bytes;
+}
+
+static void set_canary(struct rig_node *node, uint32_t id)
+{
+    for (uint32_t c = 0; node->canary && c < node->args.n_classes; c++) {
+        size_t n = block_bytes(node, c);
+        uint8_t *bytes = sl_zalloc(1, n);
+        memset(bytes, CANARY, n);
+        device_copy_in(node->stream, &node->pools[c], id * n, bytes, n);
+        assert_int_equal(device_stream_wait(node->stream), SL_OK);
+        sl_free(bytes);
+    }
+}
+
+static void check_canary(struct rig_node *node, uint32_t id)
+{
+    for (uint32_t c = 0; node->canary && c < node->args.n_classes; c++) {
+        size_t n = block_bytes(node, c);
+        uint8_t *bytes = sl_zalloc(1, n);
+        device_copy_out(node->stream, bytes, &node->pools[c], id * n, n);
+        assert_int_equal(device_stream_wait(node->stream), SL_OK);
+        for (size_t i = 0; i < n; i++) {
+            if (bytes[i] != CANARY)
+                fail_msg("%s: block %u was written at %zu while it was free", node->name, id, i);
+        }
+        sl_free(bytes);
+    }
+}
+
+void rig_check_canaries(struct rig_node *node)
+{
+    for (uint32_t id = 0; id < node->args.classes[0].n_blocks; id++) {
+        if (node->owner[id] == FREE)
+            check_canary(node, id);
+    }
+}
 
 void rig_start(struct rig_node *node, const struct rig_options *options)
 {
@@ -60,6 +101,9 @@ void rig_start(struct rig_node *node, const struct rig_options *options)
         assert_int_equal(device_alloc(node->device, bytes, &node->pools[c]), SL_OK);
         class->pool = &node->pools[c];
     }
+    node->canary = options->canary;
+    for (uint32_t id = 0; id < n_blocks; id++)
+        set_canary(node, id);
     sl_status status = transfer_create(args, &node->transfer);
     if (status != SL_OK)
         fail_msg("transfer_create: %s", sl_error());
@@ -87,6 +131,7 @@ static uint32_t take_block(struct rig_node *node, uint64_t key)
 {
     for (uint32_t i = 0; i < node->args.classes[0].n_blocks; i++) {
         if (node->owner[i] == FREE) {
+            check_canary(node, i);
             node->owner[i] = key;
             return i;
         }
@@ -98,6 +143,7 @@ static void give_block(struct rig_node *node, uint64_t key, uint32_t id)
 {
     assert_true(id < node->args.classes[0].n_blocks);
     assert_int_equal(node->owner[id], key);
+    set_canary(node, id);
     node->owner[id] = FREE;
 }
 
@@ -119,11 +165,6 @@ static void pattern(uint64_t key, uint32_t block_index, uint32_t class_index, ui
         x = x * 6364136223846793005ull + 1442695040888963407ull;
         bytes[i] = (uint8_t)(x >> 56);
     }
-}
-
-static size_t block_bytes(const struct rig_node *node, uint32_t c)
-{
-    return node->args.classes[c].n_layers * node->args.classes[c].layer_bytes;
 }
 
 void rig_fill(struct rig_node *node, uint64_t key, uint32_t block_index, uint32_t block_id)
@@ -239,6 +280,39 @@ void rig_admit(struct rig_node *node, struct rig_job *job, uint32_t first_block,
     assert_int_equal(transfer_recv_admit(node->transfer, job->key, first_block, ids, n), SL_OK);
 }
 
+void rig_refill(struct rig_node *node, struct rig_job *job)
+{
+    uint32_t ids[TRANSFER_RING_BLOCKS_MAX];
+    if (!job->admitted || job->sealed || job->failed || job->ended)
+        return;
+    uint32_t in_ring = job->n_given - job->n_taken;
+    uint32_t n = gather(node, job, ids, TRANSFER_RING_BLOCKS_MAX - in_ring);
+    if (n > 0)
+        assert_int_equal(transfer_recv_refill(node->transfer, job->key, ids, n), SL_OK);
+}
+
+void rig_release(struct rig_node *node, struct rig_job *job)
+{
+    assert_true(job->sealed && !job->released);
+    job->released = true;
+    for (uint32_t i = job->first_block; i < job->n_blocks; i++) {
+        assert_true(rig_equal(node, job->key, i, job->blocks[i]));
+        give_block(node, job->key, job->blocks[i]);
+    }
+}
+
+uint32_t rig_promised(const struct rig_node *node)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < node->n_jobs; i++) {
+        const struct rig_job *job = &node->jobs[i];
+        bool holds = job->sealed ? !job->released : !job->ended || job->n_out > 0;
+        if (job->side == RIG_SOURCE ? !job->ended : job->admitted && holds)
+            n += job->n_blocks - (job->side == RIG_SOURCE ? 0 : job->first_block);
+    }
+    return n;
+}
+
 void rig_ready_all(struct rig_node *node, struct rig_job *job)
 {
     assert_int_equal(transfer_send_ready(node->transfer, job->key, 0, job->n_blocks, 1000), SL_OK);
@@ -257,6 +331,7 @@ static void on_taken(struct rig_node *node, struct rig_job *job, const struct tr
     assert_int_equal(node->owner[event->block_id], job->key);
     assert_int_equal(job->blocks[event->block_index], UINT32_MAX);
     job->blocks[event->block_index] = event->block_id;
+    job->n_taken++;
     uint32_t ids[1];
     if (job->hold_refill || gather(node, job, ids, 1) == 0)
         return;

@@ -23,7 +23,8 @@ struct rig_job {
     uint32_t attempt, n_blocks, n_tokens, first_block;
     uint32_t blocks[RIG_STREAM_MAX]; /* source: its ids; destination: taken, by index */
     uint32_t n_out;                  /* destination: ids given and not back */
-    uint32_t n_given, n_landed;
+    uint32_t n_given, n_taken, n_landed;
+    bool released;
     bool expected, opened, admitted;
     bool wanted, acked, sealed, ended, failed, hold_refill;
     enum transfer_reason reason;
@@ -44,6 +45,7 @@ struct rig_node {
     struct rig_job jobs[RIG_JOBS_MAX];
     uint32_t n_jobs;
     bool dead;
+    bool canary; /* free blocks hold a pattern that nobody may change */
 };
 
 /* Defaults: one class of 4 layers of 4096 bytes, 64 blocks, host memory, one layer a piece, manual. */
@@ -55,7 +57,7 @@ struct rig_options {
     enum device_kind kind;
     uint32_t n_blocks, n_layers, layers_per_piece, n_classes;
     size_t layer_bytes;
-    bool threaded, verify;
+    bool threaded, verify, canary;
     uint8_t identity;
     const struct transfer_limits *limits;
     void (*notify)(void *arg);
@@ -78,6 +80,14 @@ struct rig_job *rig_expect(struct rig_node *node, const struct transfer_peer *fr
                            uint32_t n_tokens);
 /* Admits with as many ids as the ring and the pool give (at most ids_max). */
 void rig_admit(struct rig_node *node, struct rig_job *job, uint32_t first_block, uint32_t ids_max);
+/* Tops the ring up with what the pool has (TAKEN does it too, one for one). */
+void rig_refill(struct rig_node *node, struct rig_job *job);
+/* A sealed stream's blocks go back to the pool; their bytes must still be the source's. */
+void rig_release(struct rig_node *node, struct rig_job *job);
+/* Blocks that admitted streams may still take or hold. */
+uint32_t rig_promised(const struct rig_node *node);
+/* Every free block still holds the canary. */
+void rig_check_canaries(struct rig_node *node);
 void rig_ready_all(struct rig_node *node, struct rig_job *job);
 void rig_token(struct rig_node *node, struct rig_job *job, uint32_t token);
 /* Handles all events; one turn of a manual transfer first. True if something happened. */
