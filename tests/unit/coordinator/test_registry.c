@@ -1,0 +1,246 @@
+/* The registry: joining, replacement, suspicion and ejection by time, identities. */
+#include "coordinator/registry.h"
+
+#include "support/support.h"
+
+#include "proto/message.h"
+#include "proto/rpc.h"
+
+#define SECOND 1000000ull
+
+static struct registry *fresh(void)
+{
+    struct registry *registry = sl_zalloc(1, sizeof(*registry));
+    struct registry_times times = {3 * SECOND, 5 * SECOND, 60 * SECOND};
+    registry_init(registry, &times, 100);
+    return registry;
+}
+
+static void finish(struct registry *registry)
+{
+    registry_fini(registry);
+    sl_free(registry);
+}
+
+/* As it comes off the wire. */
+static Sluice__NodeMessage *hello(const char *id, bool prefill, uint64_t incarnation, bool ready,
+                                  uint8_t identity)
+{
+    Sluice__Hello h = SLUICE__HELLO__INIT;
+    uint8_t bytes[16], layout[16] = {1}, address[] = "a";
+    char name[32], text[] = "x", admin[] = "h:1";
+    Sluice__Rank rank = SLUICE__RANK__INIT, *ranks[] = {&rank};
+    rank.address = (ProtobufCBinaryData){1, address};
+    memset(bytes, identity, sizeof(bytes));
+    snprintf(name, sizeof(name), "%s", id);
+    h.protocol = 1;
+    h.node_id = name;
+    h.role = prefill ? SLUICE__ROLE__ROLE_PREFILL : SLUICE__ROLE__ROLE_DECODE;
+    h.incarnation = incarnation;
+    h.ready = ready;
+    if (ready) {
+        h.identity = (ProtobufCBinaryData){16, bytes};
+        h.layout = (ProtobufCBinaryData){16, layout};
+    }
+    h.numerics_id = text;
+    h.model_family = text;
+    h.vocab = 100;
+    h.context_max = 1000;
+    h.block_tokens = 64;
+    h.block_bytes = 1000;
+    h.blocks_total = 10;
+    h.seqs_max = 8;
+    h.chunk_tokens = 64;
+    h.ranks = ranks;
+    h.n_ranks = 1;
+    h.transport = text;
+    h.admin = admin;
+    h.pid = 5;
+    h.version = text;
+    Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
+    message.body_case = SLUICE__NODE_MESSAGE__BODY_HELLO;
+    message.hello = &h;
+    uint8_t wire[2048];
+    size_t n = sluice__node_message__pack(&message, wire);
+    Sluice__NodeMessage *out;
+    assert_ok(rpc_node_message_unpack(wire, n, &out));
+    return out;
+}
+
+static struct rpc_stream *stream(uintptr_t i)
+{
+    return (struct rpc_stream *)i; /* only compared */
+}
+
+static struct registry_node *join(struct registry *registry, uintptr_t s, const char *id,
+                                  bool prefill, uint8_t identity, uint64_t now)
+{
+    struct registry_node *node = NULL, *replaced;
+    assert_ok(registry_hello(registry, stream(s), hello(id, prefill, s, true, identity), now, &node,
+                             &replaced));
+    assert_null(replaced);
+    registry_settle(registry, now);
+    return node;
+}
+
+static void load_then_ready(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *node, *same, *replaced;
+    assert_ok(registry_hello(r, stream(1), hello("d0", false, 9, false, 0), 0, &node, &replaced));
+    assert_int_equal(registry_state(r, node), REGISTRY_LOADING);
+    assert_false(registry_usable(r, node));
+    assert_false(registry_settle(r, 0));
+    assert_ok(registry_hello(r, stream(1), hello("d0", false, 9, true, 4), 5, &same, &replaced));
+    assert_ptr_equal(node, same);
+    assert_true(registry_settle(r, 5));
+    assert_int_equal(registry_state(r, node), REGISTRY_READY);
+    assert_true(registry_usable(r, node));
+    assert_int_equal(registry_count(r, false), 1);
+    assert_int_equal(registry_count(r, true), 0);
+    assert_int_equal(node->load.blocks_free, 10);
+    finish(r);
+}
+
+static void a_newer_stream_replaces(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *old = join(r, 1, "d0", false, 4, 0), *node = NULL, *replaced;
+    flow_node old_join = old->join;
+    Sluice__NodeMessage *message = hello("d0", false, 2, true, 4);
+    assert_ok(registry_hello(r, stream(2), message, 1, &node, &replaced));
+    assert_ptr_equal(replaced, old);
+    assert_null(node);
+    registry_remove(r, replaced);
+    assert_ok(registry_hello(r, stream(2), message, 1, &node, &replaced));
+    assert_null(replaced);
+    assert_true(node->join != old_join);
+    assert_null(registry_find(r, old_join));
+    assert_ptr_equal(registry_find(r, node->join), node);
+    assert_ptr_equal(registry_find_id(r, "d0"), node);
+    assert_null(registry_find_stream(r, stream(1)));
+    assert_int_equal(r->n_nodes, 1);
+    finish(r);
+}
+
+static void silence(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *a = join(r, 1, "d0", false, 4, 0);
+    struct registry_node *b = join(r, 2, "p0", true, 4, 0);
+    Sluice__Heartbeat beat = SLUICE__HEARTBEAT__INIT;
+    uint32_t cursor = 0;
+    registry_heartbeat(r, b, &beat, 2 * SECOND);
+    assert_null(registry_sweep(r, 2999999, &cursor));
+    assert_true(registry_usable(r, a));
+    cursor = 0;
+    assert_null(registry_sweep(r, 3 * SECOND, &cursor));
+    assert_int_equal(registry_state(r, a), REGISTRY_SUSPECT);
+    assert_false(registry_usable(r, a));
+    assert_true(registry_usable(r, b));
+    registry_heartbeat(r, a, &beat, 3500000); /* it answers again */
+    assert_true(registry_usable(r, a));
+    cursor = 0;
+    assert_null(registry_sweep(r, 6999999, &cursor));
+    cursor = 0;
+    assert_ptr_equal(registry_sweep(r, 7 * SECOND, &cursor), b);
+    assert_null(registry_sweep(r, 7 * SECOND, &cursor));
+    registry_remove(r, b);
+    cursor = 0;
+    assert_null(registry_sweep(r, 8499999, &cursor));
+    cursor = 0;
+    assert_ptr_equal(registry_sweep(r, 8500000, &cursor), a);
+    finish(r);
+}
+
+static void a_loop_that_hangs(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *a = join(r, 1, "d0", false, 4, 0);
+    Sluice__Heartbeat beat = SLUICE__HEARTBEAT__INIT;
+    uint32_t cursor = 0;
+    beat.stalled_us = 31 * SECOND;
+    registry_heartbeat(r, a, &beat, SECOND);
+    assert_null(registry_sweep(r, SECOND, &cursor));
+    assert_int_equal(registry_state(r, a), REGISTRY_SUSPECT);
+    beat.stalled_us = 60 * SECOND;
+    registry_heartbeat(r, a, &beat, 2 * SECOND);
+    cursor = 0;
+    assert_ptr_equal(registry_sweep(r, 2 * SECOND, &cursor), a);
+    finish(r);
+}
+
+static void identities(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *a = join(r, 1, "d0", false, 4, 0);
+    struct registry_node *b = join(r, 2, "d1", false, 5, 1);
+    struct registry_node *p = join(r, 3, "p0", true, 5, 1);
+    assert_int_equal(registry_state(r, a), REGISTRY_READY);
+    assert_int_equal(registry_state(r, b), REGISTRY_FOREIGN);
+    assert_false(registry_usable(r, b) || registry_usable(r, p));
+    Sluice__Heartbeat beat = SLUICE__HEARTBEAT__INIT;
+    beat.draining = true;
+    registry_heartbeat(r, a, &beat, 2);
+    assert_int_equal(registry_state(r, a), REGISTRY_DRAINING);
+    assert_true(registry_settle(r, 2)); /* the other one takes over */
+    assert_true(registry_usable(r, b) && registry_usable(r, p));
+    assert_false(registry_settle(r, 3));
+    finish(r);
+}
+
+static void wrong_hellos(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *node, *replaced;
+    Sluice__NodeMessage *other = hello("d0", false, 1, true, 4);
+    other->hello->vocab = 101;
+    assert_fails(registry_hello(r, stream(1), other, 0, &node, &replaced), SL_INVALID,
+                 "another model");
+    rpc_node_message_free(other);
+    join(r, 1, "d0", false, 4, 0);
+    Sluice__NodeMessage *second = hello("d1", false, 1, true, 4);
+    assert_fails(registry_hello(r, stream(1), second, 0, &node, &replaced), SL_INVALID,
+                 "second node");
+    rpc_node_message_free(second);
+    assert_int_equal(r->n_nodes, 1);
+    finish(r);
+}
+
+static void full(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *node, *replaced;
+    char id[16];
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        snprintf(id, sizeof(id), "d%u", i);
+        join(r, i + 1, id, false, 4, 0);
+    }
+    Sluice__NodeMessage *more = hello("more", false, 1, true, 4);
+    assert_fails(registry_hello(r, stream(1000), more, 0, &node, &replaced), SL_EXHAUSTED, "256");
+    registry_remove(r, registry_find_id(r, "d7"));
+    assert_ok(registry_hello(r, stream(1000), more, 0, &node, &replaced));
+    assert_int_equal(node->slot, 7);
+    finish(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(load_then_ready),
+        cmocka_unit_test(a_newer_stream_replaces),
+        cmocka_unit_test(silence),
+        cmocka_unit_test(a_loop_that_hangs),
+        cmocka_unit_test(identities),
+        cmocka_unit_test(wrong_hellos),
+        cmocka_unit_test(full),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
