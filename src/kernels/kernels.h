@@ -24,12 +24,12 @@
 #include <stdint.h>
 
 #define KERNEL_HEAD_DIM_MAX 256
-#define KERNEL_ROWS_MAX 8192
+#define KERNEL_ROWS_MAX     8192
 
 enum kernel_element {
-  KERNEL_F32 = 0,
-  KERNEL_BF16 = 1,
-  KERNEL_F16 = 2
+    KERNEL_F32 = 0,
+    KERNEL_BF16 = 1,
+    KERNEL_F16 = 2
 }; /* values of KV_F32, KV_BF16 agree */
 
 struct kernel_context; /* one engine's: backend, device, compute team */
@@ -38,180 +38,164 @@ struct kernel_acts;    /* activations of one batch */
 
 /* Sizes of a model that a backend needs for its buffers. */
 struct kernel_shape {
-  uint32_t hidden; /* residual width */
-  uint32_t n_q_heads, n_kv_heads, head_dim;
-  uint32_t mlp_hidden;
-  uint32_t vocab;
-  uint32_t rows_max; /* of one batch */
-  uint32_t seqs_max;
-  uint32_t logits_max; /* rows for which logits are wanted at once */
+    uint32_t hidden; /* residual width */
+    uint32_t n_q_heads, n_kv_heads, head_dim;
+    uint32_t mlp_hidden;
+    uint32_t vocab;
+    uint32_t rows_max; /* of one batch */
+    uint32_t seqs_max;
+    uint32_t logits_max; /* rows for which logits are wanted at once */
 };
 
 /* Where the KV bytes are. Element strides come from kv/geometry.h by the
  * caller. */
 struct kernel_kv {
-  const struct device_memory *pool;
-  size_t block_bytes;  /* from block to block */
-  size_t layer_offset; /* of this layer within a block */
-  size_t head_bytes;   /* from kv head to kv head (K tile then V tile) */
-  size_t v_offset;     /* of the V tile after the head's K tile */
-  uint32_t block_tokens;
-  enum kernel_element element;
+    const struct device_memory *pool;
+    size_t block_bytes;  /* from block to block */
+    size_t layer_offset; /* of this layer within a block */
+    size_t head_bytes;   /* from kv head to kv head (K tile then V tile) */
+    size_t v_offset;     /* of the V tile after the head's K tile */
+    uint32_t block_tokens;
+    enum kernel_element element;
 };
 
 /* One sequence of a batch. */
 struct kernel_seq {
-  uint32_t first_row; /* of its rows in the batch */
-  uint32_t n_rows;
-  uint32_t first_position; /* of its first row; context of row r =
+    uint32_t first_row; /* of its rows in the batch */
+    uint32_t n_rows;
+    uint32_t first_position;     /* of its first row; context of row r =
                               first_position + r + 1 tokens */
-  const uint32_t
-      *block_table; /* host memory, borrowed until the batch retires */
-  uint32_t n_blocks;
+    const uint32_t *block_table; /* host memory, borrowed until the batch retires */
+    uint32_t n_blocks;
 };
 
 struct kernel_batch {
-  uint32_t n_rows, n_seqs;
-  const uint32_t *tokens; /* [n_rows], host, borrowed until the batch retires */
-  const uint32_t *positions; /* [n_rows] */
-  const struct kernel_seq *seqs;
+    uint32_t n_rows, n_seqs;
+    const uint32_t *tokens;    /* [n_rows], host, borrowed until the batch retires */
+    const uint32_t *positions; /* [n_rows] */
+    const struct kernel_seq *seqs;
 };
 
 /* Rotary embedding: the angle of pair i at position p is p * inv_freq[i];
  * half-split pairing (i, i + rotary_dim / 2) as in Hugging Face; cos and sin
  * are multiplied by scale. Dimensions beyond rotary_dim pass. */
 struct kernel_rope {
-  const float
-      *inv_freq;       /* [rotary_dim / 2], host, lives as long as the engine */
-  uint32_t rotary_dim; /* 0: none */
-  float scale;
+    const float *inv_freq; /* [rotary_dim / 2], host, lives as long as the engine */
+    uint32_t rotary_dim;   /* 0: none */
+    float scale;
 };
 
 /* hidden -> normed -> q, k, v (+ bias) -> per-head RMS norm of q and k
  * (optional) -> rope; q stays in the acts, k and v go into their KV slots. */
 struct kernel_attn_in_args {
-  struct kernel_acts *acts;
-  const struct kernel_weight *norm; /* [hidden] */
-  const struct kernel_weight
-      *qkv; /* [(q + 2 kv heads) * head_dim][hidden], q first */
-  const struct kernel_weight *qkv_bias;        /* NULL: none */
-  const struct kernel_weight *q_norm, *k_norm; /* [head_dim]; NULL: none */
-  struct kernel_rope rope;
-  float norm_eps;
-  struct kernel_kv kv;
+    struct kernel_acts *acts;
+    const struct kernel_weight *norm;     /* [hidden] */
+    const struct kernel_weight *qkv;      /* [(q + 2 kv heads) * head_dim][hidden], q first */
+    const struct kernel_weight *qkv_bias; /* NULL: none */
+    const struct kernel_weight *q_norm, *k_norm; /* [head_dim]; NULL: none */
+    struct kernel_rope rope;
+    float norm_eps;
+    struct kernel_kv kv;
 };
 
 /* Causal attention of every row over its sequence's context, softmax in f32. */
 struct kernel_attention_args {
-  struct kernel_acts *acts;
-  struct kernel_kv kv;
-  float scale;     /* usually 1 / sqrt(head_dim) */
-  uint32_t window; /* 0: all; else the last `window` tokens, itself included */
-  float softcap;   /* 0: none */
+    struct kernel_acts *acts;
+    struct kernel_kv kv;
+    float scale;     /* usually 1 / sqrt(head_dim) */
+    uint32_t window; /* 0: all; else the last `window` tokens, itself included */
+    float softcap;   /* 0: none */
 };
 
 /* hidden += attn · w_o^T (+ bias) */
 struct kernel_attn_out_args {
-  struct kernel_acts *acts;
-  const struct kernel_weight *out; /* [hidden][q heads * head_dim] */
-  const struct kernel_weight *bias;
+    struct kernel_acts *acts;
+    const struct kernel_weight *out; /* [hidden][q heads * head_dim] */
+    const struct kernel_weight *bias;
 };
 
 /* hidden += (act(x g^T) * (x u^T)) · down^T, with x = norm(hidden) */
 enum kernel_activation { KERNEL_SILU, KERNEL_GELU_TANH };
 struct kernel_mlp_args {
-  struct kernel_acts *acts;
-  const struct kernel_weight *norm;
-  const struct kernel_weight
-      *gate_up;                     /* [2 * mlp_hidden][hidden], gate first */
-  const struct kernel_weight *down; /* [hidden][mlp_hidden] */
-  enum kernel_activation activation;
-  float norm_eps;
+    struct kernel_acts *acts;
+    const struct kernel_weight *norm;
+    const struct kernel_weight *gate_up; /* [2 * mlp_hidden][hidden], gate first */
+    const struct kernel_weight *down;    /* [hidden][mlp_hidden] */
+    enum kernel_activation activation;
+    float norm_eps;
 };
 
 /* logits of chosen rows: norm(hidden[row]) · head^T into device memory, f32
  * [n_logits][vocab] */
 struct kernel_logits_args {
-  struct kernel_acts *acts;
-  const struct kernel_weight *norm;
-  const struct kernel_weight *head; /* [vocab][hidden] */
-  float norm_eps;
-  uint32_t n_logits;
-  const uint32_t *rows; /* [n_logits], host, borrowed until the batch retires */
-  struct device_memory *logits;
+    struct kernel_acts *acts;
+    const struct kernel_weight *norm;
+    const struct kernel_weight *head; /* [vocab][hidden] */
+    float norm_eps;
+    uint32_t n_logits;
+    const uint32_t *rows; /* [n_logits], host, borrowed until the batch retires */
+    struct device_memory *logits;
 };
 
 enum kernel_act { KERNEL_ACT_HIDDEN, KERNEL_ACT_Q, KERNEL_ACT_ATTENTION };
 
 /* How a matrix is going to be used: lets a backend choose its layout. */
-enum kernel_weight_use {
-  KERNEL_WEIGHT_MATRIX,
-  KERNEL_WEIGHT_EMBEDDING,
-  KERNEL_WEIGHT_VECTOR
-};
+enum kernel_weight_use { KERNEL_WEIGHT_MATRIX, KERNEL_WEIGHT_EMBEDDING, KERNEL_WEIGHT_VECTOR };
 
 /* One or more source matrices stacked along their rows (q, k, v; gate, up),
  * row-major [n][k], any element type; read during the call only. bf16 stays
  * bf16; f16 and f32 are kept as f32. */
 struct kernel_weight_source {
-  const void *data;
-  enum kernel_element element;
-  uint32_t n, k; /* a vector: n values, k = 1 */
+    const void *data;
+    enum kernel_element element;
+    uint32_t n, k; /* a vector: n values, k = 1 */
 };
 
 struct kernel_ops {
-  const char *name; /* "ref", "cpu", "cuda" */
+    const char *name; /* "ref", "cpu", "cuda" */
 
-  sl_status (*open)(struct device *device, const struct kernel_shape *shape,
-                    uint32_t n_threads,
-                    struct kernel_context **context_out) SL_MUST_USE;
-  void (*close)(struct kernel_context *context);
-  /* Backend, instruction path, version: "cpu-avx2-1". Two nodes with the same
+    sl_status (*open)(struct device *device, const struct kernel_shape *shape, uint32_t n_threads,
+                      struct kernel_context **context_out) SL_MUST_USE;
+    void (*close)(struct kernel_context *context);
+    /* Backend, instruction path, version: "cpu-avx2-1". Two nodes with the same
    * id compute the same bits. */
-  const char *(*numerics_id)(const struct kernel_context *context);
+    const char *(*numerics_id)(const struct kernel_context *context);
 
-  sl_status (*weight_pack)(struct kernel_context *context,
-                           enum kernel_weight_use use,
-                           const struct kernel_weight_source *sources,
-                           uint32_t n_sources,
-                           struct kernel_weight **weight_out) SL_MUST_USE;
-  void (*weight_free)(struct kernel_weight *weight);
+    sl_status (*weight_pack)(struct kernel_context *context, enum kernel_weight_use use,
+                             const struct kernel_weight_source *sources, uint32_t n_sources,
+                             struct kernel_weight **weight_out) SL_MUST_USE;
+    void (*weight_free)(struct kernel_weight *weight);
 
-  /* Buffers for one batch of at most shape.rows_max rows. */
-  sl_status (*acts_create)(struct kernel_context *context,
-                           struct kernel_acts **acts_out) SL_MUST_USE;
-  void (*acts_destroy)(struct kernel_acts *acts);
+    /* Buffers for one batch of at most shape.rows_max rows. */
+    sl_status (*acts_create)(struct kernel_context *context,
+                             struct kernel_acts **acts_out) SL_MUST_USE;
+    void (*acts_destroy)(struct kernel_acts *acts);
 
-  /* hidden = embedding rows of the batch's tokens (* scale). Also makes `batch`
+    /* hidden = embedding rows of the batch's tokens (* scale). Also makes `batch`
    * the acts' batch: it and what it points to are borrowed until the work on
    * the acts has run. */
-  void (*embed)(struct device_stream *stream, struct kernel_acts *acts,
-                const struct kernel_batch *batch,
-                const struct kernel_weight *embedding, float scale);
-  void (*attn_in)(struct device_stream *stream,
-                  const struct kernel_attn_in_args *args);
-  void (*attention)(struct device_stream *stream,
-                    const struct kernel_attention_args *args);
-  void (*attn_out)(struct device_stream *stream,
-                   const struct kernel_attn_out_args *args);
-  void (*mlp)(struct device_stream *stream, const struct kernel_mlp_args *args);
-  void (*logits)(struct device_stream *stream,
-                 const struct kernel_logits_args *args);
-  /* Copies whole KV blocks within a pool (copy on write of a partial block). */
-  void (*kv_block_copy)(struct device_stream *stream,
-                        const struct kernel_kv *kv, uint32_t to, uint32_t from);
-  /* Sums [n_rows][hidden] over the ranks of a tensor-parallel group; NULL: one
+    void (*embed)(struct device_stream *stream, struct kernel_acts *acts,
+                  const struct kernel_batch *batch, const struct kernel_weight *embedding,
+                  float scale);
+    void (*attn_in)(struct device_stream *stream, const struct kernel_attn_in_args *args);
+    void (*attention)(struct device_stream *stream, const struct kernel_attention_args *args);
+    void (*attn_out)(struct device_stream *stream, const struct kernel_attn_out_args *args);
+    void (*mlp)(struct device_stream *stream, const struct kernel_mlp_args *args);
+    void (*logits)(struct device_stream *stream, const struct kernel_logits_args *args);
+    /* Copies whole KV blocks within a pool (copy on write of a partial block). */
+    void (*kv_block_copy)(struct device_stream *stream, const struct kernel_kv *kv, uint32_t to,
+                          uint32_t from);
+    /* Sums [n_rows][hidden] over the ranks of a tensor-parallel group; NULL: one
    * rank only. */
-  void (*all_reduce)(struct device_stream *stream, struct kernel_acts *acts);
-  /* f32 [n_rows][width] to host memory, after a device_stream_wait; for tests.
+    void (*all_reduce)(struct device_stream *stream, struct kernel_acts *acts);
+    /* f32 [n_rows][width] to host memory, after a device_stream_wait; for tests.
    */
-  void (*act_read)(struct device_stream *stream, struct kernel_acts *acts,
-                   enum kernel_act which, float *out);
+    void (*act_read)(struct device_stream *stream, struct kernel_acts *acts, enum kernel_act which,
+                     float *out);
 };
 
 /* "ref", "cpu", "cuda": SL_NOT_FOUND names the choices; SL_UNSUPPORTED not
  * built in. */
-sl_status kernel_ops_find(const char *name,
-                          const struct kernel_ops **ops_out) SL_MUST_USE;
+sl_status kernel_ops_find(const char *name, const struct kernel_ops **ops_out) SL_MUST_USE;
 
 #endif
