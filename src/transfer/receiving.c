@@ -558,7 +558,11 @@ enum transfer_reason recv_offer(struct transfer *transfer, uint64_t route, const
         peer_misbehaved(transfer, peer, "offer for another peer's stream");
         return refuse_offer(transfer, peer, TRANSFER_MISBEHAVED);
     }
-    return offer_to(transfer, stream, &frame, length, rendezvous, to_out, op_out);
+    enum transfer_reason reason =
+        offer_to(transfer, stream, &frame, length, rendezvous, to_out, op_out);
+    if (!rendezvous) /* no status reaches the sender of eager data */
+        peer_refuse(transfer, peer, frame.key, frame.attempt, reason);
+    return reason;
 }
 
 /* Tests spoil a block after its bytes landed and before anybody looks at them. */

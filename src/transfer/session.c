@@ -429,6 +429,17 @@ static void dispatch(struct transfer *transfer, struct peer *peer, const struct 
     }
 }
 
+/* A beat of a session that is over here: its sender believes it alive, since nobody told it (it was
+ * stopped, or its transport is silent about closes). A hello of ours tells it within one beat. */
+static void note_stranger(struct transfer *transfer, const struct frame *frame)
+{
+    if (frame->type != FRAME_BEAT || frame->incarnation != transfer->args.incarnation)
+        return;
+    struct peer *peer = peer_by_incarnation(transfer, frame->beat.incarnation);
+    if (peer != NULL && peer->session == SESSION_IDLE)
+        peer->answer_wanted = true;
+}
+
 void session_control(struct transfer *transfer, uint64_t route, const uint8_t *bytes,
                      size_t n_bytes, const void *data, size_t data_bytes)
 {
@@ -445,6 +456,7 @@ void session_control(struct transfer *transfer, uint64_t route, const uint8_t *b
     struct peer *peer = peer_by_route(transfer, route);
     if (peer == NULL || frame.incarnation != transfer->args.incarnation) {
         meter_count(transfer->meter, METER_UNKNOWN); /* of a session that is over */
+        note_stranger(transfer, &frame);
         return;
     }
     if (data_bytes != 0) {

@@ -26,6 +26,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -485,7 +486,10 @@ static void set_defaults(void)
         setenv(settings[i][0], settings[i][1], 0);
     /* These were read when the library was loaded. Signals are the process's; and a setting for a
      * transport that UCX_TLS leaves out is not worth a warning. */
-    static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+    static atomic_flag done = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set(&done))
+        return;
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
         ucs_debug_disable_signal(signals[i]);
     (void)ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS", "n");

@@ -1,19 +1,75 @@
-/* Two transfers over real UCX. The parent runs each case in a child process with its own UCX_TLS: UCX
- * reads its environment once, and tcp and shared memory must both be shown. */
+/* Two transfers over real UCX, in one process and in two. UCX reads its environment once, so each case
+ * runs in a process of its own: this program starts itself with the case's name and a UCX_TLS, for tcp
+ * and for shared memory. The receive is watched by a wrapper around UCX's own function (linked with
+ * --wrap): that it is called at all shows the rendezvous path, and its arguments say where bytes go. */
 #include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
 #include "rig.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <ucp/api/ucp.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
+#define WAIT_US (8 * SL_SECOND_US)
+#define LAYERS  4u
+#define LAYER   4096u
+#define BLOCK   ((size_t)LAYERS * LAYER)
+
 static struct rig_node a, b;
 static struct rig_node *both[] = {&a, &b};
+static const char *self_path;
+
+/* ---- the watched receive ---- */
+
+struct receive {
+    const void *to;
+    size_t bytes;
+};
+static struct receive receives[4096];
+static _Atomic uint32_t n_receives;
+static _Atomic bool send_eagerly;
+
+void *__real_ucp_am_recv_data_nbx(ucp_worker_h worker, void *data_desc, void *buffer, size_t count,
+                                  const ucp_request_param_t *param);
+void *__wrap_ucp_am_recv_data_nbx(ucp_worker_h worker, void *data_desc, void *buffer, size_t count,
+                                  const ucp_request_param_t *param);
+void *__wrap_ucp_am_recv_data_nbx(ucp_worker_h worker, void *data_desc, void *buffer, size_t count,
+                                  const ucp_request_param_t *param)
+{
+    uint32_t i = n_receives++;
+    if (i < sizeof(receives) / sizeof(receives[0]))
+        receives[i] = (struct receive){.to = buffer, .bytes = count};
+    return __real_ucp_am_recv_data_nbx(worker, data_desc, buffer, count, param);
+}
+
+void *__real_ucp_am_send_nbx(ucp_ep_h ep, unsigned id, const void *header, size_t header_length,
+                             const void *buffer, size_t count, const ucp_request_param_t *param);
+void *__wrap_ucp_am_send_nbx(ucp_ep_h ep, unsigned id, const void *header, size_t header_length,
+                             const void *buffer, size_t count, const ucp_request_param_t *param);
+/* A peer that breaks the rule: its offers are eager. */
+void *__wrap_ucp_am_send_nbx(ucp_ep_h ep, unsigned id, const void *header, size_t header_length,
+                             const void *buffer, size_t count, const ucp_request_param_t *param)
+{
+    ucp_request_param_t changed = *param;
+    if (send_eagerly && (param->flags & UCP_AM_SEND_FLAG_RNDV))
+        changed.flags = (param->flags & ~(uint32_t)UCP_AM_SEND_FLAG_RNDV) | UCP_AM_SEND_FLAG_EAGER;
+    return __real_ucp_am_send_nbx(ep, id, header, header_length, buffer, count, &changed);
+}
+
+/* ---- helpers ---- */
 
 struct pair {
     struct rig_job *send, *recv;
@@ -25,68 +81,592 @@ static bool pair_over(void *arg)
     return pair->send->ended && pair->recv->ended;
 }
 
-static void start_pair(bool threaded, bool verify)
+static bool send_over(void *arg)
 {
-    struct rig_options options = {
-        .transport = "ucx", .name = "p0", .incarnation = 0x1111, .threaded = threaded};
+    return ((struct rig_job *)arg)->ended;
+}
+
+static bool send_wanted(void *arg)
+{
+    struct rig_job *job = arg;
+    return job->wanted || job->failed;
+}
+
+static bool recv_some(void *arg)
+{
+    struct rig_job *job = arg;
+    return job->n_landed > 0 || job->failed;
+}
+
+static void quick_limits(struct transfer_limits *limits)
+{
+    transfer_limits_default(limits);
+    limits->beat_us = 50 * SL_MS_US;
+    limits->suspect_us = 200 * SL_MS_US;
+    limits->dead_us = 400 * SL_MS_US;
+    limits->open_us = 3 * SL_SECOND_US;
+    limits->reconnect_min_us = 20 * SL_MS_US;
+    limits->drain_us = SL_SECOND_US;
+}
+
+static struct rig_options options_of(const char *name, uint64_t incarnation)
+{
+    static struct transfer_limits limits;
+    quick_limits(&limits);
+    return (struct rig_options){.transport = "ucx",
+                                .name = name,
+                                .incarnation = incarnation,
+                                .n_layers = LAYERS,
+                                .layer_bytes = LAYER,
+                                .threaded = true,
+                                .limits = &limits};
+}
+
+static void start_pair(bool verify)
+{
+    struct rig_options options = options_of("p0", 0x1111);
     options.verify = verify;
     rig_start(&a, &options);
-    options.name = "d0";
-    options.incarnation = 0x2222;
+    options = options_of("d0", 0x2222);
+    options.verify = verify;
     rig_start(&b, &options);
 }
 
 static void stop_pair(void)
 {
+    assert_int_equal(rig_free_blocks(&a), 64);
+    assert_int_equal(rig_free_blocks(&b), 64);
     rig_stop(&a);
     rig_stop(&b);
 }
 
-static void release(struct rig_node *node, struct rig_job *job)
-{
-    for (uint32_t i = job->first_block; i < job->n_blocks; i++)
-        node->owner[job->blocks[i]] = 0;
-}
-
-static void one_stream(uint64_t key, uint32_t n_tokens, uint32_t first)
+static struct pair begin(uint64_t key, uint32_t n_tokens, uint32_t first)
 {
     struct transfer_peer pa = rig_peer(&a), pb = rig_peer(&b);
     struct pair pair;
     pair.recv = rig_expect(&b, &pa, key, n_tokens);
     pair.send = rig_send(&a, &pb, key, n_tokens);
     rig_admit(&b, pair.recv, first, 4);
-    rig_ready_all(&a, pair.send);
-    rig_token(&a, pair.send, 99);
-    assert_true(rig_run(both, 2, pair_over, &pair, 5 * SL_SECOND_US));
-    assert_true(pair.send->acked && pair.recv->sealed);
-    assert_int_equal(pair.recv->token, 99);
-    for (uint32_t i = first; i < pair.recv->n_blocks; i++)
-        assert_true(rig_equal(&b, key, i, pair.recv->blocks[i]));
-    assert_int_equal(pair.send->stats.bytes, pair.recv->stats.bytes);
-    assert_int_equal(pair.recv->stats.bytes, (pair.recv->n_blocks - first) * 4u * 4096u);
-    release(&b, pair.recv);
+    return pair;
 }
 
-static void test_stream(void **state)
+static void run_to_end(struct pair *pair)
+{
+    rig_ready_all(&a, pair->send);
+    rig_token(&a, pair->send, 99);
+    assert_true(rig_run(both, 2, pair_over, pair, WAIT_US));
+}
+
+static void whole_stream(uint64_t key, uint32_t n_tokens, uint32_t first)
+{
+    struct pair pair = begin(key, n_tokens, first);
+    run_to_end(&pair);
+    assert_true(pair.send->acked && pair.recv->sealed);
+    assert_int_equal(pair.recv->token, 99);
+    assert_int_equal(pair.recv->token_index, 5);
+    assert_int_equal(pair.send->stats.bytes, pair.recv->stats.bytes);
+    assert_int_equal(pair.recv->stats.bytes, (pair.recv->n_blocks - first) * BLOCK);
+    rig_release(&b, pair.recv);
+}
+
+/* ---- cases: one process ---- */
+
+static bool contains(uint64_t from, uint64_t bytes, const void *to)
+{
+    return (uint64_t)(uintptr_t)to >= from && (uint64_t)(uintptr_t)to < from + bytes;
+}
+
+/* Each receive goes to one layer of one of the stream's blocks, and all of them are there. */
+static void check_receives(const struct rig_job *job)
+{
+    uint64_t pool = (uint64_t)(uintptr_t)b.pools[0].address;
+    assert_int_equal(n_receives, (job->n_blocks - job->first_block) * LAYERS);
+    uint32_t seen[RIG_STREAM_MAX][LAYERS] = {{0}};
+    for (uint32_t i = 0; i < n_receives; i++) {
+        assert_true(contains(pool, b.pools[0].bytes, receives[i].to));
+        uint64_t offset = (uint64_t)(uintptr_t)receives[i].to - pool;
+        assert_int_equal(offset % LAYER, 0);
+        assert_int_equal(receives[i].bytes, LAYER);
+        uint32_t id = (uint32_t)(offset / BLOCK), layer = (uint32_t)(offset % BLOCK / LAYER);
+        uint32_t index = job->first_block;
+        while (index < job->n_blocks && job->blocks[index] != id)
+            index++;
+        assert_true(index < job->n_blocks);
+        seen[index][layer]++;
+    }
+    for (uint32_t index = job->first_block; index < job->n_blocks; index++) {
+        for (uint32_t layer = 0; layer < LAYERS; layer++)
+            assert_int_equal(seen[index][layer], 1);
+    }
+}
+
+static void case_stream(void **state)
 {
     (void)state;
-    start_pair(true, true);
-    uint64_t begun = sl_real_us();
-    one_stream(77, 100, 0);
-    printf("first %llu us\n", (unsigned long long)(sl_real_us() - begun));
-    begun = sl_real_us();
-    one_stream(78, 500, 3);
-    printf("second %llu us\n", (unsigned long long)(sl_real_us() - begun));
-    one_stream(79, 160, 10);
-    assert_int_equal(rig_free_blocks(&a), 64);
-    assert_int_equal(rig_free_blocks(&b), 64);
+    start_pair(true);
+    struct pair pair = begin(77, 16 * 40, 2);
+    run_to_end(&pair);
+    assert_true(pair.recv->sealed);
+    check_receives(pair.recv);
+    rig_release(&b, pair.recv);
+    whole_stream(78, 1, 0);
+    whole_stream(79, 160, 10); /* lacks nothing */
+    whole_stream(80, 1000, 0);
+    assert_true(rig_metric(&a, "kv_transfer_bytes_total", "side=\"send\"") ==
+                rig_metric(&b, "kv_transfer_bytes_total", "side=\"recv\""));
+    struct transfer_totals totals[4];
+    assert_int_equal(transfer_totals_read(b.transfer, totals, 4), 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(totals[i].streams, totals[i].send ? 0 : 4);
+        assert_int_equal(totals[i].bytes, totals[i].send ? 0 : (38 + 1 + 63) * BLOCK);
+    }
     stop_pair();
 }
 
-int main(void)
+static void case_layers_overlap(void **state)
 {
+    (void)state;
+    start_pair(false);
+    struct pair pair = begin(5, 16 * 40, 0);
+    /* With only the first two layers final, exactly they land, of every block. */
+    assert_int_equal(transfer_send_ready(a.transfer, 5, 0, 40, 2), SL_OK);
+    uint64_t begun = sl_real_us();
+    while (rig_metric(&b, "kv_transfer_pieces_total", "side=\"recv\"") < 80 &&
+           sl_real_us() - begun < WAIT_US) {
+        (void)rig_turn(&a);
+        (void)rig_turn(&b);
+    }
+    assert_true(rig_metric(&b, "kv_transfer_pieces_total", "side=\"recv\"") == 80);
+    assert_int_equal(pair.recv->n_landed, 0);
+    assert_int_equal(pair.recv->n_taken, 40);
+    run_to_end(&pair);
+    assert_true(pair.recv->sealed);
+    rig_release(&b, pair.recv);
+    stop_pair();
+}
+
+static void case_cancel(void **state)
+{
+    (void)state;
+    start_pair(false);
+    for (uint64_t key = 1; key <= 6; key++) {
+        struct pair pair = begin(key, 16 * 30, 0);
+        if (key % 3 != 0)
+            assert_int_equal(transfer_send_ready(a.transfer, key, 0, 20, 2), SL_OK);
+        if (key % 3 == 1)
+            assert_true(rig_run(both, 2, send_wanted, pair.send, WAIT_US));
+        if (key % 2 == 0)
+            assert_int_equal(transfer_send_cancel(a.transfer, key, TRANSFER_CANCELLED), SL_OK);
+        else
+            assert_int_equal(transfer_recv_cancel(b.transfer, key, TRANSFER_CANCELLED), SL_OK);
+        assert_true(rig_run(both, 2, pair_over, &pair, WAIT_US));
+        assert_false(pair.recv->sealed);
+    }
+    whole_stream(50, 333, 0);
+    stop_pair();
+}
+
+static void case_spoilt(void **state)
+{
+    (void)state;
+    for (uint32_t verify = 0; verify < 2; verify++) {
+        start_pair(verify == 1);
+        assert_int_equal(sl_fault_configure("transfer_spoil@3=always"), SL_OK);
+        struct pair pair = begin(9, 16 * 6, 0);
+        run_to_end(&pair);
+        sl_fault_clear();
+        assert_int_equal(pair.recv->sealed, verify == 0);
+        if (verify == 1) {
+            assert_int_equal(pair.recv->reason, TRANSFER_CORRUPT);
+            assert_int_equal(pair.send->reason, TRANSFER_CORRUPT);
+        } else {
+            assert_false(rig_equal(&b, 9, 3, pair.recv->blocks[3]));
+            rig_fill(&b, 9, 3, pair.recv->blocks[3]);
+            rig_release(&b, pair.recv);
+        }
+        stop_pair();
+    }
+}
+
+static void case_send_fails(void **state)
+{
+    (void)state;
+    start_pair(false);
+    assert_int_equal(sl_fault_configure("transfer_send@4=always"), SL_OK);
+    struct pair pair = begin(9, 16 * 6, 0);
+    run_to_end(&pair);
+    sl_fault_clear();
+    assert_false(pair.recv->sealed);
+    assert_int_equal(pair.send->reason, TRANSFER_LOST);
+    whole_stream(10, 100, 0);
+    stop_pair();
+}
+
+static void case_mismatch(void **state)
+{
+    (void)state;
+    struct rig_options options = options_of("p0", 0x1111);
+    rig_start(&a, &options);
+    options = options_of("d0", 0x2222);
+    options.identity = 1;
+    rig_start(&b, &options);
+    struct pair pair = begin(9, 16 * 6, 0);
+    assert_true(rig_run(both, 2, send_over, pair.send, WAIT_US));
+    assert_int_equal(pair.send->reason, TRANSFER_MISMATCH);
+    assert_int_equal(transfer_recv_cancel(b.transfer, 9, TRANSFER_DEADLINE), SL_OK);
+    assert_true(rig_run(both, 2, pair_over, &pair, WAIT_US));
+    stop_pair();
+}
+
+static void case_eager(void **state)
+{
+    (void)state;
+    start_pair(false);
+    send_eagerly = true;
+    struct pair pair = begin(9, 16 * 6, 0);
+    run_to_end(&pair);
+    assert_false(pair.recv->sealed);
+    assert_int_equal(pair.recv->reason, TRANSFER_MISBEHAVED);
+    assert_int_equal(n_receives, 0);
+    assert_true(rig_metric(&b, "kv_transfer_misbehaviour_total", NULL) > 0);
+    send_eagerly = false;
+    stop_pair();
+}
+
+/* Beats stop, both sides give the session up, and the next stream makes a new one; again and again. */
+static void case_reconnect(void **state)
+{
+    (void)state;
+    start_pair(true);
+    whole_stream(1, 200, 0);
+    for (uint64_t key = 2; key < 6; key++) {
+        double before = rig_metric(&a, "kv_transfer_sessions_lost_total", NULL) +
+                        rig_metric(&b, "kv_transfer_sessions_lost_total", NULL);
+        struct pair pair = begin(key * 100, 16 * 30, 0);
+        assert_int_equal(transfer_send_ready(a.transfer, key * 100, 0, 20, 2), SL_OK);
+        assert_int_equal(sl_fault_configure("transfer_beat=always"), SL_OK);
+        assert_true(rig_run(both, 2, pair_over, &pair, WAIT_US));
+        assert_int_equal(pair.send->reason, TRANSFER_LOST);
+        sl_fault_clear();
+        assert_true(rig_metric(&a, "kv_transfer_sessions_lost_total", NULL) +
+                        rig_metric(&b, "kv_transfer_sessions_lost_total", NULL) >
+                    before);
+        whole_stream(key, 200, 0);
+    }
+    stop_pair();
+}
+
+/* ---- cases: two processes ---- */
+
+struct child {
+    pid_t pid;
+    int in, out; /* of this side */
+};
+
+static void read_all(int fd, void *to, size_t n)
+{
+    for (size_t at = 0; at < n;) {
+        ssize_t r = read(fd, (uint8_t *)to + at, n - at);
+        if (r <= 0)
+            fail_msg("the other process is gone: %s", strerror(errno));
+        at += (size_t)r;
+    }
+}
+
+static void write_all(int fd, const void *from, size_t n)
+{
+    assert_int_equal(write(fd, from, n), (ssize_t)n);
+}
+
+static void send_address(int fd, const struct rig_node *node)
+{
+    struct transfer_peer peer = rig_peer(node);
+    uint64_t head[2] = {peer.incarnation, peer.address_bytes};
+    write_all(fd, head, sizeof(head));
+    write_all(fd, peer.address, peer.address_bytes);
+}
+
+static uint8_t peer_address[TRANSFER_ADDRESS_BYTES_MAX];
+
+static struct transfer_peer receive_address(int fd, const char *name)
+{
+    uint64_t head[2];
+    read_all(fd, head, sizeof(head));
+    assert_true(head[1] <= sizeof(peer_address));
+    read_all(fd, peer_address, head[1]);
+    return (struct transfer_peer){
+        .node_id = name, .incarnation = head[0], .address = peer_address, .address_bytes = head[1]};
+}
+
+static struct child spawn(const char *role)
+{
+    int to[2], from[2];
+    assert_int_equal(pipe2(to, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(from, O_CLOEXEC), 0);
+    struct child child = {.in = from[0], .out = to[1]};
+    child.pid = fork(); /* before this process has started UCX */
+    if (child.pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(to[0], 10);
+        dup2(from[1], 11);
+        execl(self_path, self_path, role, (char *)NULL);
+        _exit(127);
+    }
+    close(to[0]);
+    close(from[1]);
+    return child;
+}
+
+static void reap(struct child *child)
+{
+    kill(child->pid, SIGKILL);
+    waitpid(child->pid, NULL, 0);
+    close(child->in);
+    close(child->out);
+}
+
+/* The other process as the destination: takes whatever is opened, until it is killed. */
+static int role_destination(void)
+{
+    struct rig_options options = options_of("d0", 0x2222);
+    rig_start(&b, &options);
+    struct transfer_peer from = receive_address(10, "p0");
+    send_address(11, &b);
+    while (getppid() != 1) {
+        if (!rig_turn(&b))
+            sl_sleep_us(50);
+        for (uint32_t i = 0; i < b.n_jobs; i++) {
+            struct rig_job *job = &b.jobs[i];
+            if (job->opened && !job->expected) {
+                (void)rig_expect(&b, &from, job->key, (uint32_t)(job->key & 0xffff));
+                rig_admit(&b, job, 0, 8);
+            }
+            if (job->sealed && !job->released)
+                rig_release(&b, job);
+        }
+    }
+    return 0;
+}
+
+/* The other process as the source: streams whose key says their length; the last never ends. */
+static int role_source(void)
+{
+    struct rig_options options = options_of("p0", 0x1111);
+    rig_start(&a, &options);
+    send_address(11, &a);
+    struct transfer_peer to = receive_address(10, "d0");
+    fcntl(10, F_SETFL, O_NONBLOCK);
+    while (getppid() != 1) {
+        uint64_t key;
+        if (!rig_turn(&a))
+            sl_sleep_us(50);
+        if (read(10, &key, sizeof(key)) != sizeof(key))
+            continue;
+        struct rig_job *job = rig_send(&a, &to, key, (uint32_t)(key & 0xffff));
+        if (key >> 32 == 0) {
+            rig_ready_all(&a, job);
+            rig_token(&a, job, 99);
+        } else {
+            assert_int_equal(transfer_send_ready(a.transfer, key, 0, job->n_blocks, 2), SL_OK);
+            assert_int_equal(transfer_send_ready(a.transfer, key, 0, 3, LAYERS), SL_OK);
+        }
+    }
+    return 0;
+}
+
+static struct rig_job *send_to(const struct transfer_peer *to, uint64_t key, bool whole)
+{
+    struct rig_job *job = rig_send(&a, to, key, (uint32_t)(key & 0xffff));
+    if (whole) {
+        rig_ready_all(&a, job);
+        rig_token(&a, job, 99);
+    } else {
+        assert_int_equal(transfer_send_ready(a.transfer, key, 0, job->n_blocks, 2), SL_OK);
+    }
+    return job;
+}
+
+static struct rig_node *only_a[] = {&a}, *only_b[] = {&b};
+
+static void case_destination_dies(void **state)
+{
+    (void)state;
+    struct child child = spawn("role_destination");
+    struct rig_options options = options_of("p0", 0x1111);
+    rig_start(&a, &options);
+    send_address(child.out, &a);
+    struct transfer_peer to = receive_address(child.in, "d0");
+    struct rig_job *job = send_to(&to, 16 * 20, true);
+    assert_true(rig_run(only_a, 1, send_over, job, WAIT_US));
+    assert_true(job->acked);
+
+    /* Stopped in the middle of a stream, then going on: a new session, and late data is refused. */
+    job = send_to(&to, 0x10000 + 16 * 20, false);
+    assert_true(rig_run(only_a, 1, send_wanted, job, WAIT_US));
+    kill(child.pid, SIGSTOP);
+    assert_int_equal(transfer_send_ready(a.transfer, job->key, 0, job->n_blocks, 3), SL_OK);
+    uint64_t begun = sl_real_us();
+    assert_true(rig_run(only_a, 1, send_over, job, WAIT_US));
+    assert_true(sl_real_us() - begun < 3 * SL_SECOND_US);
+    assert_int_equal(job->reason, TRANSFER_LOST);
+    assert_int_equal(rig_free_blocks(&a), 64);
+    kill(child.pid, SIGCONT);
+    job = send_to(&to, 0x20000 + 16 * 20, true);
+    assert_true(rig_run(only_a, 1, send_over, job, WAIT_US));
+    assert_true(job->acked);
+
+    job = send_to(&to, 0x30000 + 16 * 20, false);
+    assert_true(rig_run(only_a, 1, send_wanted, job, WAIT_US));
+    kill(child.pid, SIGKILL);
+    begun = sl_real_us();
+    assert_true(rig_run(only_a, 1, send_over, job, WAIT_US));
+    assert_true(sl_real_us() - begun < 3 * SL_SECOND_US);
+    assert_true(job->failed);
+    assert_int_equal(rig_free_blocks(&a), 64);
+    job = send_to(&to, 0x40000 + 16 * 20, true); /* nobody is there any more */
+    assert_true(rig_run(only_a, 1, send_over, job, WAIT_US));
+    assert_true(job->failed);
+    rig_stop(&a);
+    reap(&child);
+}
+
+static struct rig_job *receive_from(struct child *child, const struct transfer_peer *from,
+                                    uint64_t key)
+{
+    struct rig_job *job = rig_expect(&b, from, key, (uint32_t)(key & 0xffff));
+    rig_admit(&b, job, 0, 8);
+    write_all(child->out, &key, sizeof(key));
+    return job;
+}
+
+/* The source still believes in the old session when it goes on: what it opens there is lost with it,
+ * and a new attempt must soon succeed. */
+static void receive_again(struct child *child, const struct transfer_peer *from)
+{
+    uint64_t begun = sl_real_us();
+    for (uint64_t attempt = 2; attempt < 10; attempt++) {
+        struct rig_job *job = receive_from(child, from, (attempt << 16) + 16 * 20);
+        if (!rig_run(only_b, 1, send_over, job, 300 * SL_MS_US)) {
+            assert_int_equal(transfer_recv_cancel(b.transfer, job->key, TRANSFER_DEADLINE), SL_OK);
+            assert_true(rig_run(only_b, 1, send_over, job, WAIT_US));
+        }
+        if (!job->sealed)
+            continue;
+        rig_release(&b, job);
+        assert_true(sl_real_us() - begun < 3 * SL_SECOND_US);
+        return;
+    }
+    fail_msg("no stream succeeds after the source went on");
+}
+
+static void case_source_dies(void **state)
+{
+    (void)state;
+    struct child child = spawn("role_source");
+    struct rig_options options = options_of("d0", 0x2222);
+    rig_start(&b, &options);
+    struct transfer_peer from = receive_address(child.in, "p0");
+    send_address(child.out, &b);
+    struct rig_job *job = receive_from(&child, &from, 16 * 20);
+    assert_true(rig_run(only_b, 1, send_over, job, WAIT_US));
+    assert_true(job->sealed);
+    rig_release(&b, job);
+
+    job = receive_from(&child, &from, ((uint64_t)1 << 32) + 16 * 20);
+    assert_true(rig_run(only_b, 1, recv_some, job, WAIT_US));
+    kill(child.pid, SIGSTOP);
+    assert_true(rig_run(only_b, 1, send_over, job, WAIT_US));
+    assert_int_equal(job->reason, TRANSFER_LOST);
+    assert_int_equal(rig_free_blocks(&b), 64);
+    kill(child.pid, SIGCONT);
+    receive_again(&child, &from);
+
+    job = receive_from(&child, &from, ((uint64_t)2 << 32) + 16 * 20);
+    assert_true(rig_run(only_b, 1, recv_some, job, WAIT_US));
+    kill(child.pid, SIGKILL);
+    uint64_t begun = sl_real_us();
+    assert_true(rig_run(only_b, 1, send_over, job, WAIT_US));
+    assert_true(sl_real_us() - begun < 3 * SL_SECOND_US);
+    assert_int_equal(rig_free_blocks(&b), 64);
+    rig_stop(&b);
+    reap(&child);
+}
+
+/* ---- the cases as processes ---- */
+
+static const struct CMUnitTest cases[] = {
+    cmocka_unit_test(case_stream),
+    cmocka_unit_test(case_layers_overlap),
+    cmocka_unit_test(case_cancel),
+    cmocka_unit_test(case_spoilt),
+    cmocka_unit_test(case_send_fails),
+    cmocka_unit_test(case_mismatch),
+    cmocka_unit_test(case_eager),
+    cmocka_unit_test(case_reconnect),
+    cmocka_unit_test(case_destination_dies),
+    cmocka_unit_test(case_source_dies),
+};
+#define N_CASES (sizeof(cases) / sizeof(cases[0]))
+
+static int run_case(const char *name)
+{
+    if (strcmp(name, "role_destination") == 0)
+        return role_destination();
+    if (strcmp(name, "role_source") == 0)
+        return role_source();
+    for (size_t i = 0; i < N_CASES; i++) {
+        if (strcmp(name, cases[i].name) == 0) {
+            const struct CMUnitTest one[] = {cases[i]};
+            return cmocka_run_group_tests_name(name, one, NULL, NULL);
+        }
+    }
+    fprintf(stderr, "no case %s\n", name);
+    return 2;
+}
+
+static void run_over(const char *tls)
+{
+    for (size_t i = 0; i < N_CASES; i++) {
+        uint64_t begun = sl_real_us();
+        pid_t pid = fork();
+        if (pid == 0) {
+            setenv("UCX_TLS", tls, 1);
+            execl(self_path, self_path, cases[i].name, (char *)NULL);
+            _exit(127);
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        printf("%s over %s: %llu ms\n", cases[i].name, tls,
+               (unsigned long long)((sl_real_us() - begun) / 1000));
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            fail_msg("%s over %s: status %d", cases[i].name, tls, status);
+    }
+}
+
+static void test_tcp(void **state)
+{
+    (void)state;
+    run_over("tcp,self");
+}
+
+static void test_shared_memory(void **state)
+{
+    (void)state;
+    run_over("sysv,posix,self");
+}
+
+int main(int argc, char **argv)
+{
+    static char path[512];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    self_path = n > 0 ? path : argv[0];
+    signal(SIGPIPE, SIG_IGN);
+    sl_log_set_level(getenv("TEST_LOG") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);
+    if (argc > 1)
+        return run_case(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_tcp),
+        cmocka_unit_test(test_shared_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
