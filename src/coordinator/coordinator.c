@@ -358,7 +358,8 @@ sl_status coordinator_start(const struct coordinator_config *config,
         status = read_model(c);
     if (status != SL_OK)
         goto fail;
-    struct registry_times times = {config->suspect_us, config->dead_us, config->stalled_us};
+    struct registry_times times = {config->suspect_us, config->dead_us, config->stalled_us,
+                                   config->lost_us + config->dead_us};
     registry_init(&c->registry, &times, atomic_load(&c->vocab));
     status = start_servers(c);
     if (status == SL_OK)

@@ -88,8 +88,11 @@ static enum flow_step retry(struct flow *flow, flow_node blamed, bool counts)
 static enum flow_step redirect_or_retry(struct flow *flow, flow_node blamed)
 {
     if (flow->mode != FLOW_PAIR || flow->p == 0 || !flow->p_holds || flow->d_started ||
-        flow->redirects >= FLOW_REDIRECTS_MAX)
+        flow->redirects >= FLOW_REDIRECTS_MAX) {
+        if (flow->redirects >= FLOW_REDIRECTS_MAX)
+            flow_avoid(flow, flow->p); /* so many destinations are not all to blame */
         return retry(flow, blamed, true);
+    }
     flow->failures++;
     flow_avoid(flow, blamed);
     return FLOW_REDIRECT;

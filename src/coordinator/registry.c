@@ -8,8 +8,8 @@
  * own, whatever its id and incarnation, so nothing that was said of the old one can touch it.
  *
  * One identity is served at a time. Nodes of another one may join (a roll-out), get no work, and are
- * reported; when the last ready decode node of the served identity has gone, the other one takes
- * over. Nodes with another vocabulary than the tokenizer's model are refused: their text would be
+ * reported; when the last decode node of the served identity drains, or has been gone for switch_us
+ * (a crash is no roll-out), the other one takes over. Nodes with another vocabulary than the tokenizer's model are refused: their text would be
  * nonsense. Called by the coordinator's loop only. */
 #include "coordinator/registry.h"
 
@@ -195,8 +195,10 @@ static bool healthy(const struct registry_node *node)
 bool registry_settle(struct registry *registry, uint64_t now_us)
 {
     const struct registry_node *other = NULL;
+    bool draining = false;
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
         const struct registry_node *node = &registry->nodes[i];
+        draining |= node->used && !node->prefill && node->draining && same_identity(registry, node);
         if (!healthy(node) || node->prefill)
             continue;
         if (same_identity(registry, node)) {
@@ -206,7 +208,8 @@ bool registry_settle(struct registry *registry, uint64_t now_us)
         if (other == NULL || node->joined_us < other->joined_us)
             other = node;
     }
-    if (other == NULL)
+    bool gone = !registry->has_served || now_us - registry->ready_us >= registry->times.switch_us;
+    if (other == NULL || (!gone && !draining))
         return false;
     memcpy(registry->served, other->hello->identity.data, 16);
     memcpy(registry->served_layout, other->hello->layout.data, 16);

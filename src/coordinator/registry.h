@@ -21,6 +21,7 @@ struct registry_times {
     uint64_t suspect_us; /* without a heartbeat: no new work */
     uint64_t dead_us;    /* … ejected */
     uint64_t stalled_us; /* a step loop without progress: ejected */
+    uint64_t switch_us;  /* the served identity is gone so long: another may take over */
 };
 
 enum registry_state {
@@ -96,8 +97,9 @@ struct registry_node *registry_find_stream(struct registry *registry,
 /* Renews suspicions; returns the next node after *cursor (start with 0) that is to be ejected, or
  * NULL. */
 struct registry_node *registry_sweep(struct registry *registry, uint64_t now_us, uint32_t *cursor);
-/* Chooses the identity served: the present one while a decode node of it is ready, else that of a
- * ready node. True if it changed. */
+/* Chooses the identity served: the present one while a decode node of it is ready, or was within
+ * switch_us and may be back; else that of a ready node. A drain hands over at once. True if it
+ * changed. */
 bool registry_settle(struct registry *registry, uint64_t now_us);
 
 enum registry_state registry_state(const struct registry *registry,

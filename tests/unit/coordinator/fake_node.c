@@ -247,6 +247,8 @@ static void send_finished(struct fake_node *node, const struct sequence *s, Slui
     finished.attempt = s->attempt;
     finished.finish = finish;
     finished.message = text;
+    Sluice__StageTimes times = SLUICE__STAGE_TIMES__INIT;
+    finished.times = &times;
     Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
     message.body_case = SLUICE__NODE_MESSAGE__BODY_FINISHED;
     message.finished = &finished;

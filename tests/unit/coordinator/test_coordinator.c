@@ -97,6 +97,104 @@ static json_int_t usage_of(json_t *json, const char *field)
     return json_integer_value(json_object_get(json_object_get(json, "usage"), field));
 }
 
+/* One stream, read to its end; the text of its chunks. */
+struct stream_result {
+    struct sl_buf raw, text;
+    uint32_t n_chunks;
+    bool done, error;
+    char finish[16];
+    json_t *usage;
+};
+
+static void take_event(struct stream_result *r, const char *event, size_t n)
+{
+    assert_false(r->done || r->error); /* nothing follows these */
+    if (n >= 6 && memcmp(event, "[DONE]", 6) == 0) {
+        r->done = true;
+        return;
+    }
+    json_t *json = json_loadb(event, n, JSON_REJECT_DUPLICATES, NULL);
+    if (json == NULL)
+        fail_msg("not JSON: %.*s", (int)n, event);
+    json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
+    if (json_object_get(json, "error") != NULL) {
+        r->error = true;
+    } else if (choice == NULL) {
+        r->usage = json_incref(json_object_get(json, "usage"));
+    } else {
+        r->n_chunks++;
+        sl_buf_add_text(&r->text, json_string_value(json_object_get(choice, "text")));
+        const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
+        if (finish != NULL)
+            snprintf(r->finish, sizeof(r->finish), "%s", finish);
+    }
+    json_decref(json);
+}
+
+/* Undoes the chunking and reads the events. */
+static void parse_stream(struct stream_result *r)
+{
+    struct sl_buf plain;
+    sl_buf_init(&plain, 16 << 20);
+    const char *p = strstr(r->raw.data, "\r\n\r\n");
+    assert_non_null(p);
+    p += 4;
+    for (;;) {
+        char *end;
+        unsigned long n = strtoul(p, &end, 16);
+        if (end == p || n == 0 || end + 2 + n > r->raw.data + r->raw.bytes)
+            break;
+        sl_buf_add(&plain, end + 2, n);
+        p = end + 2 + n + 2;
+    }
+    const char *q = plain.bytes > 0 ? plain.data : "";
+    while (*q != '\0') {
+        const char *end = strstr(q, "\n\n");
+        assert_non_null(end);
+        if (strncmp(q, "data: ", 6) == 0)
+            take_event(r, q + 6, (size_t)(end - q - 6));
+        q = end + 2;
+    }
+    sl_buf_fini(&plain);
+}
+
+static void stream_init(struct stream_result *r)
+{
+    memset(r, 0, sizeof(*r));
+    sl_buf_init(&r->raw, 16 << 20);
+    sl_buf_init(&r->text, 1 << 20);
+    sl_buf_add_text(&r->text, "");
+}
+
+static void stream_fini(struct stream_result *r)
+{
+    json_decref(r->usage);
+    sl_buf_fini(&r->raw);
+    sl_buf_fini(&r->text);
+}
+
+static int open_stream(struct fixture *f, const char *body)
+{
+    int fd = client_connect(f->port);
+    client_post(fd, "/v1/completions", body);
+    return fd;
+}
+
+/* Waits for the end of the stream: the last chunk of zero bytes, or the connection's end. */
+static void finish_stream(int fd, struct stream_result *r)
+{
+    client_read(fd, &r->raw, "\r\n0\r\n\r\n", 15000);
+    close(fd);
+    parse_stream(r);
+}
+
+static void expect_hello(struct stream_result *r)
+{
+    if (strcmp(r->text.data, HELLO_TEXT) != 0 || !r->done || r->error)
+        fail_msg("text \"%s\" done=%d error=%d: %s", r->text.data, r->done, r->error, r->raw.data);
+    assert_string_equal(r->finish, "stop");
+}
+
 static void one_completion(void **state)
 {
     struct fixture *f = *state;
@@ -112,10 +210,580 @@ static void one_completion(void **state)
     fake_node_stop(d);
 }
 
+#define LONG_PROMPT                                                                                \
+    "\"a prompt that is longer than the sixty-four tokens which a decode node may prefill by "     \
+    "itself, each byte being one\""
+
+static void pair_and_stream(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true), *d = start_node(f, "d0", false);
+    await(f, 1, 1);
+    struct stream_result r;
+    stream_init(&r);
+    finish_stream(open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true,"
+                                 "\"stream_options\":{\"include_usage\":true}}"),
+                  &r);
+    expect_hello(&r);
+    assert_int_equal(r.n_chunks, strlen(HELLO_TEXT) + 1);
+    assert_int_equal(json_integer_value(json_object_get(r.usage, "completion_tokens")),
+                     strlen(HELLO_TEXT) + 1);
+    assert_int_equal(fake_node_last_mode(p), SLUICE__MODE__MODE_PREFILL);
+    assert_int_equal(fake_node_last_mode(d), SLUICE__MODE__MODE_DECODE);
+    stream_fini(&r);
+    /* One token: no destination. */
+    uint32_t before = fake_node_submits(d);
+    json_t *json =
+        post_json(f, "/v1/completions", "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":1}", 200);
+    assert_string_equal(text_of(json), "h");
+    json_decref(json);
+    assert_int_equal(fake_node_submits(d), before);
+    assert_int_equal(fake_node_last_mode(p), SLUICE__MODE__MODE_LOCAL);
+    fake_node_stop(p);
+    fake_node_stop(d);
+}
+
+static void a_stop_string_cancels(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    json_t *json = post_json(f, "/v1/completions",
+                             "{\"prompt\":\"abc\",\"max_tokens\":100,\"stop\":[\"wor\",\"xyz\"],"
+                             "\"logprobs\":2,\"return_token_ids\":true,\"seed\":77}",
+                             200);
+    assert_string_equal(text_of(json), "hello ");
+    assert_int_equal(fake_node_last_seed(d), 77);
+    json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
+    assert_int_equal(json_array_size(json_object_get(choice, "token_ids")), 9);
+    assert_int_equal(json_array_size(json_object_get(choice, "prompt_token_ids")), 3);
+    json_t *tops = json_object_get(json_object_get(choice, "logprobs"), "top_logprobs");
+    assert_int_equal(json_object_size(json_array_get(tops, 0)), 2);
+    json_decref(json);
+    for (int i = 0; i < 1000 && fake_node_cancels(d) == 0; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_cancels(d), 1);
+    fake_node_stop(d);
+}
+
+static void cached_tokens(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_args args = {
+        .port = f->nodes_port, .id = "d0", .identity = 7, .text = "x", .cached_tokens = 16};
+    struct fake_node *d = fake_node_start(&args);
+    await(f, 0, 1);
+    json_t *json = post_json(f, "/v1/completions", "{\"prompt\":" LONG_PROMPT "}", 200);
+    json_t *details = json_object_get(json_object_get(json, "usage"), "prompt_tokens_details");
+    assert_int_equal(json_integer_value(json_object_get(details, "cached_tokens")), 16);
+    json_decref(json);
+    fake_node_stop(d);
+}
+
+/* The index sends a prompt to the node that holds it, and makes a pair local. */
+static void prefix_routing(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true);
+    struct fake_node *d[3] = {start_node(f, "d0", false), start_node(f, "d1", false),
+                              start_node(f, "d2", false)};
+    await(f, 1, 3);
+    char prompt[] = LONG_PROMPT;
+    uint32_t tokens[200], n = (uint32_t)strlen(prompt) - 2;
+    for (uint32_t i = 0; i < n; i++)
+        tokens[i] = (uint8_t)prompt[i + 1];
+    fake_node_store(d[1], 1, tokens, n);
+    for (int i = 0; i < 4; i++) {
+        sl_sleep_us(20000);
+        json_decref(post_json(f, "/v1/completions", "{\"prompt\":" LONG_PROMPT "}", 200));
+    }
+    assert_int_equal(fake_node_submits(d[1]), 4);
+    assert_int_equal(fake_node_submits(p), 0);
+    for (int i = 0; i < 3; i++)
+        fake_node_stop(d[i]);
+    fake_node_stop(p);
+}
+
+static void many_at_once(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true);
+    struct fake_node *d[2] = {start_node(f, "d0", false), start_node(f, "d1", false)};
+    await(f, 1, 2);
+    enum { N = 60 };
+    int fds[N];
+    for (int i = 0; i < N; i++)
+        fds[i] = open_stream(
+            f, i % 2 == 0 ? "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}"
+                          : "{\"prompt\":\"short\",\"max_tokens\":100,\"stream\":true}");
+    for (int i = 0; i < N; i++) {
+        struct stream_result r;
+        stream_init(&r);
+        finish_stream(fds[i], &r);
+        expect_hello(&r);
+        stream_fini(&r);
+    }
+    assert_int_equal(coordinator_open(f->c), 0);
+    assert_in_range(fake_node_submits(d[0]), 15, 45);
+    for (int i = 0; i < 2; i++)
+        fake_node_stop(d[i]);
+    fake_node_stop(p);
+}
+
+static struct fake_node *start_slow(struct fixture *f, const char *id, bool prefill)
+{
+    struct fake_args args = {.port = f->nodes_port,
+                             .id = id,
+                             .prefill = prefill,
+                             .identity = 7,
+                             .text = HELLO_TEXT,
+                             .token_us = 20000};
+    return fake_node_start(&args);
+}
+
+static void a_decode_node_dies(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d0 = start_slow(f, "d0", false);
+    await(f, 0, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"o\"", 5000));
+    struct fake_node *d1 = start_slow(f, "d1", false);
+    await(f, 0, 2);
+    fake_node_stop(d0);
+    finish_stream(fd, &r);
+    expect_hello(&r); /* no token lost, none twice */
+    assert_true(fake_node_last_first_index(d1) >= 5);
+    assert_int_equal(fake_node_last_total(d1), 3 + fake_node_last_first_index(d1));
+    stream_fini(&r);
+    fake_node_stop(d1);
+}
+
+static void a_decode_node_hangs(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d0 = start_slow(f, "d0", false);
+    await(f, 0, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"o\"", 5000));
+    struct fake_node *d1 = start_slow(f, "d1", false);
+    await(f, 0, 2);
+    uint64_t from = sl_real_us();
+    fake_node_freeze(d0, true);
+    finish_stream(fd, &r);
+    expect_hello(&r);
+    assert_true(sl_real_us() - from > 400000); /* dead_us of this test is 0.5 s */
+    fake_node_freeze(d0, false);               /* it joins again, its stale tokens are dropped */
+    await(f, 0, 2);
+    stream_fini(&r);
+    fake_node_stop(d0);
+    fake_node_stop(d1);
+}
+
+/* The replacement comes within the bound: the request goes on there. */
+static void no_node_for_a_while(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_slow(f, "d0", false);
+    await(f, 0, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"o\"", 5000));
+    fake_node_stop(d);
+    sl_sleep_us(100000);
+    d = start_slow(f, "d0", false);
+    finish_stream(fd, &r);
+    expect_hello(&r);
+    stream_fini(&r);
+    fake_node_stop(d);
+}
+
+static void no_node_for_too_long(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_slow(f, "d0", false);
+    await(f, 0, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"o\"", 5000));
+    fake_node_stop(d);
+    uint64_t from = sl_real_us();
+    finish_stream(fd, &r);
+    assert_true(r.error);
+    assert_false(r.done);
+    assert_in_range(sl_real_us() - from, 500000, 1500000);
+    stream_fini(&r);
+    /* And now there is nobody at all. */
+    char *answer = client_request(f->port, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
+    assert_int_equal(client_status(answer), 503);
+    assert_non_null(strstr(answer, "Retry-After"));
+    sl_free(answer);
+}
+
+static void a_prefill_node_dies(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true), *d = start_slow(f, "d0", false);
+    fake_node_behave(p, FAKE_SILENT);
+    await(f, 1, 1);
+    fake_node_behave(d, FAKE_SILENT);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
+    for (int i = 0; i < 2000 && fake_node_submits(p) == 0; i++)
+        sl_sleep_us(1000);
+    sl_sleep_us(20000);
+    fake_node_behave(d, FAKE_SERVES);
+    fake_node_stop(p);
+    finish_stream(fd, &r);
+    expect_hello(&r); /* local on D */
+    assert_int_equal(fake_node_last_mode(d), SLUICE__MODE__MODE_LOCAL);
+    stream_fini(&r);
+    fake_node_stop(d);
+}
+
+static void a_prefill_node_dies_after(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true), *d = start_slow(f, "d0", false);
+    await(f, 1, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"o\"", 5000));
+    fake_node_stop(p);
+    finish_stream(fd, &r);
+    expect_hello(&r);
+    assert_int_equal(fake_node_submits(d), 1); /* nothing happened to it */
+    stream_fini(&r);
+    fake_node_stop(d);
+}
+
+static void redirects_then_gives_up_on_prefill(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true);
+    struct fake_node *d0 = start_node(f, "d0", false), *d1 = start_node(f, "d1", false);
+    await(f, 1, 2);
+    fake_node_behave(p, FAKE_FAILS_STREAMS);
+    fake_node_behave(d0, FAKE_NEVER_ADMITS);
+    fake_node_behave(d1, FAKE_NEVER_ADMITS);
+    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
+    for (int i = 0; i < 2000 && fake_node_submits(d0) + fake_node_submits(d1) < 4; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_redirects(p), 2); /* two in a row */
+    assert_int_equal(fake_node_submits(p), 1);   /* then not again */
+    struct stream_result r;
+    stream_init(&r);
+    client_read(fd, &r.raw, "}}", 5000);
+    assert_int_equal(client_status(r.raw.data), 429); /* nobody admits it */
+    close(fd);
+    stream_fini(&r);
+    fake_node_stop(p);
+    fake_node_stop(d0);
+    fake_node_stop(d1);
+}
+
+static void full_then_429(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    fake_node_behave(d, FAKE_REFUSES_FULL);
+    uint64_t from = sl_real_us();
+    char *answer =
+        client_request(f->port, "POST", "/v1/completions", "{\"prompt\":\"a\",\"stream\":true}");
+    assert_int_equal(client_status(answer), 429);
+    assert_non_null(strstr(answer, "Retry-After"));
+    assert_non_null(strstr(answer, "rate_limit_error"));
+    assert_in_range(sl_real_us() - from, 500000, 1500000);
+    assert_true(fake_node_submits(d) > 2); /* it was asked again */
+    sl_free(answer);
+    /* Room comes while one waits. */
+    int fd = open_stream(f, "{\"prompt\":\"a\",\"max_tokens\":100,\"stream\":true}");
+    sl_sleep_us(200000);
+    fake_node_behave(d, FAKE_SERVES);
+    struct stream_result r;
+    stream_init(&r);
+    finish_stream(fd, &r);
+    expect_hello(&r);
+    stream_fini(&r);
+    fake_node_stop(d);
+}
+
+/* Headers must not leave before the destination has admitted, even if token 0 is there. */
+static void headers_wait_for_admission(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true), *d = start_node(f, "d0", false);
+    await(f, 1, 1);
+    fake_node_behave(d, FAKE_SILENT);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
+    assert_false(client_read(fd, &r.raw, "HTTP", 300));
+    assert_true(client_read(fd, &r.raw, "}}", 3000));
+    assert_int_equal(client_status(r.raw.data), 429);
+    close(fd);
+    stream_fini(&r);
+    fake_node_stop(p);
+    fake_node_stop(d);
+}
+
+static void a_client_leaves(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true), *d = start_slow(f, "d0", false);
+    await(f, 1, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"e\"", 5000));
+    close(fd);
+    for (int i = 0; i < 200 && fake_node_cancels(d) == 0; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_cancels(d), 1);
+    for (int i = 0; i < 1000 && coordinator_open(f->c) > 0; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(coordinator_open(f->c), 0);
+    stream_fini(&r);
+    fake_node_stop(p);
+    fake_node_stop(d);
+}
+
+static void draining(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_slow(f, "d0", false);
+    await(f, 0, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"h\"", 5000));
+    coordinator_drain(f->c);
+    char *answer = client_request(f->port, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
+    assert_int_equal(client_status(answer), 503);
+    assert_non_null(strstr(answer, "Retry-After"));
+    sl_free(answer);
+    answer = client_request(f->port, "GET", "/ready", NULL);
+    assert_int_equal(client_status(answer), 503);
+    sl_free(answer);
+    finish_stream(fd, &r);
+    expect_hello(&r);
+    stream_fini(&r);
+    fake_node_stop(d);
+}
+
+static void stopped_with_a_stream(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_slow(f, "d0", false);
+    await(f, 0, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"h\"", 5000));
+    coordinator_stop(f->c);
+    f->c = NULL;
+    client_read(fd, &r.raw, NULL, 2000);
+    close(fd);
+    assert_null(strstr(r.raw.data, "[DONE]"));
+    stream_fini(&r);
+    fake_node_stop(d);
+}
+
+static void foreign_and_wrong_nodes(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    struct fake_args other = {.port = f->nodes_port, .id = "d1", .identity = 8, .text = "wrong"};
+    struct fake_args wrong = {
+        .port = f->nodes_port, .id = "d2", .identity = 7, .text = "wrong", .vocab = 300};
+    struct fake_node *foreign = fake_node_start(&other), *refused = fake_node_start(&wrong);
+    sl_sleep_us(200000);
+    char *answer = client_request(f->port, "GET", "/cluster", NULL);
+    assert_non_null(strstr(answer, "\"id\":\"d1\",\"role\":\"decode\",\"state\":\"foreign\""));
+    assert_null(strstr(answer, "d2"));
+    sl_free(answer);
+    for (int i = 0; i < 6; i++) {
+        json_t *json = post_json(f, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":5}", 200);
+        assert_string_equal(text_of(json), "hello");
+        json_decref(json);
+    }
+    fake_node_stop(foreign);
+    fake_node_stop(refused);
+    fake_node_stop(d);
+}
+
+static void expect_error(struct fixture *f, const char *path, const char *body, int status,
+                         const char *part)
+{
+    char *answer = client_request(f->port, "POST", path, body);
+    if (client_status(answer) != status || strstr(answer, part) == NULL)
+        fail_msg("%s: want %d %s: %s", body, status, part, answer);
+    sl_free(answer);
+}
+
+static void bad_requests(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_args small = {
+        .port = f->nodes_port, .id = "d0", .identity = 7, .text = "x", .blocks = 20};
+    struct fake_node *d = fake_node_start(&small);
+    await(f, 0, 1);
+    const char *path = "/v1/completions";
+    expect_error(f, path, "{\"prompt\":", 400, "invalid_json");
+    expect_error(f, path, "{\"prompt\":\"\"}", 400, "no tokens");
+    expect_error(f, path, "{\"prompt\":[257]}", 400, "below 257");
+    expect_error(f, path, "{\"prompt\":\"a\",\"model\":\"other\"}", 404, "model_not_found");
+    expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":1024}", 400, "context_length_exceeded");
+    expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":400}", 400, "request_too_large");
+    expect_error(f, path, "{\"prompt\":\"a\",\"stop_token_ids\":[999]}", 400, "stop_token_ids");
+    expect_error(f, "/v1/chat/completions", "{}", 501, "not served yet");
+    expect_error(f, "/tokenize", "{\"prompt\":3}", 400, "prompt");
+    struct sl_buf body;
+    sl_buf_init(&body, 1 << 20);
+    sl_buf_add_text(&body, "{\"prompt\":\"");
+    for (int i = 0; i < 1024; i++)
+        sl_buf_add_text(&body, "x");
+    sl_buf_add_text(&body, "\"}");
+    expect_error(f, path, body.data, 400, "context_length_exceeded");
+    sl_buf_fini(&body);
+    assert_int_equal(fake_node_submits(d), 0);
+    fake_node_stop(d);
+}
+
+static void pages(void **state)
+{
+    struct fixture *f = *state;
+    char *answer = client_request(f->port, "GET", "/ready", NULL);
+    assert_int_equal(client_status(answer), 503);
+    assert_non_null(strstr(answer, "no node has joined"));
+    sl_free(answer);
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    answer = client_request(f->port, "GET", "/health", NULL);
+    assert_int_equal(client_status(answer), 200);
+    sl_free(answer);
+    answer = client_request(f->port, "GET", "/v1/models", NULL);
+    assert_non_null(strstr(answer, "\"id\":\"m\""));
+    assert_non_null(strstr(answer, "\"max_model_len\":1024"));
+    sl_free(answer);
+    answer = client_request(f->port, "GET", "/version", NULL);
+    assert_non_null(strstr(answer, "\"version\":\"" SLUICE_VERSION "\""));
+    sl_free(answer);
+    sl_sleep_us(100000); /* a heartbeat */
+    answer = client_request(f->port, "GET", "/cluster", NULL);
+    assert_non_null(strstr(answer, "\"blocks\":{\"total\":1000,\"free\":1000,\"cached\":0,"
+                                   "\"used\":0,\"landing\":0}"));
+    assert_non_null(strstr(answer, "\"pid\":1234,\"admin\":\"127.0.0.1:1\""));
+    sl_free(answer);
+    json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":5}", 200));
+    answer = client_request(f->port, "GET", "/metrics", NULL);
+    assert_non_null(strstr(answer, "\nsluice_prompt_tokens_total 3\n"));
+    assert_non_null(strstr(answer, "\nsluice_generation_tokens_total 5\n"));
+    assert_non_null(
+        strstr(answer, "sluice_routing_decisions_total{reason=\"local_no_prefill\"} 1"));
+    assert_non_null(strstr(answer, "sluice_time_to_first_token_seconds_count{model=\"m\"} 1"));
+    assert_non_null(strstr(answer, "sluice_inter_token_latency_seconds_count{model=\"m\"} 4"));
+    sl_free(answer);
+    fake_node_stop(d);
+}
+
+static void text_pages(void **state)
+{
+    struct fixture *f = *state;
+    json_t *json = post_json(f, "/tokenize", "{\"prompt\":\"h\\u00e9\"}", 200);
+    assert_int_equal(json_integer_value(json_object_get(json, "count")), 3);
+    assert_int_equal(json_integer_value(json_object_get(json, "max_model_len")), 1024);
+    json_t *tokens = json_object_get(json, "tokens");
+    assert_int_equal(json_integer_value(json_array_get(tokens, 1)), 0xc3);
+    json_decref(json);
+    json = post_json(f, "/detokenize", "{\"tokens\":[104,195,169,256]}", 200);
+    assert_string_equal(json_string_value(json_object_get(json, "prompt")), "h\xc3\xa9<|end|>");
+    json_decref(json);
+}
+
+static json_int_t transferred(const char *page, const char *series)
+{
+    const char *p = strstr(page, series);
+    return p != NULL ? (json_int_t)strtod(p + strlen(series), NULL) : -1;
+}
+
+static void send_totals(struct fake_node *node, uint64_t bytes)
+{
+    char src[] = "p0", dst[] = "d0", transport[] = "ucx";
+    Sluice__TransferTotals totals = SLUICE__TRANSFER_TOTALS__INIT, *list[] = {&totals};
+    totals.src = src;
+    totals.dst = dst;
+    totals.transport = transport;
+    totals.bytes = bytes;
+    Sluice__Load load = SLUICE__LOAD__INIT;
+    Sluice__Heartbeat heartbeat = SLUICE__HEARTBEAT__INIT;
+    heartbeat.load = &load;
+    heartbeat.transfers = list;
+    heartbeat.n_transfers = 1;
+    Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
+    message.body_case = SLUICE__NODE_MESSAGE__BODY_HEARTBEAT;
+    message.heartbeat = &heartbeat;
+    fake_node_send(node, &message);
+    sl_sleep_us(50000);
+}
+
+/* Counters of dead workers stay in the sums. */
+static void transfers_add_up(void **state)
+{
+    struct fixture *f = *state;
+    const char *series = "sluice_kv_transfer_bytes_total{src=\"p0\",dst=\"d0\",transport=\"ucx\","
+                         "side=\"recv\"} ";
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    send_totals(d, 1000);
+    send_totals(d, 1500);
+    fake_node_stop(d);
+    d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    send_totals(d, 200);
+    char *answer = client_request(f->port, "GET", "/metrics", NULL);
+    assert_int_equal(transferred(answer, series), 1700);
+    sl_free(answer);
+    fake_node_stop(d);
+}
+
 int main(void)
 {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(one_completion, setup, teardown),
+        TEST(one_completion),
+        TEST(pair_and_stream),
+        TEST(a_stop_string_cancels),
+        TEST(cached_tokens),
+        TEST(prefix_routing),
+        TEST(many_at_once),
+        TEST(a_decode_node_dies),
+        TEST(a_decode_node_hangs),
+        TEST(no_node_for_a_while),
+        TEST(no_node_for_too_long),
+        TEST(a_prefill_node_dies),
+        TEST(a_prefill_node_dies_after),
+        TEST(redirects_then_gives_up_on_prefill),
+        TEST(full_then_429),
+        TEST(headers_wait_for_admission),
+        TEST(a_client_leaves),
+        TEST(draining),
+        TEST(stopped_with_a_stream),
+        TEST(foreign_and_wrong_nodes),
+        TEST(bad_requests),
+        TEST(pages),
+        TEST(text_pages),
+        TEST(transfers_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,7 @@
 static struct registry *fresh(void)
 {
     struct registry *registry = sl_zalloc(1, sizeof(*registry));
-    struct registry_times times = {3 * SECOND, 5 * SECOND, 60 * SECOND};
+    struct registry_times times = {3 * SECOND, 5 * SECOND, 60 * SECOND, 10 * SECOND};
     registry_init(registry, &times, 100);
     return registry;
 }
@@ -194,6 +194,20 @@ static void identities(void **state)
     finish(r);
 }
 
+static void a_crash_is_no_roll_out(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *a = join(r, 1, "d0", false, 4, 0);
+    struct registry_node *b = join(r, 2, "d1", false, 5, 1);
+    registry_remove(r, a);
+    assert_false(registry_settle(r, 9 * SECOND));
+    assert_false(registry_usable(r, b));
+    assert_true(registry_settle(r, 11 * SECOND));
+    assert_true(registry_usable(r, b));
+    finish(r);
+}
+
 static void wrong_hellos(void **state)
 {
     (void)state;
@@ -240,6 +254,7 @@ int main(void)
         cmocka_unit_test(a_loop_that_hangs),
         cmocka_unit_test(identities),
         cmocka_unit_test(wrong_hellos),
+        cmocka_unit_test(a_crash_is_no_roll_out),
         cmocka_unit_test(full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
