@@ -1,6 +1,5 @@
-/* What every host backend needs: element conversions and the address of a KV
- * tile. Private to kernels/; static inline, so that files built for another
- * instruction set share no symbol. */
+/* What every host backend needs: element conversions and the address of a KV tile. Private to
+ * kernels/; static inline, so that files built for another instruction set share no symbol. */
 #ifndef SL_KERNELS_ELEMENT_H
 #define SL_KERNELS_ELEMENT_H
 

@@ -1,18 +1,15 @@
-/* The op interface: one const table of layer-sized ops per backend, chosen once
- * at engine open.
+/* The op interface: one const table of layer-sized ops per backend, chosen once at engine open.
  *
- * Weights and activations are opaque: a backend packs weights as it likes
- * (weight_pack) and keeps the activations of a batch in its own layouts (acts).
- * An op enqueues on `stream` and never synchronises. What an op computes is
- * defined by kernels/ref; tests read activations back with act_read.
+ * Weights and activations are opaque: a backend packs weights as it likes (weight_pack) and keeps the
+ * activations of a batch in its own layouts (acts). An op enqueues on `stream` and never synchronises.
+ * What an op computes is defined by kernels/ref; tests read activations back with act_read.
  *
- * Numerics contract (ref and cpu): each output of each row depends on that
- * row's own inputs and position only; every reduction runs in an order fixed by
- * position (K in every matrix product, whether 1 or 4096 rows; keys of
- * attention, with its splits), never by rows, threads or chunks.
+ * Numerics contract (ref and cpu): each output of each row depends on that row's own inputs and
+ * position only; every reduction runs in an order fixed by position (K in every matrix product,
+ * whether 1 or 4096 rows; keys of attention, with its splits), never by rows, threads or chunks.
  *
- * Rows: a batch is n_rows new tokens of n_seqs sequences, the rows of a
- * sequence next to each other and ascending by position. */
+ * Rows: a batch is n_rows new tokens of n_seqs sequences, the rows of a sequence next to each other and
+ * ascending by position. */
 #ifndef SL_KERNELS_KERNELS_H
 #define SL_KERNELS_KERNELS_H
 
@@ -47,8 +44,7 @@ struct kernel_shape {
     uint32_t logits_max; /* rows for which logits are wanted at once */
 };
 
-/* Where the KV bytes are. Element strides come from kv/geometry.h by the
- * caller. */
+/* Where the KV bytes are. Element strides come from kv/geometry.h by the caller. */
 struct kernel_kv {
     const struct device_memory *pool;
     size_t block_bytes;  /* from block to block */
@@ -63,8 +59,8 @@ struct kernel_kv {
 struct kernel_seq {
     uint32_t first_row; /* of its rows in the batch */
     uint32_t n_rows;
-    uint32_t first_position;     /* of its first row; context of row r =
-                              first_position + r + 1 tokens */
+    uint32_t
+        first_position; /* of its first row; context of row r = first_position + r + 1 tokens */
     const uint32_t *block_table; /* host memory, borrowed until the batch retires */
     uint32_t n_blocks;
 };
@@ -76,17 +72,17 @@ struct kernel_batch {
     const struct kernel_seq *seqs;
 };
 
-/* Rotary embedding: the angle of pair i at position p is p * inv_freq[i];
- * half-split pairing (i, i + rotary_dim / 2) as in Hugging Face; cos and sin
- * are multiplied by scale. Dimensions beyond rotary_dim pass. */
+/* Rotary embedding: the angle of pair i at position p is p * inv_freq[i]; half-split pairing
+ * (i, i + rotary_dim / 2) as in Hugging Face; cos and sin are multiplied by scale. Dimensions beyond
+ * rotary_dim pass. */
 struct kernel_rope {
     const float *inv_freq; /* [rotary_dim / 2], host, lives as long as the engine */
     uint32_t rotary_dim;   /* 0: none */
     float scale;
 };
 
-/* hidden -> normed -> q, k, v (+ bias) -> per-head RMS norm of q and k
- * (optional) -> rope; q stays in the acts, k and v go into their KV slots. */
+/* hidden -> normed -> q, k, v (+ bias) -> per-head RMS norm of q and k (optional) -> rope; q stays in
+ * the acts, k and v go into their KV slots. */
 struct kernel_attn_in_args {
     struct kernel_acts *acts;
     const struct kernel_weight *norm;     /* [hidden] */
@@ -125,8 +121,7 @@ struct kernel_mlp_args {
     float norm_eps;
 };
 
-/* logits of chosen rows: norm(hidden[row]) · head^T into device memory, f32
- * [n_logits][vocab] */
+/* logits of chosen rows: norm(hidden[row]) · head^T into device memory, f32 [n_logits][vocab] */
 struct kernel_logits_args {
     struct kernel_acts *acts;
     const struct kernel_weight *norm;
@@ -142,9 +137,8 @@ enum kernel_act { KERNEL_ACT_HIDDEN, KERNEL_ACT_Q, KERNEL_ACT_ATTENTION };
 /* How a matrix is going to be used: lets a backend choose its layout. */
 enum kernel_weight_use { KERNEL_WEIGHT_MATRIX, KERNEL_WEIGHT_EMBEDDING, KERNEL_WEIGHT_VECTOR };
 
-/* One or more source matrices stacked along their rows (q, k, v; gate, up),
- * row-major [n][k], any element type; read during the call only. bf16 stays
- * bf16; f16 and f32 are kept as f32. */
+/* One or more source matrices stacked along their rows (q, k, v; gate, up), row-major [n][k], any
+ * element type; read during the call only. bf16 stays bf16; f16 and f32 are kept as f32. */
 struct kernel_weight_source {
     const void *data;
     enum kernel_element element;
@@ -157,8 +151,8 @@ struct kernel_ops {
     sl_status (*open)(struct device *device, const struct kernel_shape *shape, uint32_t n_threads,
                       struct kernel_context **context_out) SL_MUST_USE;
     void (*close)(struct kernel_context *context);
-    /* Backend, instruction path, version: "cpu-avx2-1". Two nodes with the same
-   * id compute the same bits. */
+    /* Backend, instruction path, version: "cpu-avx2-1". Two nodes with the same id compute the same
+     * bits. */
     const char *(*numerics_id)(const struct kernel_context *context);
 
     sl_status (*weight_pack)(struct kernel_context *context, enum kernel_weight_use use,
@@ -171,9 +165,8 @@ struct kernel_ops {
                              struct kernel_acts **acts_out) SL_MUST_USE;
     void (*acts_destroy)(struct kernel_acts *acts);
 
-    /* hidden = embedding rows of the batch's tokens (* scale). Also makes `batch`
-   * the acts' batch: it and what it points to are borrowed until the work on
-   * the acts has run. */
+    /* hidden = embedding rows of the batch's tokens (* scale). Also makes `batch` the acts' batch:
+     * it and what it points to are borrowed until the work on the acts has run. */
     void (*embed)(struct device_stream *stream, struct kernel_acts *acts,
                   const struct kernel_batch *batch, const struct kernel_weight *embedding,
                   float scale);
@@ -185,17 +178,14 @@ struct kernel_ops {
     /* Copies whole KV blocks within a pool (copy on write of a partial block). */
     void (*kv_block_copy)(struct device_stream *stream, const struct kernel_kv *kv, uint32_t to,
                           uint32_t from);
-    /* Sums [n_rows][hidden] over the ranks of a tensor-parallel group; NULL: one
-   * rank only. */
+    /* Sums [n_rows][hidden] over the ranks of a tensor-parallel group; NULL: one rank only. */
     void (*all_reduce)(struct device_stream *stream, struct kernel_acts *acts);
-    /* f32 [n_rows][width] to host memory, after a device_stream_wait; for tests.
-   */
+    /* f32 [n_rows][width] to host memory, after a device_stream_wait; for tests. */
     void (*act_read)(struct device_stream *stream, struct kernel_acts *acts, enum kernel_act which,
                      float *out);
 };
 
-/* "ref", "cpu", "cuda": SL_NOT_FOUND names the choices; SL_UNSUPPORTED not
- * built in. */
+/* "ref", "cpu", "cuda": SL_NOT_FOUND names the choices; SL_UNSUPPORTED not built in. */
 sl_status kernel_ops_find(const char *name, const struct kernel_ops **ops_out) SL_MUST_USE;
 
 #endif

@@ -1,31 +1,25 @@
 /* Causal attention over paged keys and values, compiled once per path.
  *
- * A unit is some rows of a sequence and the query heads that share a kv head;
- * "query" i below is the pair (row i / group, head i % group). Keys are taken
- * in segments of CPU_SEGMENT and splits of CPU_SPLIT tokens, both counted from
- * position 0 of the sequence:
+ * A unit is some rows of a sequence and the query heads that share a kv head; "query" i below is the
+ * pair (row i / group, head i % group). Keys are taken in segments of CPU_SEGMENT and splits of
+ * CPU_SPLIT tokens, both counted from position 0 of the sequence:
  *
  *     split 0                        split 1
- *     |seg|seg|seg|seg|seg|seg|seg|seg|seg|…      each split: own maximum m,
- * sum l, values o
+ *     |seg|seg|seg|seg|seg|seg|seg|seg|seg|…      each split: own maximum m, sum l, values o
  *
- *   segment: K and V rows of the valid tokens are widened to f32 scratch, once
- * for all queries; s = q·k (lanes over dim, fixed tree), p = exp(s - m), o = o
- * * exp(m_old - m) + p V split:   folded into the total in order: total =
- * fold(fold(split 0, split 1), split 2) …
+ *   segment: K and V rows of the valid tokens are widened to f32 scratch, once for all queries;
+ *            s = q·k (lanes over dim, fixed tree), p = exp(s - m), o = o * exp(m_old - m) + p V
+ *   split:   folded into the total in order: total = fold(fold(split 0, split 1), split 2) …
  *
- * So what a query computes depends on its position and its own keys, not on the
- * rows beside it, on chunks, block size or threads: splits may also run on
- * different threads and be folded later. A slot that is not a key of the query
- * takes no part in its arithmetic: scores of other slots are overwritten with
- * -inf before use (their exp is 0 in a sum whose lanes are fixed), and the
- * product with V runs over exactly the query's keys. Queries with the same keys
- * share register tiles.
+ * So what a query computes depends on its position and its own keys, not on the rows beside it, on
+ * chunks, block size or threads: splits may also run on different threads and be folded later. A slot
+ * that is not a key of the query takes no part in its arithmetic: scores of other slots are overwritten
+ * with -inf before use (their exp is 0 in a sum whose lanes are fixed), and the product with V runs
+ * over exactly the query's keys. Queries with the same keys share register tiles.
  *
- * Sources: Milakov and Gimelshein 2018 (running softmax), Dao et al. 2022
- * (tiles), Kwon et al. 2023 (paged). Rejected: transposing K (a score would be
- * one chain over dim): costs a transposition for each segment of a decode step,
- * where K is read once. */
+ * Sources: Milakov and Gimelshein 2018 (running softmax), Dao et al. 2022 (tiles), Kwon et al. 2023
+ * (paged). Rejected: transposing K (a score would be one chain over dim): costs a transposition for
+ * each segment of a decode step, where K is read once. */
 #include "kernels/cpu/path.h"
 
 #include <math.h>
@@ -108,8 +102,8 @@ static void widen_row(enum kernel_element element, const unsigned char *from, ui
         to[i] = 0;
 }
 
-/* Tokens [from, to) of the segment at `base` into k and v; the rest of the
- * 8-key groups that score tiles read is zeroed in k. */
+/* Tokens [from, to) of the segment at `base` into k and v; the rest of the 8-key groups that score
+ * tiles read is zeroed in k. */
 static void segment_load(struct work *work, uint32_t base, uint32_t from, uint32_t to)
 {
     const struct cpu_attention_unit *unit = work->unit;
@@ -215,8 +209,7 @@ CPU_INLINE float exp_1(float x)
     return lanes[0];
 }
 
-/* cap * tanh(x / cap), tanh y = (1 - e) / (1 + e) with e = e^-2|y|: absolute
- * error about cap * 1e-7. */
+/* cap * tanh(x / cap), tanh y = (1 - e) / (1 + e) with e = e^-2|y|: absolute error about cap * 1e-7. */
 CPU_INLINE vf capped(vf x, float cap)
 {
     vf y = v_div(x, v_set1(cap));
@@ -227,8 +220,7 @@ CPU_INLINE vf capped(vf x, float cap)
     return v_mul(v_set1(cap), v_mul(t, sign));
 }
 
-/* Scores of one query, of which [from, to) are its keys, into weights; updates
- * m, l, fix. */
+/* Scores of one query, of which [from, to) are its keys, into weights; updates m, l, fix. */
 static void softmax(struct work *work, uint32_t query, uint32_t from, uint32_t to)
 {
     float *s = work->s + (size_t)query * CPU_SEGMENT;

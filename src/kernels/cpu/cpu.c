@@ -1,10 +1,8 @@
-/* The CPU backend: context, choice of the instruction path, activations, and
- * the op table.
+/* The CPU backend: context, choice of the instruction path, activations, and the op table.
  *
- * The path is chosen once, at open, by cpuid (and by what the operating system
- * saves of the registers); tests choose any that the machine has. What differs
- * between paths is in the path table, what does not is compiled once: the ops
- * (ops.c), the team (team.c), packing (pack.c), angles (rope.c).
+ * The path is chosen once, at open, by cpuid (and by what the operating system saves of the
+ * registers); tests choose any that the machine has. What differs between paths is in the path table,
+ * what does not is compiled once: the ops (ops.c), the team (team.c), packing (pack.c), angles (rope.c).
  *
  * Nothing is allocated after acts_create; scratch is per thread of the team. */
 #include "kernels/cpu/cpu.h"
@@ -60,8 +58,7 @@ static uint32_t queries_max(const struct kernel_shape *shape)
     return group > CPU_QUERIES ? group : CPU_QUERIES;
 }
 
-/* A block of c: rows of an item by the panels of its group; twice that and one
- * for gate and up. */
+/* A block of c: rows of an item by the panels of its group; twice that and one for gate and up. */
 static size_t c_floats(const struct cpu_path *path)
 {
     size_t block = (size_t)CPU_BLOCK_ROWS * (CPU_GROUP_BLOCK + 2) * path->panel;
@@ -75,8 +72,7 @@ static sl_status scratch_create(struct kernel_context *context, uint32_t n_threa
     size_t c = c_floats(path), wide = rounded((size_t)CPU_DEPTH * path->panel);
     size_t attend =
         rounded(path->attend_floats(queries_max(&context->shape), context->shape.head_dim));
-    /* One page more than needed per thread keeps their buffers out of each
-   * other's cache sets. */
+    /* One page more than needed per thread keeps their buffers out of each other's cache sets. */
     size_t each = c + wide + attend + 1024;
     context->scratch_memory = sl_try_aligned(64, n_threads * each * sizeof(float));
     if (context->scratch_memory == NULL)
@@ -168,8 +164,7 @@ static void acts_destroy(struct kernel_acts *acts)
     sl_free(acts);
 }
 
-/* Gives *floats rounded floats of the memory, or only counts when base is NULL.
- */
+/* Gives *floats rounded floats of the memory, or only counts when base is NULL. */
 static void *carve(float *base, size_t *used, size_t floats)
 {
     void *at = base == NULL ? NULL : base + *used;

@@ -1,10 +1,9 @@
-/* The CPU backend's inside, and how tests choose an instruction path. Private
- * to kernels/cpu, its tests and bench/.
+/* The CPU backend's inside, and how tests choose an instruction path. Private to kernels/cpu, its
+ * tests and bench/.
  *
- * A path is a table of the functions that are compiled once per instruction set
- * (gemm.c, skinny.c, attention.c, elementwise.c); everything else is compiled
- * once. Layouts that depend on the path's width (weights, packed activations)
- * are made and read by the same path. */
+ * A path is a table of the functions that are compiled once per instruction set (gemm.c, skinny.c,
+ * attention.c, elementwise.c); everything else is compiled once. Layouts that depend on the path's
+ * width (weights, packed activations) are made and read by the same path. */
 #ifndef SL_KERNELS_CPU_CPU_H
 #define SL_KERNELS_CPU_CPU_H
 
@@ -13,8 +12,8 @@
 
 #include <pthread.h>
 
-/* open() with a path by name ("avx512", "avx2", "portable"; NULL: the best
- * one). SL_UNSUPPORTED when the machine or the build lacks it. */
+/* open() with a path by name ("avx512", "avx2", "portable"; NULL: the best one). SL_UNSUPPORTED when
+ * the machine or the build lacks it. */
 sl_status kernel_cpu_open_path(struct device *device, const struct kernel_shape *shape,
                                uint32_t n_threads, const char *path,
                                struct kernel_context **context_out) SL_MUST_USE;
@@ -25,13 +24,12 @@ sl_status kernel_cpu_open_path(struct device *device, const struct kernel_shape 
 
 struct cpu_team;
 
-/* n_threads workers, the caller of cpu_team_run being the first of
- * them; 1..CPU_THREADS_MAX. */
+/* n_threads workers, the caller of cpu_team_run being the first of them; 1..CPU_THREADS_MAX. */
 sl_status cpu_team_create(uint32_t n_threads, struct cpu_team **team_out) SL_MUST_USE;
 void cpu_team_destroy(struct cpu_team *team);
 uint32_t cpu_team_threads(const struct cpu_team *team);
-/* Runs fn(arg, item, thread) for every item 0..n_items-1, in any order, on any
- * thread (0..threads-1); returns when all are done. One caller at a time. */
+/* Runs fn(arg, item, thread) for every item 0..n_items-1, in any order, on any thread (0..threads-1);
+ * returns when all are done. One caller at a time. */
 void cpu_team_run(struct cpu_team *team, void (*fn)(void *arg, uint32_t item, uint32_t thread),
                   void *arg, uint32_t n_items);
 
@@ -39,9 +37,8 @@ void cpu_team_run(struct cpu_team *team, void (*fn)(void *arg, uint32_t item, ui
 
 #define CPU_PANEL_MAX 32 /* columns of a panel: 32, 16 or 8 */
 
-/* MATRIX: [n_panels][k][panel], columns (outputs) beyond n are zero. EMBEDDING:
- * [n][k]. VECTOR: [n], f32. The element is BF16 when every source was, else
- * F32. */
+/* MATRIX: [n_panels][k][panel], columns (outputs) beyond n are zero. EMBEDDING: [n][k]. VECTOR: [n],
+ * f32. The element is BF16 when every source was, else F32. */
 struct kernel_weight {
     enum kernel_weight_use use;
     enum kernel_element element; /* KERNEL_F32 or KERNEL_BF16 */
@@ -61,14 +58,10 @@ void cpu_weight_row(const struct kernel_weight *weight, uint32_t index, float sc
 
 #define CPU_TILE_ROWS_MAX 12 /* rows of a register tile: 12, 6, 6 */
 #define CPU_BLOCK_ROWS                                                                             \
-    192 /* rows of an item of a large product: packed, they live in the L2 cache \
-       */
-#define CPU_DEPTH                                                                                  \
-    256 /* k of one pass: a widened panel lives in the L1 cache  \
-                       */
+    192               /* rows of an item of a large product: packed, they live in the L2 cache */
+#define CPU_DEPTH 256 /* k of one pass: a widened panel lives in the L1 cache */
 
-/* Row-major rows for a product of few of them, packed tiles [tile][k][path's
- * tile_rows] for more. */
+/* Row-major rows for a product of few of them, packed tiles [tile][k][path's tile_rows] for more. */
 struct cpu_rows {
     const float *x;
     size_t stride; /* between rows of x */
@@ -91,16 +84,14 @@ struct cpu_attention_unit {
     uint32_t first_row, n_rows; /* within the sequence */
     uint32_t kv_head, group;    /* query heads of the kv head: kv_head * group … */
     uint32_t dim;
-    const float *q; /* first row, first head of the group; rows q_stride apart,
-                     heads dim apart */
+    const float *q; /* first row, first head of the group; rows q_stride apart, heads dim apart */
     float *out;     /* likewise */
     size_t row_stride;
     float scale, softcap;
     uint32_t window;
 };
 
-/* The unfinished result of one query: softmax maximum and sum, weighted sum of
- * values. */
+/* The unfinished result of one query: softmax maximum and sum, weighted sum of values. */
 #define CPU_PARTIAL_FLOATS(dim) ((size_t)(dim) + 2)
 
 /* ---- the path table ---- */
@@ -112,13 +103,12 @@ struct cpu_path {
     uint32_t tile_rows; /* rows of a register tile */
     uint32_t lanes;
 
-    /* c[i][j] = sum_k x[first_row + i][k] * w[k][first_panel * panel + j], for
-   * n_rows <= tile_rows rows straight from x. c has row stride `c_stride` >=
-   * n_panels * panel. */
+    /* c[i][j] = sum_k x[first_row + i][k] * w[k][first_panel * panel + j], for n_rows <= tile_rows
+     * rows straight from x. c has row stride `c_stride` >= n_panels * panel. */
     void (*skinny)(const struct cpu_rows *rows, const struct kernel_weight *weight,
                    uint32_t first_panel, uint32_t n_panels, float *c, size_t c_stride);
-    /* The same for tiles [first_tile, first_tile + n_tiles) of packed rows;
-   * `wide` holds one widened panel of CPU_DEPTH. */
+    /* The same for tiles [first_tile, first_tile + n_tiles) of packed rows; `wide` holds one
+     * widened panel of CPU_DEPTH. */
     void (*gemm)(const struct cpu_rows *rows, uint32_t first_tile, uint32_t n_tiles,
                  const struct kernel_weight *weight, uint32_t first_panel, uint32_t n_panels,
                  float *c, size_t c_stride, float *wide);
@@ -127,13 +117,12 @@ struct cpu_path {
 
     /* Floats of scratch that attend needs. */
     size_t (*attend_floats)(uint32_t n_queries, uint32_t dim);
-    /* Splits [first, end) of the unit: with partials NULL folded and written to
-   * out (then the range must be all of them), else [split -
-   * first][query][CPU_PARTIAL_FLOATS]. */
+    /* Splits [first, end) of the unit: with partials NULL folded and written to out (then the range
+     * must be all of them), else [split - first][query][CPU_PARTIAL_FLOATS]. */
     void (*attend)(const struct cpu_attention_unit *unit, uint32_t first, uint32_t end,
                    float *partials, float *scratch);
-    /* total = fold(total, part) for n queries, parts in order of splits; total
-   * starts at zeros with maximum -inf (attend_start). */
+    /* total = fold(total, part) for n queries, parts in order of splits; total starts at zeros with
+     * maximum -inf (attend_start). */
     void (*attend_start)(float *total, uint32_t n, uint32_t dim);
     void (*attend_fold)(float *total, const float *part, uint32_t n, uint32_t dim);
     void (*attend_finish)(const float *total, const struct cpu_attention_unit *unit);
@@ -193,16 +182,13 @@ struct kernel_acts {
     size_t partial_floats;
 };
 
-/* Rows that go through a projection at a time: bounds the buffers between two
- * products. */
+/* Rows that go through a projection at a time: bounds the buffers between two products. */
 #define CPU_CHUNK_ROWS 1020
-/* Panels of one item of a product, by rows: few rows stream weights, many keep
- * a block in cache. */
+/* Panels of one item of a product, by rows: few rows stream weights, many keep a block in cache. */
 #define CPU_GROUP_SKINNY 16
 #define CPU_GROUP_BLOCK  4
 
-/* Cosine and sine of position * inv_freq[i], times scale: [rotary_dim / 2]
- * each. rope.c. */
+/* Cosine and sine of position * inv_freq[i], times scale: [rotary_dim / 2] each. rope.c. */
 void cpu_rope_row(const struct kernel_rope *rope, uint32_t position, float *cosine, float *sine);
 
 /* ---- ops.c ---- */

@@ -1,9 +1,8 @@
 /* Row-wise arithmetic of a path, and the path's table; compiled once per path.
  *
- * A reduction (the sum of squares of a norm) runs in two vectors of lanes over
- * ascending index and one fixed tree at the end: the same for a row wherever it
- * stands. Loops without a reduction are plain C: whatever the compiler makes of
- * them, each element's operations are the same. */
+ * A reduction (the sum of squares of a norm) runs in two vectors of lanes over ascending index and one
+ * fixed tree at the end: the same for a row wherever it stands. Loops without a reduction are
+ * plain C: whatever the compiler makes of them, each element's operations are the same. */
 #include "kernels/cpu/path.h"
 
 #include <math.h>
@@ -107,8 +106,8 @@ static void exp_of(const float *x, uint32_t n, float *out)
 #define TEXT_(x) #x
 #define TEXT(x)  TEXT_(x)
 
-/* The last part of a numerics id is the version of the order of operations: a
- * change to any kernel that changes a bit changes it. */
+/* The last part of a numerics id is the version of the order of operations: a change to any kernel
+ * that changes a bit changes it. */
 const struct cpu_path CPU_NAME(cpu_path) = {
     .name = TEXT(CPU_PATH),
     .numerics_id = "cpu-" TEXT(CPU_PATH) "-1",

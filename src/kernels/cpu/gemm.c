@@ -1,16 +1,13 @@
 /* Matrix product for many rows: c = x · Wᵀ, compiled once per path.
  *
- * Rows lie packed in tiles [tile][k][tile_rows], weights in panels [panel][k][2
- * vectors]. For every CPU_DEPTH of k, a panel is widened to f32 once into a
- * scratch that stays in the L1 cache, and each tile of the block goes over it
- * with its accumulators in registers: 6 x 16 (AVX2), 12 x 32 (AVX-512), 6 x 8
- * (portable). Between depths the accumulators live in c, in f32, so an output
- * is the same chain
+ * Rows lie packed in tiles [tile][k][tile_rows], weights in panels [panel][k][2 vectors]. For every
+ * CPU_DEPTH of k, a panel is widened to f32 once into a scratch that stays in the L1 cache, and each
+ * tile of the block goes over it with its accumulators in registers: 6 x 16 (AVX2), 12 x 32 (AVX-512),
+ * 6 x 8 (portable). Between depths the accumulators live in c, in f32, so an output is the same chain
  *
  *     c = 0;  for k = 0..K-1:  c = fma(x[k], w[k], c)
  *
- * whatever the tile, the block and the number of rows; skinny.c computes the
- * same chain.
+ * whatever the tile, the block and the number of rows; skinny.c computes the same chain.
  *
  * The next panel's weights are prefetched while the tiles of this one run. */
 #include "kernels/cpu/path.h"

@@ -1,25 +1,21 @@
-/* The ops of the CPU backend: each is a few parallel regions of the team over
- * row and column blocks.
+/* The ops of the CPU backend: each is a few parallel regions of the team over row and column blocks.
  *
- *   attn_in    prepare (norm, pack) │ product → qkv │ per row: head norms,
- * rotate, store K, V attention  units (rows × kv head), or their splits and
- * then the folds attn_out   pack │ product, added to hidden mlp        prepare
- * │ product gate and up → act(gate) * up │ pack │ product, added to hidden
+ *   attn_in    prepare (norm, pack) │ product → qkv │ per row: head norms, rotate, store K, V
+ *   attention  units (rows × kv head), or their splits and then the folds
+ *   attn_out   pack │ product, added to hidden
+ *   mlp        prepare │ product gate and up → act(gate) * up │ pack │ product, added to hidden
  *   logits     prepare │ product → memory
  *
- * A product's item is a block of rows by a group of panels; it computes all of
- * K in its own scratch and finishes its outputs (bias, residual, activation)
- * from there, so nothing depends on who takes it. Everything runs inside the
- * launched function; ops of two streams take turns (context->turn).
+ * A product's item is a block of rows by a group of panels; it computes all of K in its own scratch and
+ * finishes its outputs (bias, residual, activation) from there, so nothing depends on who takes it.
+ * Everything runs inside the launched function; ops of two streams take turns (context->turn).
  *
- * Rows go through in chunks of CPU_CHUNK_ROWS, which bounds the buffers; a
- * row's result is its own. */
+ * Rows go through in chunks of CPU_CHUNK_ROWS, which bounds the buffers; a row's result is its own. */
 #include "kernels/cpu/cpu.h"
 
 #include <string.h>
 
-/* A region that takes less than this many multiply-adds is not worth waking
- * anybody for. */
+/* A region that takes less than this many multiply-adds is not worth waking anybody for. */
 #define REGION_MIN 50000
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -86,8 +82,7 @@ static void prepare_tile(void *arg, uint32_t tile, uint32_t thread)
                         p->packed + (size_t)tile * k * path->tile_rows);
 }
 
-/* Columns [column, column + n) of the item's rows, from scratch c to where they
- * belong. */
+/* Columns [column, column + n) of the item's rows, from scratch c to where they belong. */
 static void finish_block(const struct product *p, uint32_t first_row, uint32_t n_rows,
                          uint32_t column, uint32_t n, const float *c, const float *up,
                          size_t c_stride)
@@ -129,8 +124,7 @@ static void product_item(void *arg, uint32_t item, uint32_t thread)
     uint32_t width = p->finish == FINISH_GATE ? p->weight->n / 2 : p->weight->n;
     uint32_t column = first * panel, n_columns = least(n * panel, width - column);
 
-    /* gate's columns are whole panels, up's the same columns further on: perhaps
-   * one panel more */
+    /* gate's columns are whole panels, up's the same columns further on: perhaps one panel more */
     uint32_t up_first = 0, up_n = 0, up_skip = 0;
     if (p->finish == FINISH_GATE) {
         up_first = (width + column) / panel;
@@ -146,8 +140,7 @@ static void product_item(void *arg, uint32_t item, uint32_t thread)
     finish_block(p, first_row, n_rows, column, n_columns, scratch->c, up + up_skip, c_stride);
 }
 
-/* Rows in tiles of even height, tiles in blocks of even size, panels in groups.
- */
+/* Rows in tiles of even height, tiles in blocks of even size, panels in groups. */
 static void product_run(struct product *p)
 {
     struct kernel_context *context = p->context;
@@ -173,8 +166,7 @@ static void product_run(struct product *p)
     uint32_t columns = p->finish == FINISH_GATE ? w->n / 2 : w->n;
     p->n_panels = (columns + w->panel - 1) / w->panel;
     p->group = p->finish == FINISH_GATE ? CPU_GROUP_BLOCK / 2 : CPU_GROUP_BLOCK;
-    if (p->skinny) { /* about 4 items per thread, when that leaves 4 panels each
-                    */
+    if (p->skinny) { /* about 4 items per thread, when that leaves 4 panels each */
         uint32_t even = p->n_panels / (4 * cpu_team_threads(context->team));
         p->group = even < 4 ? 4 : even > CPU_GROUP_SKINNY ? CPU_GROUP_SKINNY : even / 4 * 4;
     }
@@ -249,8 +241,7 @@ static void rope_row(void *arg, uint32_t row, uint32_t thread)
                  acts->rope_sine + at);
 }
 
-/* The angles of the batch: made by its first layer, kept while the layers use
- * the same. */
+/* The angles of the batch: made by its first layer, kept while the layers use the same. */
 static void rope_prepare(struct kernel_acts *acts, const struct kernel_rope *rope)
 {
     if (rope->rotary_dim == 0 ||
@@ -359,8 +350,7 @@ struct attention {
 static void unit_init(const struct attention *a, uint32_t index, struct cpu_attention_unit *unit)
 {
     const struct kernel_shape *shape = &a->context->shape;
-    /* Late rows have the longest contexts: they come first, so that the end is
-   * even. */
+    /* Late rows have the longest contexts: they come first, so that the end is even. */
     const struct cpu_row_block *block =
         &a->acts->blocks[a->n_blocks - 1 - index / shape->n_kv_heads];
     uint32_t group = shape->n_q_heads / shape->n_kv_heads, head = index % shape->n_kv_heads;
@@ -445,8 +435,7 @@ static void attend_fold(void *arg, uint32_t index, uint32_t thread)
         path->attend_finish(partial(a, 0, index), &unit);
 }
 
-/* Rows of each sequence in blocks of about CPU_QUERIES queries; the most
- * queries of a block. */
+/* Rows of each sequence in blocks of about CPU_QUERIES queries; the most queries of a block. */
 static uint32_t make_blocks(struct attention *a)
 {
     const struct kernel_shape *shape = &a->context->shape;
@@ -463,8 +452,7 @@ static uint32_t make_blocks(struct attention *a)
     return queries;
 }
 
-/* Fewer units than the team has hands: work on parts of contexts. False if
- * there is nothing to gain. */
+/* Fewer units than the team has hands: work on parts of contexts. False if there is nothing to gain. */
 static bool run_split(struct attention *a, uint32_t queries)
 {
     uint32_t begin = UINT32_MAX, end = 0, threads = cpu_team_threads(a->context->team);

@@ -1,12 +1,9 @@
-/* Weights in the layouts of cpu.h: packed once at load, by the team, never
- * changed.
+/* Weights in the layouts of cpu.h: packed once at load, by the team, never changed.
  *
- * A panel holds two vectors of outputs side by side and runs along k, so a
- * product walks it in order with one broadcast activation per step, and a panel
- * is one sequential stream for the prefetchers. bf16 stays bf16 (half the bytes
- * of a decode step, and exact); f16 is widened, since its range does not fit
- * bf16. Columns that pad the last panel are zero and their outputs are never
- * stored. */
+ * A panel holds two vectors of outputs side by side and runs along k, so a product walks it in order
+ * with one broadcast activation per step, and a panel is one sequential stream for the prefetchers.
+ * bf16 stays bf16 (half the bytes of a decode step, and exact); f16 is widened, since its range does
+ * not fit bf16. Columns that pad the last panel are zero and their outputs are never stored. */
 #include "kernels/cpu/cpu.h"
 
 #include "base/mem.h"

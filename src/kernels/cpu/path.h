@@ -1,6 +1,5 @@
-/* What the files that are compiled once per path see: their vectors, and names
- * with the path's suffix (CPU_PATH is avx512, avx2 or portable, from the
- * build). */
+/* What the files that are compiled once per path see: their vectors, and names with the path's
+ * suffix (CPU_PATH is avx512, avx2 or portable, from the build). */
 #ifndef SL_KERNELS_CPU_PATH_H
 #define SL_KERNELS_CPU_PATH_H
 

@@ -1,9 +1,7 @@
-/* Angles of the rotary embedding. The angle is position * inv_freq rounded to
- * f32, as Hugging Face computes it; its cosine and sine come from a fixed
- * evaluation in double (error below 1e-10, so nearly always the correctly
- * rounded f32), because libm's differ between versions and processors, and two
- * nodes with one numerics id must agree. Sources: Su et al. 2021; Cody and
- * Waite 1980. */
+/* Angles of the rotary embedding. The angle is position * inv_freq rounded to f32, as Hugging Face
+ * computes it; its cosine and sine come from a fixed evaluation in double (error below 1e-10, so
+ * nearly always the correctly rounded f32), because libm's differ between versions and processors,
+ * and two nodes with one numerics id must agree. Sources: Su et al. 2021; Cody and Waite 1980. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>

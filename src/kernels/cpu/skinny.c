@@ -1,12 +1,10 @@
-/* Matrix product for few rows (a decode step): one pass over the weights,
- * straight from memory, compiled once per path.
+/* Matrix product for few rows (a decode step): one pass over the weights, straight from memory,
+ * compiled once per path.
  *
- * Up to tile_rows rows share the pass. Several panels go side by side when
- * there are registers for it, so that the chains of fused products are long
- * enough to hide their latency: an output remains the one chain of gemm.c.
- * Weights are read once and in order within each panel; they are prefetched
- * PREFETCH bytes ahead, over the end of the panel into the one that follows in
- * memory. */
+ * Up to tile_rows rows share the pass. Several panels go side by side when there are registers for it,
+ * so that the chains of fused products are long enough to hide their latency: an output remains the
+ * one chain of gemm.c. Weights are read once and in order within each panel; they are prefetched
+ * PREFETCH bytes ahead, over the end of the panel into the one that follows in memory. */
 #include "kernels/cpu/path.h"
 
 #define PREFETCH 4096
@@ -75,8 +73,7 @@ CPU_INLINE void passes(const int R, const bool bf16, const struct cpu_rows *rows
 #define EACH_ROWS(M) EACH_ROWS_6(M)
 #endif
 
-/* One function per number of rows and element, so that each has its own
- * registers. */
+/* One function per number of rows and element, so that each has its own registers. */
 #define DEFINE(R)                                                                                  \
     static void rows_##R(bool bf16, const struct cpu_rows *rows,                                   \
                          const struct kernel_weight *weight, uint32_t first_panel,                 \

@@ -1,25 +1,20 @@
-/* The compute team: a parallel loop over items whose results do not depend on
- * who runs them.
+/* The compute team: a parallel loop over items whose results do not depend on who runs them.
  *
- *   ticket   n_items << 32 | next   one word; a thread claims item `next` by
- * compare-and-swap done     items finished         the caller waits until it is
- * n_items
+ *   ticket   n_items << 32 | next   one word; a thread claims item `next` by compare-and-swap
+ *   done     items finished         the caller waits until it is n_items
  *
- * The caller works too, so a team of one is a plain loop. Nobody waits for a
- * thread that has not claimed anything: when a foreign process sits on a core,
- * its thread takes fewer items and the others more. A claim is valid for
- * whatever job the ticket then describes, so a thread that was stopped between
- * reading and swapping can do no harm: fn and arg are read after the claim, and
- * the caller cannot leave the job (nor write the next one) while a claim is
- * unfinished.
+ * The caller works too, so a team of one is a plain loop. Nobody waits for a thread that has not
+ * claimed anything: when a foreign process sits on a core, its thread takes fewer items and the others
+ * more. A claim is valid for whatever job the ticket then describes, so a thread that was stopped
+ * between reading and swapping can do no harm: fn and arg are read after the claim, and the caller
+ * cannot leave the job (nor write the next one) while a claim is unfinished.
  *
- * Waiting is spinning, bounded by SPINS, then a futex. Between the regions of
- * one token the gaps are microseconds, so threads spin through a token and
- * sleep when the engine is idle. With more threads than CPUs nobody spins,
- * since the one waited for may need this CPU.
+ * Waiting is spinning, bounded by SPINS, then a futex. Between the regions of one token the gaps are
+ * microseconds, so threads spin through a token and sleep when the engine is idle. With more threads
+ * than CPUs nobody spins, since the one waited for may need this CPU.
  *
- * Tried and rejected: static shares with a barrier (one stopped thread stops
- * the step); a generation count in the ticket (not needed, see above). */
+ * Tried and rejected: static shares with a barrier (one stopped thread stops the step); a
+ * generation count in the ticket (not needed, see above). */
 #include "kernels/cpu/cpu.h"
 
 #include "base/mem.h"
@@ -97,8 +92,7 @@ static void worker_sleep(struct cpu_team *team)
 {
     uint32_t bell = atomic_load(&team->bell);
     atomic_fetch_add(&team->sleepers, 1);
-    /* A job published before our count was seen has its ticket open now; one
-   * after rings the bell. */
+    /* A job published before our count was seen has its ticket open now; one after rings the bell. */
     if (!ticket_open(atomic_load(&team->ticket)) && !atomic_load(&team->stop))
         futex_sleep(&team->bell, bell);
     atomic_fetch_sub(&team->sleepers, 1);

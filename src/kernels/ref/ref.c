@@ -1,15 +1,12 @@
-/* The reference backend: plain loops over f32, one row after the other, as the
- * papers write them.
+/* The reference backend: plain loops over f32, one row after the other, as the papers write them.
  *
- * It is the oracle of the other backends and runs wherever launched work runs
- * on the host: devices host and fake. So each op only enqueues; everything that
- * belongs to the batch (tokens, tables, activations, KV) is read inside the
- * launched function, on the stream's thread.
+ * It is the oracle of the other backends and runs wherever launched work runs on the host: devices
+ * host and fake. So each op only enqueues; everything that belongs to the batch (tokens, tables,
+ * activations, KV) is read inside the launched function, on the stream's thread.
  *
- * Numerics: every sum runs in one f32 accumulator from index 0 up, without FMA,
- * whatever the batch. Matrices are kept transposed, [k][n], so that the
- * compiler can work on several outputs at once without changing the order in
- * which any one of them is summed. Embeddings and vectors are [n][k].
+ * Numerics: every sum runs in one f32 accumulator from index 0 up, without FMA, whatever the batch.
+ * Matrices are kept transposed, [k][n], so that the compiler can work on several outputs at once
+ * without changing the order in which any one of them is summed. Embeddings and vectors are [n][k].
  *
  * Each acts object has one writer at a time: the stream it is used on. */
 #include "kernels/element.h"
@@ -142,8 +139,7 @@ static sl_status ref_acts_create(struct kernel_context *context, struct kernel_a
 
 /* ---- pieces of arithmetic ---- */
 
-/* out = x / sqrt(mean(x²) + eps) * weight; out may be x. Zhang and Sennrich
- * 2019. */
+/* out = x / sqrt(mean(x²) + eps) * weight; out may be x. Zhang and Sennrich 2019. */
 static void rms_norm(const float *x, const float *weight, uint32_t n, float eps, float *out)
 {
     float sum = 0;
@@ -167,8 +163,7 @@ static void matrix_vector(const struct kernel_weight *w, const float *x,
         out[n] += bias->values[n];
 }
 
-/* Rotates the pairs (i, i + rotary_dim / 2) of one head. Su et al. 2021,
- * Hugging Face's pairing. */
+/* Rotates the pairs (i, i + rotary_dim / 2) of one head. Su et al. 2021, Hugging Face's pairing. */
 static void rotate(const struct kernel_rope *rope, uint32_t position, float *x)
 {
     uint32_t half = rope->rotary_dim / 2;
@@ -304,8 +299,7 @@ static float score(const struct kernel_attention_args *args, const float *q,
     return args->softcap > 0 ? args->softcap * tanhf(dot / args->softcap) : dot;
 }
 
-/* out = sum_j softmax_j(q·k_j) v_j over the keys first..position; two passes,
- * nothing kept. */
+/* out = sum_j softmax_j(q·k_j) v_j over the keys first..position; two passes, nothing kept. */
 static void attention_head(const struct kernel_attention_args *args, const struct kernel_seq *seq,
                            uint32_t head, uint32_t position, uint32_t dim, const float *q,
                            float *out)
