@@ -51,3 +51,10 @@ def fleet(recall):
     """The default deployment, shared by tests that leave it as they found it."""
     with Fleet(recall) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def random_fleet(tiny):
+    """A model that never repeats itself, for what recall is too sure of."""
+    with Fleet(tiny) as running:
+        yield running

@@ -138,7 +138,7 @@ class Fleet:
     def tokens(self, prompt, n, **fields) -> list:
         """Ids of exactly n generated tokens."""
         fields = {"temperature": 0, **fields}
-        body = self.complete(prompt, max_tokens=n, min_tokens=n, ignore_eos=True,
+        body = self.complete(prompt, max_tokens=n, ignore_eos=True,
                              return_token_ids=True, **fields)
         ids = body["choices"][0]["token_ids"]
         assert len(ids) == n == body["usage"]["completion_tokens"]
@@ -154,7 +154,7 @@ class Fleet:
         """Ids of n generated tokens, collected from the events of a stream."""
         fields = {"temperature": 0, **fields}
         ids = []
-        with self.stream(prompt, max_tokens=n, min_tokens=n, ignore_eos=True,
+        with self.stream(prompt, max_tokens=n, ignore_eos=True,
                          return_token_ids=True, **fields) as answer:
             assert answer.status_code == 200, answer.read()
             for event in events(answer):

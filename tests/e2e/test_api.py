@@ -6,7 +6,7 @@ import httpx
 import openai
 import pytest
 
-from fleet import events
+from fleet import events, metric, wait_until
 
 PASSAGE = "Berth 17 holds copper.\nBerth 42 holds tea and sugar.\nBerth 99 holds silk.\n"
 
@@ -79,7 +79,8 @@ def test_min_tokens_delays_the_end(fleet):
     assert longer["usage"]["completion_tokens"] >= n + 5
 
 
-def test_seed_and_temperature(fleet):
+def test_seed_and_temperature(random_fleet):
+    fleet = random_fleet
     fields = dict(max_tokens=24, temperature=1.5, ignore_eos=True, return_token_ids=True)
     runs = [fleet.complete("Once", seed=s, **fields)["choices"][0]["token_ids"] for s in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
@@ -100,8 +101,9 @@ def test_token_ids_in_and_out(fleet):
     assert back == {"prompt": "tea"}
 
 
-def test_multibyte_text_streams_whole_characters(fleet):
+def test_multibyte_text_streams_whole_characters(random_fleet):
     """Random bytes-level tokens: every event is valid UTF-8 and the parts add up to the whole."""
+    fleet = random_fleet
     fields = dict(max_tokens=200, temperature=2.0, seed=5, ignore_eos=True, top_p=1.0)
     whole = fleet.complete("żółć 日本語 🙂", **fields)["choices"][0]["text"]
     with fleet.stream("żółć 日本語 🙂", **fields) as answer:
@@ -110,6 +112,8 @@ def test_multibyte_text_streams_whole_characters(fleet):
 
 
 def test_pages(fleet):
+    fleet.complete("A prompt that is long enough to be sent from node to node. " * 20, max_tokens=2)
+    wait_until(lambda: metric(fleet.metrics(), "sluice_kv_transfer_bytes_total") > 0, 5, "counted bytes")
     assert fleet.client.get("/health").status_code == 200
     assert fleet.client.get("/ready").status_code == 200
     assert fleet.client.get("/version").json()["version"]

@@ -15,17 +15,18 @@ def test_bytes_of_a_prompt_and_of_its_repeat(tiny):
     with Fleet(tiny, options=OPTIONS) as fleet:
         block_bytes = fleet.node("decode")["block_bytes"]
         prompt = random_ids(200, 1)
-        first = fleet.complete(prompt, max_tokens=4, ignore_eos=True)
+        fields = dict(max_tokens=4, ignore_eos=True, temperature=0)
+        first = fleet.complete(prompt, **fields)
         assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
         want = 4 * block_bytes  # 200 tokens: three full blocks and a part
         wait_until(lambda: sent_and_received(fleet) == (want, want), 5, f"{want} bytes on both sides")
 
-        again = fleet.complete(prompt, max_tokens=4, ignore_eos=True)
+        again = fleet.complete(prompt, **fields)
         assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 192
         assert again["choices"][0]["text"] == first["choices"][0]["text"]
         # The next prompt shares two blocks; its own blocks are all that may travel.
         third = prompt[:128] + random_ids(72, 2)
-        answer = fleet.complete(third, max_tokens=4, ignore_eos=True)
+        answer = fleet.complete(third, **fields)
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 128
 
         def counted():
@@ -37,10 +38,10 @@ def test_bytes_of_a_prompt_and_of_its_repeat(tiny):
 
 
 def test_generated_blocks_are_cached_too(tiny):
-    with Fleet(tiny, options=OPTIONS) as fleet:
+    with Fleet(tiny, options=("--threads", 1)) as fleet:
         prompt = random_ids(100, 3)
         ids = fleet.tokens(prompt, 100)
-        answer = fleet.complete(prompt + ids + random_ids(1, 4), max_tokens=1, ignore_eos=True)
+        answer = fleet.complete(prompt + ids + random_ids(1, 4), max_tokens=2, ignore_eos=True)
         cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
         assert cached == 192, "three full blocks of prompt and generated text"
 

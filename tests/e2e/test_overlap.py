@@ -22,7 +22,7 @@ def test_earlier_layers_have_landed_while_later_ones_are_held(tiny, tmp_path):
             answer = pool.submit(fleet.tokens, prompt, 4)
             wait_until(lambda: landed() == half, 10, f"{half} bytes landed")
             assert not answer.done()
-            assert fleet.node("decode")["blocks"]["landing"] == 10
+            wait_until(lambda: fleet.node("decode")["blocks"]["landing"] == 10, 5, "ten blocks land")
             assert landed() == half
             go.touch()
             ids = answer.result(timeout=30)
