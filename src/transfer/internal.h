@@ -32,6 +32,7 @@ struct peer {
     size_t address_bytes;
     enum session_state session;
     struct transport_connection *connection;
+    uint32_t made;        /* connections to it so far */
     uint64_t number;      /* of our connection */
     uint64_t peer_number; /* of the peer's connection, from its hello; 0: none seen */
     uint64_t peer_route;  /* that hello came by it */

@@ -194,21 +194,22 @@ static void copy_data(struct item *item, const void *data, size_t data_bytes)
 
 /* ---- sending ---- */
 
-static sl_status loop_connect(struct transport *transport, const void *address, size_t bytes,
-                              void *user, struct transport_connection **connection_out)
+static sl_status loop_connect(struct transport *transport, const struct transport_target *target,
+                              uint32_t *made_out, struct transport_connection **connection_out)
 {
+    *made_out = 1;
     struct node *node = of(transport);
     struct transfer_loop *loop = node->loop;
     uint64_t to;
-    if (bytes != sizeof(to))
-        return sl_fail(SL_PEER, "loop address of %zu bytes", bytes);
-    memcpy(&to, address, sizeof(to));
+    if (target->address_bytes != sizeof(to))
+        return sl_fail(SL_PEER, "loop address of %zu bytes", target->address_bytes);
+    memcpy(&to, target->address, sizeof(to));
     struct transport_connection *connection = sl_zalloc(1, sizeof(*connection));
     pthread_mutex_lock(&loop->lock);
     connection->id = ++loop->n_connections;
     connection->from = node;
     connection->to = to;
-    connection->user = user;
+    connection->user = target->user;
     connection->next = node->connections;
     node->connections = connection;
     struct node *peer = node_of(loop, to);
@@ -225,6 +226,12 @@ static void loop_bind(struct transport_connection *connection, uint64_t route)
     pthread_mutex_lock(&loop->lock);
     connection->route = route;
     pthread_mutex_unlock(&loop->lock);
+}
+
+static bool loop_paired(const struct transport_connection *connection)
+{
+    (void)connection; /* routes are bound to connections, whichever came first */
+    return true;
 }
 
 static sl_status send_item(struct transport_connection *connection, enum item_kind kind,
@@ -592,6 +599,7 @@ static const struct transport_ops loop_ops = {
     .address = loop_address,
     .connect = loop_connect,
     .bind = loop_bind,
+    .paired = loop_paired,
     .send_control = loop_send_control,
     .send_data = loop_send_data,
     .close = loop_close,

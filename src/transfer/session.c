@@ -16,6 +16,9 @@
  *     ▲                    └───────────────────────────────────────────────────────────────────►│
  *     └──────────────────────── every callback of the connection has run ◄──────────────────────┘
  *
+ * A number's low bits count the connections that its maker has made to this peer: where the transport
+ * pairs connections by count (ucx.c), the side that has made fewer catches up with the other.
+ *
  * Streams are bound to the session they began in and are lost with it; those that come while it closes
  * wait for the next one. Connections are made only when a stream or a peer's hello asks for it, one at a
  * time per peer, with a back-off that doubles. A hello carries the sender's address, since an `open` may
@@ -29,6 +32,10 @@
 
 #include <inttypes.h>
 #include <string.h>
+
+#define COUNT_BITS   16 /* low bits of a connection's number: how many its maker has made so far */
+#define COUNT_MASK   0xffffu
+#define CATCH_UP_MAX 256
 
 static struct peer *peer_by_incarnation(struct transfer *transfer, uint64_t incarnation)
 {
@@ -170,6 +177,13 @@ static void send_hello(struct transfer *transfer, struct peer *peer)
 
 /* ---- the session's life ---- */
 
+/* How many connections the peer has made beyond what we have; 0: it is not ahead. */
+static uint32_t peer_ahead(const struct peer *peer)
+{
+    uint16_t ahead = (uint16_t)((peer->peer_number & COUNT_MASK) - peer->made);
+    return peer->peer_number != 0 && ahead <= CATCH_UP_MAX ? ahead : 0;
+}
+
 static void connect_peer(struct transfer *transfer, struct peer *peer)
 {
     struct transport *transport = transfer->transport;
@@ -179,8 +193,16 @@ static void connect_peer(struct transfer *transfer, struct peer *peer)
         peer->backoff_us = transfer->args.limits.reconnect_max_us;
     for (struct send_stream *stream = peer->sends; stream != NULL; stream = stream->next)
         stream->bound = true;
-    sl_status status = transport->ops->connect(transport, peer->address, peer->address_bytes, peer,
-                                               &peer->connection);
+    struct transport_target target = {
+        .address = peer->address,
+        .address_bytes = peer->address_bytes,
+        .user = peer,
+        .route = peer->peer_number != 0 ? peer->peer_route : 0,
+        .tries = peer_ahead(peer),
+    };
+    uint32_t made;
+    sl_status status = transport->ops->connect(transport, &target, &made, &peer->connection);
+    peer->made += made;
     if (status != SL_OK) {
         sl_warn("transfer_connect_failed", "peer=%s error=\"%s\"", peer->node_id, sl_error());
         peer->session = SESSION_CONNECTING; /* so that the loss is one like any other */
@@ -188,7 +210,8 @@ static void connect_peer(struct transfer *transfer, struct peer *peer)
         return;
     }
     /* Never used again: the incarnation is random and the count grows. */
-    peer->number = transfer->args.incarnation + ++transfer->connections * 0x9E3779B97F4A7C15ull;
+    uint64_t unique = transfer->args.incarnation + ++transfer->connections * 0x9E3779B97F4A7C15ull;
+    peer->number = unique << COUNT_BITS | (peer->made & COUNT_MASK);
     peer->session = SESSION_CONNECTING;
     peer->session_since_us = transfer->now_us;
     peer->heard_us = transfer->now_us;
@@ -321,6 +344,20 @@ static void hello_mismatch(struct transfer *transfer, struct peer *peer)
     }
 }
 
+/* The transport could not pair our connection with the peer's, and the peer has made more: ours is given
+ * up, with nothing lost (no stream has begun in it), and made again as the pair of the peer's. */
+static void catch_up(struct transfer *transfer, struct peer *peer)
+{
+    for (struct send_stream *stream = peer->sends; stream != NULL; stream = stream->next)
+        stream->bound = stream->open_sent;
+    sl_debug("transfer_catch_up", "peer=%s made=%u ahead=%u", peer->node_id, peer->made,
+             peer_ahead(peer));
+    peer->session = SESSION_CLOSING;
+    peer->answer_wanted = true;
+    peer->retry_us = transfer->now_us;
+    transfer->transport->ops->close(peer->connection);
+}
+
 static void hello_accepted(struct transfer *transfer, struct peer *peer, uint64_t route,
                            const struct frame *frame)
 {
@@ -335,6 +372,10 @@ static void hello_accepted(struct transfer *transfer, struct peer *peer, uint64_
         connect_peer(transfer, peer); /* else the sweep does, when its time comes */
     if (peer->session != SESSION_CONNECTING)
         return;
+    if (!transfer->transport->ops->paired(peer->connection) && peer_ahead(peer) > 0) {
+        catch_up(transfer, peer);
+        return;
+    }
     if (!peer->answered)
         send_hello(transfer, peer);
     const char *mismatch = mismatch_of(transfer, &frame->hello);

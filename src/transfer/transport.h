@@ -35,13 +35,25 @@ struct transport_args {
     const struct transfer_args *transfer;
 };
 
+struct transport_target {
+    const void *address; /* borrowed for the call */
+    size_t address_bytes;
+    void *user;
+    uint64_t route;
+    uint32_t tries;
+};
+
 struct transport_ops {
     const char *name;
     uint32_t frame_bit;                           /* FRAME_TRANSPORT_* */
     void (*destroy)(struct transport *transport); /* every connection closed before */
     void (*address)(struct transport *transport, const void **address_out, size_t *bytes_out);
-    sl_status (*connect)(struct transport *transport, const void *address, size_t bytes, void *user,
-                         struct transport_connection **connection_out);
+    /* route: the peer's connection as it came in, 0: none came. A transport that pairs the two by
+     * count makes up to `tries` connections until one is the pair of it; *made_out of them. */
+    sl_status (*connect)(struct transport *transport, const struct transport_target *target,
+                         uint32_t *made_out, struct transport_connection **connection_out);
+    /* Whether what comes by the bound route ends with this connection. */
+    bool (*paired)(const struct transport_connection *connection);
     /* What comes by `route` belongs to this connection: closing it ends its receives as well. */
     void (*bind)(struct transport_connection *connection, uint64_t route);
     /* Frame and data are copied. SL_PEER: the connection is broken (lost follows or has come). */

@@ -11,8 +11,10 @@
  * every request on it have called back. Requests own the header, which UCX 1.13 reads until completion.
  *
  * Every message asks for the reply endpoint: its handle is the `route` by which the session knows the
- * sender's connection. Where both sides have connected, UCX pairs the two, and the route is this side's
- * own endpoint. Error mode PEER always; the error handler only notes, and progress() reports it when
+ * sender's connection. UCX pairs the endpoints of two workers by count, and then the route is this side's
+ * own endpoint. That matters: a forced close ends the receives of its own endpoint only, so without the
+ * pair a receive posted for a stopped peer would never call back (seen; test_ucx.c, case_long_stop). The
+ * side that has made fewer endpoints makes up for it (session.c). Error mode PEER always; the error handler only notes, and progress() reports it when
  * UCX has returned. Settings are put into the environment before the configuration is read, and never
  * over what the user has set there. Runs on one thread at a time. */
 #include "base/log.h"
@@ -245,14 +247,13 @@ static void on_endpoint_error(void *arg, ucp_ep_h endpoint, ucs_status_t status)
 
 /* ---- connections ---- */
 
-static sl_status ucx_connect(struct transport *transport, const void *address, size_t bytes,
-                             void *user, struct transport_connection **connection_out)
+static void ucx_close(struct transport_connection *connection);
+
+static sl_status make_endpoint(struct ucx *ucx, const void *address,
+                               struct transport_connection **connection_out)
 {
-    struct ucx *ucx = of(transport);
-    (void)bytes; /* UCX's addresses end themselves */
     struct transport_connection *connection = sl_zalloc(1, sizeof(*connection));
     connection->ucx = ucx;
-    connection->user = user;
     ucp_ep_params_t params = {
         .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER,
@@ -272,11 +273,39 @@ static sl_status ucx_connect(struct transport *transport, const void *address, s
     return SL_OK;
 }
 
+/* UCX gives the nth endpoint that one side makes to a worker the nth of the other side as its pair. A
+ * side that has made fewer catches up; those on the way are closed again and told to nobody. */
+static sl_status ucx_connect(struct transport *transport, const struct transport_target *target,
+                             uint32_t *made_out, struct transport_connection **connection_out)
+{
+    struct ucx *ucx = of(transport);
+    *made_out = 0;
+    for (;;) {
+        struct transport_connection *connection;
+        ++*made_out; /* UCX counts failures as well */
+        sl_status status = make_endpoint(ucx, target->address, &connection);
+        if (status != SL_OK)
+            return status;
+        if (target->route == 0 || connection->route == target->route ||
+            *made_out >= target->tries) {
+            connection->user = target->user;
+            *connection_out = connection;
+            return SL_OK;
+        }
+        ucx_close(connection);
+    }
+}
+
+static bool ucx_paired(const struct transport_connection *connection)
+{
+    return connection->route == (uint64_t)(uintptr_t)connection->endpoint;
+}
+
 static void ucx_bind(struct transport_connection *connection, uint64_t route)
 {
-    if (route != (uint64_t)(uintptr_t)connection->endpoint)
-        sl_debug("transfer_route", "unpaired=1");
     connection->route = route;
+    if (!ucx_paired(connection))
+        sl_debug("transfer_unpaired", "route=%llx", (unsigned long long)route);
 }
 
 static sl_status send_request(struct ucx *ucx, struct transport_connection *connection, unsigned id,
@@ -389,7 +418,8 @@ static void tell_closed(struct ucx *ucx)
         }
         *at = connection->next;
         ucx->moved = true;
-        ucx->sink.closed(ucx->sink.arg, connection->user);
+        if (connection->user != NULL)
+            ucx->sink.closed(ucx->sink.arg, connection->user);
         sl_free(connection);
     }
 }
@@ -461,6 +491,7 @@ static const struct transport_ops ucx_ops = {
     .address = ucx_address,
     .connect = ucx_connect,
     .bind = ucx_bind,
+    .paired = ucx_paired,
     .send_control = ucx_send_control,
     .send_data = ucx_send_data,
     .close = ucx_close,
