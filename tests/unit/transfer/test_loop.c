@@ -290,7 +290,8 @@ static bool is_over(struct world *world)
         bool source_dead = world->nodes[plan->from].dead, dead = world->nodes[plan->to].dead;
         if (!source_dead && (!plan->sent || !plan->source->ended))
             return false;
-        if (!dead && (!plan->expected || !plan->destination->ended))
+        const struct rig_job *job = plan->destination;
+        if (!dead && (!plan->expected || !job->ended || (!job->sealed && job->n_out > 0)))
             return false;
     }
     return true;
