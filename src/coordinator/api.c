@@ -492,7 +492,7 @@ static sl_status parse_object(const char *text, size_t bytes, json_t **body_out,
     json_t *body;
     sl_status status = sl_json_parse("request body", text, bytes, bytes, &body);
     if (status != SL_OK)
-        return api_fail(error, 400, "invalid_json", NULL, "%s", sl_error());
+        return api_fail(error, 400, "invalid_json", NULL, "not valid JSON: %s", sl_error());
     if (!json_is_object(body)) {
         json_decref(body);
         return api_fail(error, 400, "invalid_json", NULL, "the request body is not a JSON object");

@@ -328,6 +328,8 @@ static sl_status create_actuator(struct coordinator *c)
     char address[64];
     snprintf(address, sizeof(address), "127.0.0.1:%u", rpc_server_port(c->rpc));
     sl_status status = actuator_create(c->config.actuator, address, &c->actuator);
+    c->want_prefill = c->config.actuator->n_prefill;
+    c->want_decode = c->config.actuator->n_decode;
     c->config.actuator = NULL; /* borrowed until here */
     return status;
 }
@@ -344,7 +346,6 @@ sl_status coordinator_start(const struct coordinator_config *config,
     c->created = (uint64_t)sl_wall_seconds();
     c->incarnation = serve_random_id();
     c->request_serial = serve_random_id() & 0xffffffffu;
-    c->rotation = 0;
     c->index = prefix_index_create();
     meters_init(&c->meters, c->model_name);
     serve_process_metrics(c->meters.metrics);

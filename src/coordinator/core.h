@@ -131,7 +131,9 @@ struct coordinator {
     struct admission admission;
     struct meters meters;
     struct actuator *actuator;
-    struct request **requests; /* [requests_max] */
+    uint32_t want_prefill, want_decode; /* /ready waits for so many at first … */
+    bool was_ready;                     /* … and later for one decode node */
+    struct request **requests;          /* [requests_max] */
     uint32_t *free_requests;
     uint32_t n_free_requests;
     uint64_t request_serial;

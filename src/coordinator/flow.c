@@ -132,8 +132,10 @@ enum flow_step flow_refused(struct flow *flow, flow_node node, uint32_t attempt,
         return FLOW_NOTHING;
     if (reason == SLUICE__REASON__REASON_TOO_LARGE || reason == SLUICE__REASON__REASON_INVALID)
         return FLOW_REFUSE;
-    if (reason == SLUICE__REASON__REASON_FULL && (node == flow->d || flow->mode == FLOW_SINGLE))
+    if (reason == SLUICE__REASON__REASON_FULL && (node == flow->d || flow->mode == FLOW_SINGLE)) {
+        flow_avoid(flow, node);
         return FLOW_FULL;
+    }
     if (reason == SLUICE__REASON__REASON_FULL || reason == SLUICE__REASON__REASON_DRAINING ||
         reason == SLUICE__REASON__REASON_PREEMPTED)
         return retry(flow, node, false);

@@ -56,9 +56,14 @@ void pages_not_ready(struct coordinator *c, char *out, size_t bytes)
     }
 }
 
+/* At the start of local pools: all of them, so that a script that waits for it measures what it
+ * means to. Later one decode node suffices. */
 static bool is_ready(struct coordinator *c)
 {
-    return !atomic_load(&c->draining) && registry_count(&c->registry, false) > 0;
+    uint32_t prefill = registry_count(&c->registry, true);
+    uint32_t decode = registry_count(&c->registry, false);
+    c->was_ready |= decode > 0 && prefill >= c->want_prefill && decode >= c->want_decode;
+    return !atomic_load(&c->draining) && decode > 0 && c->was_ready;
 }
 
 static void answer_ready(struct coordinator *c, struct sl_buf *out, int *status_out,

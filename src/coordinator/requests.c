@@ -616,8 +616,10 @@ static void take_run(struct coordinator *c, struct registry_node *node, struct r
         fail(c, request, &error);
     } else if (request->output.finish != OUTPUT_OPEN) {
         complete(c, request, node->join, now_us);
-    } else {
+    } else if (request->output.stream) {
         (void)send_pending(c, request, now_us);
+    } else {
+        note_sent(c, request, now_us); /* as good as sent: the client waits for the rest */
     }
 }
 

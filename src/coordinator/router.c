@@ -6,7 +6,7 @@
  *   D:  exposed transfer(what D lacks) + wait for blocks + w * itl(D with one more)
  *   local on D:  queue(D) + compute(what D lacks) + wait for blocks + w * itl
  *
- * Rules that go before costs: one token needs no D; a suffix of at most local_prefill_max_tokens, or a
+ * Rules that go before costs: one token needs no D, unless D has the history; a suffix of at most local_prefill_max_tokens, or a
  * fleet without a fitting P, is local; otherwise a pair. (Comparing pair and local by cost alone was left
  * out: with two costs that are both estimates, a fleet near balance flips between the two, and the
  * operator's knob says what is wanted.)
@@ -199,21 +199,31 @@ static void fill_parts(const struct router_input *input, struct router_decision 
     decision->itl_ms = itl_ms(d);
 }
 
+/* D has the history, and P would compute it again. */
+static bool holds_more(const struct router_input *input, int32_t d, int32_t p)
+{
+    if (d < 0)
+        return false;
+    double at_d = lacking(&input->nodes[d], input->n_tokens);
+    return at_d <= input->local_prefill_max_tokens &&
+           at_d < lacking(&input->nodes[p], input->n_tokens);
+}
+
 struct router_decision router_choose(const struct router_input *input)
 {
     struct router_decision decision = {.reason = ROUTER_NONE, .p = -1, .d = -1};
     bool any_p;
     uint32_t prompt_blocks = router_blocks(input->n_tokens, 1, input->block_tokens);
     struct choice p = choose_p(input, prompt_blocks, &any_p);
-    if (input->n_new == 1 && p.node >= 0) {
+    uint32_t blocks = router_blocks(input->n_tokens, input->n_new, input->block_tokens);
+    struct d_search search = {0};
+    struct choice local = choose_d(input, blocks, true, &search);
+    if (input->n_new == 1 && p.node >= 0 && !holds_more(input, local.node, p.node)) {
         decision.reason = ROUTER_SINGLE_TOKEN;
         decision.p = p.node;
         fill_parts(input, &decision);
         return decision;
     }
-    uint32_t blocks = router_blocks(input->n_tokens, input->n_new, input->block_tokens);
-    struct d_search search = {0};
-    struct choice local = choose_d(input, blocks, true, &search);
     if (local.node < 0) {
         decision.reason = !search.any ? ROUTER_NONE : !search.fits ? ROUTER_TOO_LARGE : ROUTER_BUSY;
         return decision;

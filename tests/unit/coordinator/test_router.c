@@ -38,6 +38,11 @@ static void rules(void **state)
     expect(&in, ROUTER_PAIR, 0, 1);
     in.n_new = 1;
     expect(&in, ROUTER_SINGLE_TOKEN, 0, -1);
+    pd[1].matched_tokens = 960; /* D has the history … */
+    expect(&in, ROUTER_LOCAL_SUFFIX, -1, 1);
+    pd[0].matched_tokens = 960; /* … and P too */
+    expect(&in, ROUTER_SINGLE_TOKEN, 0, -1);
+    pd[0].matched_tokens = pd[1].matched_tokens = 0;
     in.n_new = 2;
     in.n_tokens = 64;
     expect(&in, ROUTER_LOCAL_SUFFIX, -1, 1);

@@ -1,0 +1,70 @@
+/* The bodies of /v1/completions, /tokenize and /detokenize on any bytes. What is accepted must be within
+ * its limits; what is refused must say why, as a well-formed error object. */
+#include "base/buf.h"
+#include "coordinator/api.h"
+
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_error(const struct api_error *error)
+{
+    struct sl_buf body;
+    json_t *json = NULL;
+    SL_ASSERT(error->http_status >= 400 && error->http_status < 600);
+    SL_ASSERT(error->message[0] != '\0' && error->type != NULL);
+    sl_buf_init(&body, 1 << 16);
+    api_error_body(error, &body);
+    sl_status status = sl_json_parse("error", body.data, body.bytes, 1 << 16, &json);
+    SL_ASSERT(status == SL_OK);
+    json_decref(json);
+    sl_buf_fini(&body);
+}
+
+static void check_prompt(const struct api_prompt *prompt)
+{
+    SL_ASSERT((prompt->text == NULL) != (prompt->ids == NULL));
+    SL_ASSERT(prompt->text == NULL || prompt->text[prompt->text_bytes] == '\0');
+}
+
+static void check_completion(const struct api_completion *c)
+{
+    check_prompt(&c->prompt);
+    SL_ASSERT(c->max_tokens >= 1 && c->max_tokens <= API_TOKENS_MAX);
+    SL_ASSERT(c->min_tokens <= c->max_tokens);
+    SL_ASSERT(c->temperature >= 0 && c->temperature <= API_TEMPERATURE_MAX);
+    SL_ASSERT(c->top_p >= 0 && c->top_p <= 1 && c->min_p >= 0 && c->min_p <= 1);
+    SL_ASSERT(c->logprobs >= -1 && c->logprobs <= API_LOGPROBS_MAX);
+    SL_ASSERT(c->n_stops <= TEXT_STOPS_MAX && c->n_stop_ids <= API_STOP_IDS_MAX);
+    for (uint32_t i = 0; i < c->n_stops; i++)
+        SL_ASSERT(c->stop_bytes[i] >= 1 && c->stop_bytes[i] <= TEXT_STOP_BYTES_MAX &&
+                  strlen(c->stops[i]) == c->stop_bytes[i]);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    const char *text = (const char *)data;
+    struct api_error error;
+    struct api_completion completion;
+    struct api_tokenize tokenize;
+    struct api_detokenize detokenize;
+    if (api_parse_completion(text, size, &completion, &error) == SL_OK) {
+        check_completion(&completion);
+        api_completion_fini(&completion);
+    } else {
+        check_error(&error);
+    }
+    if (api_parse_tokenize(text, size, &tokenize, &error) == SL_OK) {
+        check_prompt(&tokenize.prompt);
+        api_tokenize_fini(&tokenize);
+    } else {
+        check_error(&error);
+    }
+    if (api_parse_detokenize(text, size, &detokenize, &error) == SL_OK) {
+        check_prompt(&detokenize.prompt);
+        api_detokenize_fini(&detokenize);
+    } else {
+        check_error(&error);
+    }
+    return 0;
+}

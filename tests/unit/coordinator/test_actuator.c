@@ -1,0 +1,169 @@
+/* The local actuator with real processes: scripts in place of workers. */
+#include "coordinator/actuator.h"
+
+#include "support/support.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <signal.h>
+
+struct fixture {
+    char *dir;
+    char *sleeper, *failer;
+    struct actuator *actuator;
+};
+
+static char *write_script(const char *dir, const char *name, const char *text)
+{
+    test_write_text(dir, name, text);
+    char *path = test_path(dir, name);
+    assert_int_equal(chmod(path, 0700), 0);
+    return path;
+}
+
+/* Each start leaves its arguments and its pid in the directory. */
+static int setup(void **state)
+{
+    struct fixture *f = sl_zalloc(1, sizeof(*f));
+    sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);
+    f->dir = test_dir_create();
+    char *script = sl_asprintf("#!/bin/sh\nid=${1#--id=}\necho \"$@\" > %s/$id.args\n"
+                               "echo $$ > %s/$id.new && mv %s/$id.new %s/$id.pid\n"
+                               "exec sleep 1000\n",
+                               f->dir, f->dir, f->dir, f->dir);
+    f->sleeper = write_script(f->dir, "sleeper", script);
+    sl_free(script);
+    script = sl_asprintf("#!/bin/sh\necho x >> %s/fails\nexit 3\n", f->dir);
+    f->failer = write_script(f->dir, "failer", script);
+    sl_free(script);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    actuator_destroy(f->actuator, 1000000);
+    test_dir_remove(f->dir);
+    sl_free(f->sleeper);
+    sl_free(f->failer);
+    sl_free(f);
+    return 0;
+}
+
+static void start(struct fixture *f, const char *prefill, const char *decode)
+{
+    static const char *const options[] = {"--kv-blocks=7", "--backend=ref"};
+    struct actuator_args args = {.prefill_path = prefill,
+                                 .decode_path = decode,
+                                 .n_prefill = 1,
+                                 .n_decode = 1,
+                                 .options = options,
+                                 .n_options = 2,
+                                 .share_cpus = true};
+    assert_ok(actuator_create(&args, "127.0.0.1:5", &f->actuator));
+}
+
+static char *read_text(struct fixture *f, const char *name)
+{
+    static char text[256];
+    char *path = test_path(f->dir, name);
+    FILE *file = fopen(path, "re");
+    sl_free(path);
+    if (file == NULL)
+        return NULL;
+    size_t n = fread(text, 1, sizeof(text) - 1, file);
+    text[n] = '\0';
+    fclose(file);
+    return text;
+}
+
+/* Ticks until the worker has written a pid other than `not`. */
+static pid_t await_pid(struct fixture *f, const char *id, pid_t not, uint32_t ms)
+{
+    char name[32];
+    snprintf(name, sizeof(name), "%s.pid", id);
+    uint64_t end = sl_real_us() + ms * 1000ull;
+    while (sl_real_us() < end) {
+        actuator_tick(f->actuator, sl_now_us());
+        const char *text = read_text(f, name);
+        pid_t pid = text != NULL ? (pid_t)strtol(text, NULL, 10) : 0;
+        if (pid > 0 && pid != not )
+            return pid;
+        sl_sleep_us(5000);
+    }
+    return 0;
+}
+
+static void starts_and_restarts(void **state)
+{
+    struct fixture *f = *state;
+    start(f, f->sleeper, f->sleeper);
+    pid_t p = await_pid(f, "p0", 0, 3000), d = await_pid(f, "d0", 0, 3000);
+    assert_true(p > 0 && d > 0 && p != d);
+    assert_int_equal(getpgid(p), p); /* Ctrl-C of the terminal does not reach it */
+    assert_string_equal(read_text(f, "d0.args"),
+                        "--id=d0 --coordinator=127.0.0.1:5 --admin=127.0.0.1:0 --kv-blocks=7 "
+                        "--backend=ref\n");
+    kill(d, SIGKILL);
+    uint64_t from = sl_real_us();
+    pid_t again = await_pid(f, "d0", d, 3000);
+    assert_true(again > 0);
+    assert_true(sl_real_us() - from >= 100000);     /* the back-off */
+    assert_int_equal(await_pid(f, "p0", p, 50), 0); /* the other one is left alone */
+    assert_int_equal(kill(p, 0), 0);
+    /* A hung one: killed and started again at once, though it is stopped. */
+    kill(again, SIGSTOP);
+    assert_false(actuator_kill(f->actuator, "d0", d));
+    assert_false(actuator_kill(f->actuator, "d7", again));
+    assert_true(actuator_kill(f->actuator, "d0", again));
+    pid_t third = await_pid(f, "d0", again, 3000);
+    assert_true(third > 0);
+    assert_int_equal(kill(again, 0), -1);
+    kill(third, SIGSTOP);
+    actuator_destroy(f->actuator, 2000000);
+    f->actuator = NULL;
+    assert_int_equal(kill(third, 0), -1);
+    assert_int_equal(kill(p, 0), -1);
+}
+
+static void backs_off(void **state)
+{
+    struct fixture *f = *state;
+    start(f, f->failer, f->sleeper);
+    uint64_t end = sl_real_us() + 1000000;
+    while (sl_real_us() < end) {
+        actuator_tick(f->actuator, sl_now_us());
+        sl_sleep_us(5000);
+    }
+    /* At 0, 0.1, 0.3 and 0.7 s, and what starting takes. */
+    assert_in_range(strlen(read_text(f, "fails")) / 2, 2, 4);
+}
+
+static void programs_that_are_not_there(void **state)
+{
+    struct fixture *f = *state;
+    start(f, "/nonexistent/worker", f->sleeper);
+    for (int i = 0; i < 20; i++) {
+        actuator_tick(f->actuator, sl_now_us());
+        sl_sleep_us(5000);
+    }
+    assert_true(await_pid(f, "d0", 0, 3000) > 0);
+    struct actuator *other;
+    struct actuator_args args = {.prefill_path = "a", .decode_path = "b", .n_decode = 65};
+    assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "65 decode");
+    args.n_decode = 1;
+    args.cpu_list = "0-";
+    assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "0-");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(starts_and_restarts, setup, teardown),
+        cmocka_unit_test_setup_teardown(backs_off, setup, teardown),
+        cmocka_unit_test_setup_teardown(programs_that_are_not_there, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
