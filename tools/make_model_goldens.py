@@ -156,6 +156,21 @@ def make_facts(draw, n):
     return list(facts.items())
 
 
+def follow(model, cache, asked, want):
+    """Greedy answer of as many tokens as `want`; one pass as long as it is right."""
+    n, answer = cache.get_seq_length(), []
+    while len(answer) < len(want):
+        feed = asked + answer + (want if answer == [] else [])
+        logits = model(torch.tensor([feed]), past_key_values=cache, use_cache=True).logits[0]
+        cache.crop(n - cache.get_seq_length())
+        top = logits.argmax(1).tolist()[len(asked) + len(answer) - 1:]
+        n_right = 0
+        while answer == [] and n_right < len(want) and top[n_right] == want[n_right]:
+            n_right += 1
+        answer += top[:n_right] if n_right == len(want) else top[:n_right + 1]
+    return answer
+
+
 @torch.no_grad()
 def record_recall(name, n_tokens, n_questions):
     from tokenizers import Tokenizer
@@ -184,12 +199,7 @@ def record_recall(name, n_tokens, n_questions):
         question, value, first, length = told[n * len(told) // n_questions]
         asked = encode(question)
         want = encode(f"{question}{value}.\n")[len(asked):]
-        answer, feed = [], asked
-        while len(answer) < len(want):
-            answer.append(int(model(torch.tensor([feed]), past_key_values=cache, use_cache=True,
-                                    logits_to_keep=1).logits[0, -1].argmax()))
-            feed = answer[-1:]
-        cache.crop(len(context) - cache.get_seq_length())
+        answer = follow(model, cache, asked, want)
         n_right += answer == want
         questions.append({"text": question, "fact_position": first, "fact_tokens": length,
                           "tokens": asked, "answer": answer, "right": answer == want})
