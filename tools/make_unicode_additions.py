@@ -38,6 +38,18 @@ def digits_beyond(known):
     return found
 
 
+def unlike_punctuation():
+    """Where the Punctuation pre-tokenizer (an older table, and ASCII symbols) differs from P*."""
+    found = set()
+    splitter = pre_tokenizers.Punctuation("removed")
+    for at in range(0, len(CODES), 4096):
+        part = CODES[at:at + 4096]
+        kept = set("".join(s for s, _ in splitter.pre_tokenize_str("".join(map(chr, part)))))
+        found.update(c for c in part
+                     if (unicodedata.category(chr(c))[0] == "P") == (chr(c) in kept) and c >= 0x80)
+    return found
+
+
 def unknown_to_normalizer(newer):
     """Characters that the normalizer of `tokenizers` takes for inert starters."""
     nfc, nfd = normalizers.NFC(), normalizers.NFD()
@@ -90,6 +102,7 @@ def main():
     out += ["};", "const size_t text_n_newer_categories =",
             "    sizeof(text_newer_categories) / sizeof(text_newer_categories[0]);", ""]
     for name, codes in (("newer_digits", digits_beyond(numeric)),
+                        ("other_punctuation", unlike_punctuation()),
                         ("inert_starters", unknown_to_normalizer(category))):
         out.append("const struct text_range text_%s[] = {" % name)
         out += ["    {0x%05x, 0x%05x}," % tuple(r[:2]) for r in ranges(codes)]

@@ -7,7 +7,8 @@
  *
  * What happens around a match (single_word, lstrip, rstrip) follows `tokenizers`: white space that
  * a token takes to its left is at most what is left of the token before it; a match that is
- * discarded because a word touches it is not searched again inside.
+ * discarded because a word touches it is not searched again inside. A normalized token also decodes
+ * to its normalized form. (There `tokenizers` then forgets that it is special; we do not.)
  *
  * Immutable after load, any thread. */
 #include "text/added.h"
@@ -16,6 +17,7 @@
 #include "text/chars.h"
 #include "text/strmap.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static sl_status node_add(struct text_trie *trie, uint8_t byte, uint32_t *node_out)
@@ -109,10 +111,12 @@ static sl_status index_token(struct text_added *added, uint32_t index, const cha
                              const struct text_normalizer *normalizer,
                              struct text_regex_match *match, struct sl_buf buffers[2])
 {
-    const struct text_added_token *token = &added->tokens[index];
+    struct text_added_token *token = &added->tokens[index];
     const char *text = token->content;
     size_t bytes = token->n;
 
+    token->shown = sl_strdup(text);
+    token->n_shown = token->n;
     if (!token->normalized)
         return trie_add(&added->raw, text, bytes, index);
     sl_status status =
@@ -122,6 +126,9 @@ static sl_status index_token(struct text_added *added, uint32_t index, const cha
     if (bytes == 0)
         return sl_fail(SL_UNSUPPORTED, "%s: added_tokens[%u] is nothing when normalized", what,
                        index);
+    sl_free(token->shown);
+    token->shown = sl_asprintf("%.*s", (int)bytes, text);
+    token->n_shown = (uint32_t)bytes;
     return trie_add(&added->normalized, text, bytes, index);
 }
 
@@ -187,8 +194,10 @@ sl_status text_added_load(struct text_added *added, const char *what, const json
 
 void text_added_fini(struct text_added *added)
 {
-    for (uint32_t i = 0; i < added->n_tokens; i++)
+    for (uint32_t i = 0; i < added->n_tokens; i++) {
         sl_free(added->tokens[i].content);
+        sl_free(added->tokens[i].shown);
+    }
     sl_free(added->tokens);
     sl_free(added->raw.nodes);
     sl_free(added->normalized.nodes);

@@ -15,6 +15,8 @@ struct text_added_token {
     uint32_t id;
     uint32_t n; /* bytes of content */
     char *content;
+    char *shown; /* what it decodes to: its normalized form if it is looked for so */
+    uint32_t n_shown;
     bool single_word; /* only where no word character touches it */
     bool lstrip;      /* takes the white space in front */
     bool rstrip;      /* takes the white space behind */

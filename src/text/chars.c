@@ -164,7 +164,8 @@ bool text_char_is_punctuation(uint32_t code)
     if (code < 0x80)
         return (code >= '!' && code <= '/') || (code >= ':' && code <= '@') ||
                (code >= '[' && code <= '`') || (code >= '{' && code <= '~');
-    return category_of(code)[0] == 'P';
+    bool differs = text_ranges_have(text_other_punctuation, text_n_other_punctuation, code);
+    return (utf8proc_category_string((utf8proc_int32_t)code)[0] == 'P') != differs;
 }
 
 /* Bytes that are printable in Latin-1 stand for themselves; the other 68 follow from U+0100 on. */

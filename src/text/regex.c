@@ -219,8 +219,8 @@ static sl_status escape(struct translation *t, bool in_class)
         if (!in_class)
             sl_buf_add_text(t->out, c == 'W' ? "[^" : "[");
         add_word_items(t->out);
-        if (!in_class)
-            sl_buf_add_text(t->out, "]");
+        if (!in_class) /* Oniguruma's \w outside of a class has these as well: ²³¹¼½¾ */
+            sl_buf_add_text(t->out, "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]");
         return SL_OK;
     case 'r':
     case 'n':

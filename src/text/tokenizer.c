@@ -76,25 +76,31 @@ static sl_status add_token(struct text_tokenizer *tokenizer, const char *what, u
     return SL_OK;
 }
 
-static sl_status add_added(struct text_tokenizer *tokenizer, const char *what, uint32_t index)
+/* `tokenizers` numbers added tokens by itself: those of the model keep their id, others follow on
+ * the greatest. A file that says otherwise was meant for something else. */
+static sl_status add_added(struct text_tokenizer *tokenizer, const char *what, uint32_t index,
+                           uint32_t *next_id)
 {
     const struct text_added_token *added = &tokenizer->added.tokens[index];
     struct text_token *token = &tokenizer->tokens[added->id];
-    uint32_t id = added->id;
+    uint32_t id = *next_id;
     bool known = text_strmap_find(&tokenizer->bpe.vocab, added->content, added->n, &id);
 
-    if (known && id != added->id)
-        return sl_fail(SL_CORRUPT,
-                       "%s: added_tokens[%u] \"%.64s\" has id %u, but %u in model.vocab", what,
-                       index, added->content, added->id, id);
+    if (id != added->id)
+        return sl_fail(SL_CORRUPT, "%s: added_tokens[%u] \"%.64s\" has id %u; %s %u", what, index,
+                       added->content, added->id, known ? "in model.vocab it is" : "its turn is",
+                       id);
     if (!known && token->exists)
         return sl_fail(SL_CORRUPT, "%s: added_tokens[%u] \"%.64s\" has id %u of another token",
                        what, index, added->content, added->id);
-    if (known) {
+    if (id >= *next_id)
+        *next_id = id + 1;
+    if (known && added->n_shown == added->n &&
+        memcmp(added->shown, added->content, added->n) == 0) {
         token->special = added->special;
         return SL_OK;
     }
-    return add_token(tokenizer, what, id, added->content, added->n, added->special);
+    return add_token(tokenizer, what, id, added->shown, added->n_shown, added->special);
 }
 
 static sl_status build_tokens(struct text_tokenizer *tokenizer, const char *what)
@@ -115,8 +121,9 @@ static sl_status build_tokens(struct text_tokenizer *tokenizer, const char *what
             status = add_token(tokenizer, what, slot->id, vocab->bytes + slot->offset, slot->n - 1,
                                false);
     }
+    uint32_t next_id = vocab->n_keys;
     for (uint32_t i = 0; status == SL_OK && i < tokenizer->added.n_tokens; i++)
-        status = add_added(tokenizer, what, i);
+        status = add_added(tokenizer, what, i, &next_id);
     return status;
 }
 

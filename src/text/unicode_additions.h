@@ -19,6 +19,9 @@ extern const struct text_category_range text_newer_categories[]; /* since Unicod
 extern const size_t text_n_newer_categories;
 extern const struct text_range text_newer_digits[]; /* beyond the above, for Digits */
 extern const size_t text_n_newer_digits;
+/* Where Punctuation differs from category P of Unicode 14. */
+extern const struct text_range text_other_punctuation[];
+extern const size_t text_n_other_punctuation;
 /* Marks and composites that are starters without decomposition to the normalizer of `tokenizers`. */
 extern const struct text_range text_inert_starters[];
 extern const size_t text_n_inert_starters;
