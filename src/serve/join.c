@@ -15,12 +15,14 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "proto/check.h"
+#include "serve/serve.h"
 
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
+#define HOST_BYTES   256
 #define HEARTBEAT_US (1 * SL_SECOND_US) /* until the coordinator says otherwise */
 #define DEAD_US      (5 * SL_SECOND_US)
 
@@ -131,8 +133,9 @@ static void on_welcome(struct serve_join *join, const Sluice__Welcome *welcome)
     uint64_t since = atomic_exchange(&join->lost_since_us, 0);
     uint64_t lost_us = known ? sl_real_us() - since : 0;
     join->incarnation = welcome->coordinator;
-    sl_info("joined", "coordinator=%s incarnation=%016" PRIx64 " lost_us=%" PRIu64 " restarted=%d",
-            join->coordinator, welcome->coordinator, lost_us, restarted);
+    sl_debug("welcome",
+             "coordinator=%s incarnation=%016" PRIx64 " lost_us=%" PRIu64 " restarted=%d",
+             join->coordinator, welcome->coordinator, lost_us, restarted);
     sl_wake_signal(&join->wake); /* the period may have changed */
     if (join->args.joined != NULL)
         join->args.joined(join->args.arg, welcome->coordinator, lost_us, restarted);
@@ -172,10 +175,10 @@ static void on_closed(void *arg, struct rpc_stream *stream, sl_status why, const
     }
     atomic_store(&join->lost_since_us, sl_real_us());
     if (atomic_load(&join->stop))
-        sl_info("left", "coordinator=%s", join->coordinator);
+        sl_debug("left", "coordinator=%s", join->coordinator);
     else
-        sl_warn("coordinator_lost", "coordinator=%s why=%s text=\"%s\"", join->coordinator,
-                sl_status_name(why), text);
+        sl_debug("stream_lost", "coordinator=%s why=%s text=\"%s\"", join->coordinator,
+                 sl_status_name(why), text);
     if (join->args.lost != NULL)
         join->args.lost(join->args.arg, why, text);
 }
@@ -260,6 +263,15 @@ static void join_free(struct serve_join *join)
 sl_status serve_join_start(const struct serve_join_args *args, struct serve_join **join_out)
 {
     SL_ASSERT(args->hello != NULL && args->heartbeat != NULL && args->message != NULL);
+    char host[HOST_BYTES];
+    uint16_t port;
+    sl_status status =
+        serve_parse_address("--coordinator", args->coordinator, host, sizeof(host), &port);
+    if (status == SL_OK && (host[0] == '\0' || port == 0))
+        status = sl_fail(SL_INVALID, "--coordinator \"%s\"; want a host, and a port above 0",
+                         args->coordinator);
+    if (status != SL_OK)
+        return status;
     struct serve_join *join = sl_zalloc(1, sizeof(*join));
     join->args = *args;
     join->coordinator = sl_strdup(args->coordinator);
@@ -269,7 +281,7 @@ sl_status serve_join_start(const struct serve_join_args *args, struct serve_join
     atomic_store(&join->lost_since_us, sl_real_us());
     pthread_mutex_init(&join->mutex, NULL);
     pthread_mutex_init(&join->hello_mutex, NULL);
-    sl_status status = sl_wake_init(&join->wake);
+    status = sl_wake_init(&join->wake);
     if (status != SL_OK)
         goto fail;
     status = sl_thread_start(&join->thread, "heartbeat", beat_main, join);

@@ -59,7 +59,7 @@ struct serve_join_args {
 
 struct serve_join;
 
-/* args is copied, coordinator too. */
+/* args is copied, coordinator too. SL_INVALID: coordinator is no HOST:PORT. */
 sl_status serve_join_start(const struct serve_join_args *args,
                            struct serve_join **join_out) SL_MUST_USE;
 /* Queued messages get a second to leave; no callback runs afterwards. */

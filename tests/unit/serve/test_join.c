@@ -367,6 +367,21 @@ static void test_stop_without_coordinator(void **state)
     assert_true(sl_real_us() - before < SL_SECOND_US);
 }
 
+static void test_bad_address_is_refused(void **state)
+{
+    struct world *world = *state;
+    static const char *const wrong[] = {"nowhere", ":80", "host:0", "host:99999", ""};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        struct serve_join_args args = {.coordinator = wrong[i],
+                                       .hello = on_hello,
+                                       .heartbeat = on_heartbeat,
+                                       .message = on_message,
+                                       .arg = world};
+        assert_fails(serve_join_start(&args, &world->join), SL_INVALID, "--coordinator");
+        assert_null(world->join);
+    }
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -379,6 +394,7 @@ int main(void)
         WITH(test_silent_coordinator_is_left),
         WITH(test_never_welcomed_is_never_joined),
         WITH(test_stop_without_coordinator),
+        WITH(test_bad_address_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
