@@ -53,6 +53,31 @@ static sl_status error_status(int http_status)
     }
 }
 
+/* Length of the character that begins here, 0 if it is none (RFC 3629: shortest form, no surrogates). */
+static size_t character_bytes(const unsigned char *p)
+{
+    if (p[0] < 0x80)
+        return 1;
+    size_t n = p[0] >= 0xc2 && p[0] <= 0xdf ? 2 : p[0] >> 4 == 0xe ? 3 : p[0] >> 3 == 0x1e ? 4 : 0;
+    for (size_t i = 1; i < n; i++)
+        if (p[i] >> 6 != 2)
+            return 0;
+    bool wrong = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+                 (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) || p[0] > 0xf4;
+    return wrong ? 0 : n;
+}
+
+/* A sentence may quote foreign bytes, or be cut inside a character: what is no UTF-8 becomes '?'. */
+static void make_utf8(char *text)
+{
+    for (unsigned char *p = (unsigned char *)text; *p != '\0';) {
+        size_t n = character_bytes(p);
+        if (n == 0)
+            *p = '?';
+        p += n > 0 ? n : 1;
+    }
+}
+
 sl_status api_fail(struct api_error *error, int http_status, const char *code, const char *param,
                    const char *fmt, ...)
 {
@@ -65,10 +90,7 @@ sl_status api_fail(struct api_error *error, int http_status, const char *code, c
     error->code = code;
     error->retry_after_s = 0;
     snprintf(error->param, sizeof(error->param), "%s", param != NULL ? param : "");
-    /* A value quoted in the message may have been cut inside a character. */
-    size_t n = strlen(error->message);
-    while (n > 0 && n + 4 > sizeof(error->message) && (error->message[n - 1] & 0x80) != 0)
-        error->message[--n] = '\0';
+    make_utf8(error->message);
     return sl_fail(error_status(http_status), "%s", error->message);
 }
 

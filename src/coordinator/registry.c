@@ -9,8 +9,8 @@
  *
  * One identity is served at a time. Nodes of another one may join (a roll-out), get no work, and are
  * reported; when the last decode node of the served identity drains, or has been gone for switch_us
- * (a crash is no roll-out), the other one takes over. Nodes with another vocabulary than the tokenizer's model are refused: their text would be
- * nonsense. Called by the coordinator's loop only. */
+ * (a crash is no roll-out), the other one takes over. Nodes with another vocabulary than the
+ * tokenizer's model are refused: their text would be nonsense. Called by the coordinator's loop only. */
 #include "coordinator/registry.h"
 
 #include "base/log.h"
