@@ -307,12 +307,12 @@ sl_status model_engine_open(const struct model_engine_args *args, struct model_e
         model_engine_close(engine);
         return status;
     }
-    sl_info("model_loaded",
-            "family=%s layers=%u parameters=%" PRIu64 " bytes=%" PRIu64
-            " numerics=%s blocks=%u block_bytes=%zu us=%" PRIu64,
-            engine->info.family, engine->info.n_layers, engine->info.n_parameters,
-            engine->info.weight_bytes, engine->info.numerics_id, engine->n_blocks,
-            kv_block_bytes(&engine->info.geometry, 0), sl_now_us() - start_us);
+    sl_debug("engine_open",
+             "family=%s layers=%u parameters=%" PRIu64 " bytes=%" PRIu64
+             " numerics=%s blocks=%u block_bytes=%zu us=%" PRIu64,
+             engine->info.family, engine->info.n_layers, engine->info.n_parameters,
+             engine->info.weight_bytes, engine->info.numerics_id, engine->n_blocks,
+             kv_block_bytes(&engine->info.geometry, 0), sl_now_us() - start_us);
     *engine_out = engine;
     return SL_OK;
 }

@@ -1,6 +1,7 @@
 /* One decoder layer, for all families: what a family lacks has no weight and is skipped by the op.
  *
- *   hidden ─► attn_in (norm, q k v, biases, q k norms, rope; writes KV) ─► attention ─► attn_out ─► mlp
+ *   hidden ─► attn_in (norm, q k v, biases, q k norms, rope; writes KV)
+ *          ─► attention ─► attn_out ─► mlp
  *
  * A layer is cut behind attn_in, since that is where its KV is final: readiness is recorded there
  * and the pieces leave while the layer's attention still runs. Compute thread only. */

@@ -33,10 +33,14 @@ static sl_status find_tensor(const struct model_loader *loader, const char *name
                              uint32_t k, const struct model_tensor **tensor_out)
 {
     const struct model_tensor *tensor = model_tensors_find(loader->tensors, name);
+    const struct model_file *files;
+    uint32_t n_files = model_tensors_files(loader->tensors, &files);
     if (tensor == NULL)
-        return sl_fail(SL_NOT_FOUND, "weights: %s is missing", name);
+        return sl_fail(SL_NOT_FOUND, "%s%s: %s is missing", files[0].path,
+                       n_files > 1 ? " and its like" : "", name);
+    const char *path = files[tensor->file].path;
     if (tensor->element == MODEL_TENSOR_NO_ELEMENT)
-        return sl_fail(SL_UNSUPPORTED, "weights: %s has dtype %s; want BF16, F16 or F32", name,
+        return sl_fail(SL_UNSUPPORTED, "%s: %s has dtype %s; want BF16, F16 or F32", path, name,
                        tensor->type);
     bool fits = k == 0 ? tensor->n_dims == 1 && tensor->dims[0] == n
                        : tensor->n_dims == 2 && tensor->dims[0] == n && tensor->dims[1] == k;
@@ -44,7 +48,7 @@ static sl_status find_tensor(const struct model_loader *loader, const char *name
         char is[256], want[64];
         shape_text(tensor, is, sizeof(is));
         snprintf(want, sizeof(want), k == 0 ? "[%u]" : "[%u][%u]", n, k);
-        return sl_fail(SL_INVALID, "weights: %s has shape %s; config.json wants %s", name, is,
+        return sl_fail(SL_INVALID, "%s: %s has shape %s; config.json wants %s", path, name, is,
                        want);
     }
     *tensor_out = tensor;

@@ -1,18 +1,18 @@
-/* The engine against transformers: golden files of tests/golden/models, whose models the ctest fixture
- * makes again (tools/make_golden_models.py).
+/* The engine against transformers: golden files of tests/golden/models, whose models the ctest
+ * fixture makes again (tools/make_golden_models.py).
  *
  * Tolerance, KV in f32. The golden logits are float32's; the file says how far they are from
- * float64's on the same weights (f32_error, the largest of 1,000 positions, about 1e-4 on logits
- * of standard deviation 4). That is what one order of summation costs. Ours is another order, and
- * goes strictly from first to last, whose error is some times larger than that of the pairwise sums
- * in BLAS: TOLERANCE is 4 f32_error (the worst seen is 1.5). A wrong bias, scale, frequency, head or a rounding to bf16 somewhere
- * is a hundred times that.
+ * float64's on the same weights (f32_error, the largest of 1,000 positions, about 1e-4 on logits of
+ * standard deviation 4). That is what one order of summation costs. Ours is another order, and goes
+ * strictly from first to last, whose error is somewhat larger than that of the pairwise sums in BLAS:
+ * TOLERANCE is 4 f32_error; the worst seen is 1.5. A wrong bias, scale, frequency or head, or a
+ * rounding to bf16 somewhere, is a hundred times that.
  *
  * Tolerance, KV in bf16. transformers with a cache rounded to bf16 differs from itself with one in
  * float32 by kv_error_max and kv_error_rms (the file has both). Ours rounds the same values, but
- * where a value lies between two bf16 numbers the two may fall apart; so single logits may differ by
- * up to twice kv_error_max, while the root mean square over all of them, which averages that out, must
- * be kv_error_rms within a quarter. */
+ * where a value lies half-way between two bf16 numbers the two may fall apart; so single logits may
+ * differ by up to twice kv_error_max, while the root mean square over all of them, which averages
+ * that out, must be kv_error_rms within a quarter. */
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine_run.h"
@@ -246,7 +246,8 @@ static void test_model(void **state)
     sl_free(golden);
 }
 
-/* The recall model (cpu only: its 1,000 tokens take the reference seconds): its context in the cache, each question asked on it, transformers' answers. */
+/* The recall model: its context in the cache, each question asked on it, transformers' answers. On
+ * cpu only: its 1,000 tokens take the reference seconds. */
 static void test_recall(void **state)
 {
     const char *backend = *state;
