@@ -188,8 +188,8 @@ static void on_heartbeat(void *arg, struct serve_heartbeat *heartbeat)
 static void on_joined(void *arg, uint64_t coordinator, uint64_t lost_us, bool restarted)
 {
     struct node *node = arg;
-    sl_info("joined", "coordinator=%016" PRIx64 " lost_us=%" PRIu64 " restarted=%d", coordinator,
-            lost_us, restarted);
+    (void)coordinator;
+    (void)lost_us;
     struct worker *worker = atomic_load(&node->worker);
     if (worker != NULL)
         worker_joined(worker, restarted);
@@ -198,7 +198,8 @@ static void on_joined(void *arg, uint64_t coordinator, uint64_t lost_us, bool re
 static void on_lost(void *arg, sl_status why, const char *text)
 {
     struct node *node = arg;
-    sl_warn("coordinator_lost", "why=%s text=\"%s\"", sl_status_name(why), text);
+    if (!serve_draining())
+        sl_warn("coordinator_lost", "why=%s text=\"%s\"", sl_status_name(why), text);
     struct worker *worker = atomic_load(&node->worker);
     if (worker != NULL)
         worker_lost(worker);
@@ -327,20 +328,10 @@ static sl_status load(struct node *node)
         .progress = load_progress,
         .progress_arg = node,
     };
-    uint64_t began_us = sl_now_us();
     atomic_store(&node->loading, true);
     sl_status status = model_engine_open(&args, &node->engine);
     atomic_store(&node->loading, false);
-    if (status != SL_OK)
-        return status;
-    const struct model_info *info = model_engine_info(node->engine);
-    sl_info("model_loaded",
-            "family=%s layers=%u parameters=%" PRIu64 " bytes=%" PRIu64
-            " kv_blocks=%u block_bytes=%zu numerics=\"%s\" ms=%" PRIu64,
-            info->family, info->n_layers, info->n_parameters, info->weight_bytes, args.n_blocks,
-            kv_block_bytes(&info->geometry, 0), info->numerics_id,
-            (uint64_t)((sl_now_us() - began_us) / SL_MS_US));
-    return SL_OK;
+    return status;
 }
 
 /* What two nodes must share besides the identity for blocks to travel as they are: one rank with all

@@ -180,7 +180,7 @@ static void test_cancel_everywhere(void **state)
     fx_open(&fx,
             &(struct fx_args){.n_prefill = 1, .n_decode = 1, .chunk_tokens = 16, .loop = loop});
     uint32_t prompt[100];
-    for (uint32_t turns = 0; turns < 60; turns++) {
+    for (uint32_t turns = 0; turns < 60; turns += 2) {
         fx_prompt(prompt, 100, 1000 + turns);
         struct fx_submit submit = {
             .id = 1 + turns, .tokens = prompt, .n_tokens = 90, .max_tokens = 500};
@@ -189,9 +189,9 @@ static void test_cancel_everywhere(void **state)
             (void)fx_turn(&fx);
             sl_sleep_us(20);
         }
-        fx_cancel(&fx, turns % 2, submit.id, 1);
+        fx_cancel(&fx, turns / 2 % 2, submit.id, 1);
         (void)fx_turn(&fx);
-        fx_cancel(&fx, 1 - turns % 2, submit.id, 1);
+        fx_cancel(&fx, 1 - turns / 2 % 2, submit.id, 1);
         fx_settled(&fx);
         assert_true(r->finish == SLUICE__FINISH__FINISH_CANCELLED || r->n_failed > 0);
     }
@@ -239,7 +239,7 @@ static void redirect_after(uint32_t turns)
 static void test_redirect(void **state)
 {
     (void)state;
-    for (uint32_t turns = 0; turns <= 60; turns += 6)
+    for (uint32_t turns = 0; turns <= 60; turns += 12)
         redirect_after(turns);
 }
 
@@ -278,7 +278,7 @@ static void test_refused_by_destination(void **state)
 static void test_source_dies(void **state)
 {
     (void)state;
-    for (uint32_t turns = 1; turns <= 41; turns += 8) {
+    for (uint32_t turns = 1; turns <= 41; turns += 10) {
         fx_open(&fx, &(struct fx_args){
                          .n_prefill = 2, .n_decode = 1, .chunk_tokens = 16, .loop = rough});
         uint32_t prompt[150];
@@ -313,12 +313,12 @@ static void test_link_cut(void **state)
     fx_open(&fx,
             &(struct fx_args){.n_prefill = 1, .n_decode = 1, .chunk_tokens = 16, .loop = rough});
     uint32_t prompt[150];
-    for (uint32_t round = 0; round < 10; round++) {
+    for (uint32_t round = 0; round < 6; round++) {
         fx_prompt(prompt, 150, 500 + round);
         struct fx_submit submit = {
             .id = 1 + round, .attempt = 1, .tokens = prompt, .n_tokens = 150, .max_tokens = 5};
         struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
-        for (uint32_t i = 0; i < 4 * round; i++) {
+        for (uint32_t i = 0; i < 6 * round; i++) {
             (void)fx_turn(&fx);
             sl_sleep_us(20);
         }
