@@ -127,7 +127,7 @@ struct transfer {
     struct send_stream *dead_sends; /* freed at the end of the turn */
     struct recv_stream *dead_receives;
     struct tombstone *tombstones; /* a ring of TOMBSTONES_MAX */
-    uint32_t tombstone_next, tombstone_swept;
+    uint32_t tombstone_next, tombstone_oldest;
     uint32_t tombstone_heads[STREAM_BUCKETS]; /* index + 1 */
     struct transfer_op *free_ops;
     struct transfer_op_slab *op_slabs;

@@ -52,8 +52,10 @@ static void tombstone_add(struct transfer *transfer, const struct recv_stream *s
 {
     struct tombstone *stone = &transfer->tombstones[transfer->tombstone_next];
     transfer->tombstone_next = (transfer->tombstone_next + 1) % TOMBSTONES_MAX;
-    if (stone->used)
+    if (stone->used) { /* full: the oldest is forgotten */
         tombstone_drop(transfer, stone);
+        transfer->tombstone_oldest = transfer->tombstone_next;
+    }
     uint32_t *head = &transfer->tombstone_heads[stream_bucket(stream->key)];
     *stone = (struct tombstone){
         .key = stream->key,
@@ -69,14 +71,15 @@ static void tombstone_add(struct transfer *transfer, const struct recv_stream *s
 
 void recv_sweep_tombstones(struct transfer *transfer)
 {
-    /* Oldest first, and few per turn: they were written in this order. */
-    for (uint32_t i = 0; i < 64; i++) {
-        struct tombstone *stone =
-            &transfer->tombstones[(transfer->tombstone_swept + i) % TOMBSTONES_MAX];
-        if (stone->used && transfer->now_us >= stone->until_us)
+    /* They all live equally long, so the ring is in the order of their ends. */
+    while (transfer->tombstone_oldest != transfer->tombstone_next) {
+        struct tombstone *stone = &transfer->tombstones[transfer->tombstone_oldest];
+        if (stone->used && transfer->now_us < stone->until_us)
+            return;
+        if (stone->used)
             tombstone_drop(transfer, stone);
+        transfer->tombstone_oldest = (transfer->tombstone_oldest + 1) % TOMBSTONES_MAX;
     }
-    transfer->tombstone_swept = (transfer->tombstone_swept + 64) % TOMBSTONES_MAX;
 }
 
 /* ---- life and death of a stream ---- */

@@ -368,8 +368,8 @@ static void hello_accepted(struct transfer *transfer, struct peer *peer, uint64_
     if (peer->peer_number != frame->key)
         note_hello(transfer, peer, route, frame);
     peer->heard_us = transfer->now_us;
-    if (peer->session == SESSION_IDLE && transfer->now_us >= peer->retry_us)
-        connect_peer(transfer, peer); /* else the sweep does, when its time comes */
+    if (peer->session == SESSION_IDLE)
+        transfer->swept_us = 0; /* the sweep connects, outside of the transport's callback */
     if (peer->session != SESSION_CONNECTING)
         return;
     if (!transfer->transport->ops->paired(peer->connection) && peer_ahead(peer) > 0) {

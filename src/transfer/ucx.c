@@ -63,7 +63,7 @@ struct transport_connection {
     void *user;
     uint64_t route;
     uint32_t outstanding;
-    bool lost, told, closing, closed; /* closed: UCX has called back */
+    bool lost, told, closing, close_due, closed; /* closed: UCX has called back */
     char why[WHY_BYTES];
     struct transport_connection *next;
 };
@@ -80,6 +80,7 @@ struct ucx {
     struct request *free_requests;
     struct request *done, **done_end; /* completed, not told yet */
     bool moved;
+    bool inside; /* of ucp_worker_progress */
 };
 
 static struct ucx *of(struct transport *transport)
@@ -281,7 +282,7 @@ static sl_status ucx_connect(struct transport *transport, const struct transport
     struct ucx *ucx = of(transport);
     *made_out = 0;
     for (;;) {
-        struct transport_connection *connection;
+        struct transport_connection *connection = NULL;
         ++*made_out; /* UCX counts failures as well */
         sl_status status = make_endpoint(ucx, target->address, &connection);
         if (status != SL_OK)
@@ -367,10 +368,9 @@ static void on_close_done(void *ucx_request, ucs_status_t status, void *arg)
     connection->closed = true;
 }
 
-static void ucx_close(struct transport_connection *connection)
+static void close_now(struct transport_connection *connection)
 {
-    SL_ASSERT(!connection->closing);
-    connection->closing = true;
+    connection->close_due = false;
     ucp_request_param_t param = {
         .op_attr_mask =
             UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS,
@@ -381,6 +381,17 @@ static void ucx_close(struct transport_connection *connection)
     void *result = ucp_ep_close_nbx(connection->endpoint, &param);
     if (!UCS_PTR_IS_PTR(result))
         connection->closed = true;
+}
+
+/* Inside a callback of UCX the endpoint must not go: its tcp progress walks over a list of events that
+ * may name the endpoint, and asserts that it is not closed. */
+static void ucx_close(struct transport_connection *connection)
+{
+    SL_ASSERT(!connection->closing);
+    connection->closing = true;
+    connection->close_due = true;
+    if (!connection->ucx->inside)
+        close_now(connection);
 }
 
 /* ---- progress ---- */
@@ -424,14 +435,26 @@ static void tell_closed(struct ucx *ucx)
     }
 }
 
+static bool progress_worker(struct ucx *ucx)
+{
+    ucx->inside = true;
+    bool moved = ucp_worker_progress(ucx->worker) != 0;
+    ucx->inside = false;
+    for (struct transport_connection *connection = ucx->connections; connection != NULL;
+         connection = connection->next) {
+        if (connection->close_due)
+            close_now(connection);
+    }
+    tell_done(ucx);
+    return moved;
+}
+
 static bool ucx_progress(struct transport *transport)
 {
     struct ucx *ucx = of(transport);
     ucx->moved = false;
-    for (uint32_t i = 0; i < PROGRESS_MAX && ucp_worker_progress(ucx->worker) != 0; i++) {
+    for (uint32_t i = 0; i < PROGRESS_MAX && progress_worker(ucx); i++)
         ucx->moved = true;
-        tell_done(ucx);
-    }
     tell_done(ucx);
     tell_lost(ucx);
     tell_closed(ucx);

@@ -1,0 +1,311 @@
+/* The destination's table, each cell of docs/transfer.md section 7 written out a second time, and its
+ * record of blocks and pieces: what fits, what is taken, what comes back. */
+#include "transfer/destination.h"
+
+#include "support/support.h"
+
+static const char states[] =
+    "NPQLHRDF"; /* NONE PARKED QUEUED LANDING HELD RUNNING DRAINING FREED */
+static const char actions[] = "owgprsaxdtbkMf!";
+
+struct row {
+    enum destination_event event;
+    const char *cells[DESTINATION_STATE_COUNT];
+};
+
+/* Opened, receives posted, neither all posted nor all landed. */
+static const struct row table[] = {
+    {DESTINATION_ON_SUBMIT, {"Q", "Q", "QM", "LM", "HM", "RM", "DM", "Ft"}},
+    {DESTINATION_ON_SUBMIT_BAD, {"N", "Frt", "QM", "LM", "HM", "RM", "DM", "Ft"}},
+    {DESTINATION_ON_OPEN, {"Po", "PM", "Qo", "LM", "HM", "RM", "Dr", "Fr"}},
+    {DESTINATION_ON_OPEN_BAD, {"Nr", "PrM", "Frt", "Drtb", "HrM", "RrM", "Dr", "Fr"}},
+    {DESTINATION_ON_PROMISE, {"Nb", "P!", "Lw", "L!", "H!", "R!", "Db", "Fb"}},
+    {DESTINATION_ON_REFILL, {"Nb", "P!", "Q!", "Lg", "Hb", "Rb", "Db", "Fb"}},
+    {DESTINATION_ON_OFFER, {"Nr", "Pr", "Qr", "Lp", "HrM", "RrM", "Dr", "Fr"}},
+    {DESTINATION_ON_OFFER_BAD, {"NrM", "PrM", "QrM", "DrMtb", "HrM", "RrM", "DrM", "FrM"}},
+    {DESTINATION_ON_LANDED, {"N!", "P!", "Q!", "L", "H", "R!", "Db", "F!"}},
+    {DESTINATION_ON_RECEIVE_FAILED, {"N!", "P!", "Q!", "Dxtb", "Dxtb", "R!", "Db", "F!"}},
+    {DESTINATION_ON_SEAL, {"Nr", "Pr", "Qr", "DrMtb", "HM", "Ra", "Dr", "Fr"}},
+    {DESTINATION_ON_PEER_CANCEL, {"Nd", "Fd", "Fdt", "Ddtb", "Ddtb", "R", "Dd", "Fd"}},
+    {DESTINATION_ON_CANCEL, {"N", "Fr", "Fx", "Dxb", "Dxb", "F", "D", "F"}},
+    {DESTINATION_ON_LOST, {"N", "F", "Ft", "Dktb", "Dktb", "R", "Dk", "F"}},
+    {DESTINATION_ON_DEADLINE, {"N", "Fr", "Frt", "Dxtb", "Dxtb", "Ff", "Dk", "Ff"}},
+};
+
+/* No receive is posted (any more): DRAINING ends at once. */
+static const struct row table_idle[] = {
+    {DESTINATION_ON_OFFER_BAD, {"NrM", "PrM", "QrM", "FrMtb", "HrM", "RrM", "DrM", "FrM"}},
+    {DESTINATION_ON_LANDED, {"N!", "P!", "Q!", "L", "H", "R!", "Fb", "F!"}},
+    {DESTINATION_ON_RECEIVE_FAILED, {"N!", "P!", "Q!", "Fxtb", "Fxtb", "R!", "Fb", "F!"}},
+    {DESTINATION_ON_PEER_CANCEL, {"Nd", "Fd", "Fdt", "Fdtb", "Fdtb", "R", "Dd", "Fd"}},
+    {DESTINATION_ON_CANCEL, {"N", "Fr", "Fx", "Fxb", "Fxb", "F", "D", "F"}},
+    {DESTINATION_ON_LOST, {"N", "F", "Ft", "Fktb", "Fktb", "R", "Dk", "F"}},
+    {DESTINATION_ON_DEADLINE, {"N", "Fr", "Frt", "Fxtb", "Fxtb", "Ff", "Dk", "Ff"}},
+};
+
+/* All posted, the last one still on its way. */
+static const struct row table_posted[] = {
+    {DESTINATION_ON_SEAL, {"Nr", "Pr", "Qr", "H", "HM", "Ra", "Dr", "Fr"}},
+    {DESTINATION_ON_LANDED, {"N!", "P!", "Q!", "L", "H", "R!", "Db", "F!"}},
+};
+
+/* All landed. */
+static const struct row table_full[] = {
+    {DESTINATION_ON_SEAL, {"Nr", "Pr", "Qr", "Rsa", "HM", "Ra", "Dr", "Fr"}},
+    {DESTINATION_ON_LANDED, {"N!", "P!", "Q!", "L", "Rsa", "R!", "Fb", "F!"}},
+};
+
+/* Not opened yet. */
+static const struct row table_unopened[] = {
+    {DESTINATION_ON_OPEN, {"Po", "PM", "Qo", "Low", "HM", "RM", "Dr", "Fr"}},
+    {DESTINATION_ON_PROMISE, {"Nb", "P!", "L", "L!", "H!", "R!", "Db", "Fb"}},
+    {DESTINATION_ON_REFILL, {"Nb", "P!", "Q!", "L", "Hb", "Rb", "Db", "Fb"}},
+    {DESTINATION_ON_CANCEL, {"N", "Fr", "F", "Fxb", "Fxb", "F", "D", "F"}},
+    {DESTINATION_ON_LOST, {"N", "F", "Q", "Fktb", "Fktb", "R", "Dk", "F"}},
+    {DESTINATION_ON_DEADLINE, {"N", "Fr", "Ft", "Fxtb", "Fxtb", "Ff", "Dk", "Ff"}},
+};
+
+/* Cancelled for a reason that is said as a refusal; and a seal repeated to a stream that ran. */
+static const struct row table_refusing[] = {
+    {DESTINATION_ON_CANCEL, {"N", "Fr", "Fr", "Fxb", "Fxb", "F", "D", "F"}},
+    {DESTINATION_ON_SEAL, {"Nr", "Pr", "Qr", "FrMtb", "HM", "Ra", "Dr", "Fa"}},
+};
+
+static void check(const char *name, const struct row *rows, size_t n,
+                  struct destination_facts facts)
+{
+    for (size_t i = 0; i < n; i++) {
+        for (uint32_t s = 0; s < DESTINATION_STATE_COUNT; s++) {
+            const char *cell = rows[i].cells[s];
+            struct destination_step step =
+                destination_next((enum destination_state)s, rows[i].event, facts);
+            uint32_t wanted = 0;
+            for (const char *c = cell + 1; *c != '\0'; c++)
+                wanted |= 1u << (strchr(actions, *c) - actions);
+            if (states[step.next] != cell[0] || step.actions != wanted)
+                fail_msg("%s: event %u in %s: %c 0x%x, want %s", name, rows[i].event,
+                         destination_state_name((enum destination_state)s), states[step.next],
+                         step.actions, cell);
+        }
+    }
+}
+
+#define ROWS(table) (table), sizeof(table) / sizeof((table)[0])
+
+static void test_table(void **state)
+{
+    (void)state;
+    assert_int_equal(sizeof(table) / sizeof(table[0]), DESTINATION_EVENT_COUNT);
+    struct destination_facts facts = {.opened = true};
+    check("table", ROWS(table), facts);
+    facts.idle = true;
+    check("idle", ROWS(table_idle), facts);
+    facts.all_posted = true;
+    facts.idle = false;
+    check("posted", ROWS(table_posted), facts);
+    facts.full = facts.idle = true;
+    check("full", ROWS(table_full), facts);
+    facts = (struct destination_facts){.opened = false, .idle = true};
+    check("unopened", ROWS(table_unopened), facts);
+    facts =
+        (struct destination_facts){.opened = true, .idle = true, .refusing = true, .sealed = true};
+    check("refusing", ROWS(table_refusing), facts);
+}
+
+/* I1: a receive is posted in LANDING and nowhere else. I2: only a full stream is sealed. */
+static void test_post_and_seal(void **state)
+{
+    (void)state;
+    for (uint32_t s = 0; s < DESTINATION_STATE_COUNT; s++) {
+        for (uint32_t event = 0; event < DESTINATION_EVENT_COUNT; event++) {
+            for (uint32_t bits = 0; bits < 64; bits++) {
+                struct destination_facts facts = {.opened = (bits & 1) != 0,
+                                                  .all_posted = (bits & 2) != 0,
+                                                  .full = (bits & 6) == 6,
+                                                  .idle = (bits & 8) != 0,
+                                                  .sealed = (bits & 16) != 0,
+                                                  .refusing = (bits & 32) != 0};
+                struct destination_step step = destination_next(
+                    (enum destination_state)s, (enum destination_event)event, facts);
+                if (step.actions & DESTINATION_DO_POST)
+                    assert_int_equal(s, DESTINATION_LANDING);
+                if (step.next == DESTINATION_RUNNING && s != DESTINATION_RUNNING)
+                    assert_true(facts.full && (step.actions & DESTINATION_DO_SEALED));
+                if (step.actions & DESTINATION_DO_SEALED)
+                    assert_int_equal(step.next, DESTINATION_RUNNING);
+            }
+        }
+    }
+}
+
+static struct shape two_layers(void)
+{
+    struct transfer_class class = {.n_layers = 4, .layer_bytes = 64, .n_blocks = 100};
+    struct shape shape;
+    assert_ok(shape_init(&shape, &class, 1, 2));
+    return shape;
+}
+
+static struct frame_offer offer_of(const struct shape *shape, uint32_t number)
+{
+    struct piece piece;
+    shape_piece(shape, number, &piece);
+    return (struct frame_offer){.class_index = (uint16_t)piece.class_index,
+                                .first_layer = (uint16_t)piece.first_layer,
+                                .n_layers = (uint16_t)piece.n_layers,
+                                .block = piece.block,
+                                .piece = number,
+                                .bytes = (uint32_t)piece.bytes};
+}
+
+static void test_offers(void **state)
+{
+    (void)state;
+    struct shape shape = two_layers();
+    struct destination destination;
+    struct piece piece;
+    destination_init(&destination, 5, 300);
+    struct frame_offer offer = offer_of(&shape, 2);
+    assert_false(destination_offer_fits(&destination, &offer, 128, &piece)); /* nothing promised */
+    assert_ok(destination_promise(&destination, 1));
+    assert_false(destination_offer_fits(&destination, &offer, 128, &piece)); /* not opened */
+    assert_ok(destination_open(&destination, &shape));
+    assert_false(destination_offer_fits(&destination, &offer, 128, &piece)); /* no credit */
+    assert_true(destination_give(&destination, 70));
+    assert_int_equal(destination.credit, 2);
+    assert_true(destination_offer_fits(&destination, &offer, 128, &piece));
+    assert_false(destination_offer_fits(&destination, &offer, 127, &piece));
+    assert_false(destination_offer_fits(&destination, &offer, 129, &piece));
+    assert_false(destination_offer_fits(&destination, &offer, 0, &piece));
+    struct frame_offer other = offer_of(&shape, 1); /* a block that is not lacking */
+    assert_false(destination_offer_fits(&destination, &other, 128, &piece));
+    other = offer_of(&shape, 4); /* beyond the credit */
+    assert_false(destination_offer_fits(&destination, &other, 128, &piece));
+#define BAD(field, value)                                                                          \
+    other = offer;                                                                                 \
+    other.field = (value);                                                                         \
+    assert_false(destination_offer_fits(&destination, &other, 128, &piece))
+    BAD(class_index, 1);
+    BAD(first_layer, 1);
+    BAD(n_layers, 1);
+    BAD(first_head, 1);
+    BAD(n_heads, 1);
+    BAD(block, 2);
+    BAD(block, UINT32_MAX);
+    BAD(piece, 3);
+    BAD(piece, UINT32_MAX);
+    BAD(bytes, 64);
+    bool taken;
+    assert_true(destination_offer_fits(&destination, &offer, 128, &piece));
+    assert_int_equal(destination_post(&destination, &piece, &taken), 70);
+    assert_true(taken);
+    assert_false(destination_offer_fits(&destination, &offer, 128, &piece)); /* duplicate */
+    offer = offer_of(&shape, 3);
+    assert_true(destination_offer_fits(&destination, &offer, 128, &piece));
+    assert_int_equal(destination_post(&destination, &piece, &taken), 70);
+    assert_false(taken);
+    bool complete;
+    assert_non_null(destination_landed(&destination, &piece, true, &complete));
+    assert_false(complete);
+    uint32_t cursor = 0, id, block;
+    assert_false(destination_back(&destination, &cursor, &id, &block)); /* piece 2 is posted */
+    shape_piece(&shape, 2, &piece);
+    assert_non_null(destination_landed(&destination, &piece, true, &complete));
+    assert_true(complete);
+    cursor = 0;
+    assert_true(destination_back(&destination, &cursor, &id, &block));
+    assert_int_equal(id, 70);
+    assert_int_equal(block, 1);
+    assert_false(destination_back(&destination, &cursor, &id, &block));
+    destination_fini(&destination);
+}
+
+static void test_ring(void **state)
+{
+    (void)state;
+    struct shape shape = two_layers();
+    struct destination destination;
+    destination_init(&destination, 50, 50 * 64);
+    assert_false(destination_give(&destination, 1));
+    assert_fails(destination_promise(&destination, 51), SL_INVALID, "from block 51");
+    assert_ok(destination_promise(&destination, 10));
+    assert_fails(destination_promise(&destination, 10), SL_INVALID, "second time");
+    assert_ok(destination_open(&destination, &shape));
+    for (uint32_t i = 0; i < TRANSFER_RING_BLOCKS_MAX; i++)
+        assert_true(destination_give(&destination, 100 + i));
+    assert_false(destination_give(&destination, 999)); /* the ring is full */
+    struct piece piece;
+    bool taken;
+    struct frame_offer offer = offer_of(&shape, 20);
+    assert_true(destination_offer_fits(&destination, &offer, 128, &piece));
+    assert_int_equal(destination_post(&destination, &piece, &taken), 100);
+    for (uint32_t i = 0; i < 40 - TRANSFER_RING_BLOCKS_MAX; i++) {
+        offer = offer_of(&shape, 22 + 2 * i);
+        assert_true(destination_give(&destination, 200 + i));
+        assert_true(destination_offer_fits(&destination, &offer, 128, &piece));
+        assert_int_equal(destination_post(&destination, &piece, &taken), 101 + i);
+    }
+    assert_int_equal(destination.credit, 50);
+    assert_false(destination_give(&destination, 999)); /* nothing more is lacking */
+    destination_fini(&destination);
+}
+
+static void test_open_fits(void **state)
+{
+    (void)state;
+    struct shape shape = two_layers(), cut;
+    struct frame_open open = {
+        .n_blocks = 5, .n_tokens = 300, .n_classes = 1, .n_lanes = 1, .layers_per_piece = 3};
+    assert_true(destination_open_fits(&shape, &open, 64, &cut));
+    assert_int_equal(cut.pieces_per_block, 2);
+#define BAD_OPEN(field, value)                                                                     \
+    do {                                                                                           \
+        struct frame_open bad = open;                                                              \
+        bad.field = (value);                                                                       \
+        assert_false(destination_open_fits(&shape, &bad, 64, &cut));                               \
+    } while (0)
+    BAD_OPEN(n_blocks, 0);
+    BAD_OPEN(n_blocks, 4);
+    BAD_OPEN(n_blocks, 6);
+    BAD_OPEN(n_blocks, TRANSFER_STREAM_BLOCKS_MAX + 1);
+    BAD_OPEN(n_tokens, 0);
+    BAD_OPEN(n_tokens, 321);
+    BAD_OPEN(n_tokens, UINT32_MAX);
+    BAD_OPEN(n_classes, 0);
+    BAD_OPEN(n_classes, 2);
+    BAD_OPEN(n_lanes, 0);
+    BAD_OPEN(n_lanes, 2);
+    BAD_OPEN(layers_per_piece, 0);
+    BAD_OPEN(layers_per_piece, 5);
+    BAD_OPEN(heads_per_piece, 1);
+}
+
+/* A stream that lacks nothing is full as soon as it is opened and promised, in either order. */
+static void test_empty(void **state)
+{
+    (void)state;
+    struct shape shape = two_layers();
+    for (uint32_t order = 0; order < 2; order++) {
+        struct destination destination;
+        destination_init(&destination, 5, 300);
+        if (order == 0)
+            assert_ok(destination_open(&destination, &shape));
+        assert_false(destination_facts(&destination).full);
+        assert_ok(destination_promise(&destination, 5));
+        if (order == 1)
+            assert_ok(destination_open(&destination, &shape));
+        assert_true(destination_facts(&destination).full);
+        assert_true(destination_facts(&destination).all_posted);
+        destination_fini(&destination);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_table),     cmocka_unit_test(test_post_and_seal),
+        cmocka_unit_test(test_offers),    cmocka_unit_test(test_ring),
+        cmocka_unit_test(test_open_fits), cmocka_unit_test(test_empty),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
