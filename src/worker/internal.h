@@ -176,8 +176,9 @@ struct worker {
 
     struct worker_batch batch;
     bool commands_blocked; /* some transfer command was SL_AGAIN: flush all streams */
-    uint64_t scanned_us, published_us;
-    uint64_t lost_us; /* when the coordinator was lost; 0: it is there */
+    uint64_t scanned_us, changed_us;
+    struct worker_snapshot announced; /* at changed_us */
+    uint64_t lost_us;                 /* when the coordinator was lost; 0: it is there */
 
     struct outbox_run *runs; /* [WORKER_OUTBOX_RUNS] */
     Sluice__TokenRun **run_list;

@@ -223,6 +223,12 @@ static sl_status on_send(void *arg, enum rpc_class class, const Sluice__NodeMess
     return serve_join_send(node->join, class, message);
 }
 
+static void on_changed(void *arg)
+{
+    struct node *node = arg;
+    serve_join_beat(node->join);
+}
+
 static void health_of_worker(struct node *node, struct serve_health *health)
 {
     uint64_t beat_us = serve_pulse_stalled_us(&node->pulse);
@@ -407,6 +413,8 @@ static sl_status start_worker(struct node *node)
         .seqs_max = (uint32_t)node->config.max_seqs,
         .send = on_send,
         .send_arg = node,
+        .changed = on_changed,
+        .changed_arg = node,
     };
     worker_limits_default(&args.limits);
     struct worker *worker;

@@ -19,10 +19,12 @@
 #include "worker/parts.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 #define SCAN_US       (10 * SL_MS_US)
 #define SLEEP_BUSY_US (10 * SL_MS_US)
 #define SLEEP_IDLE_US (100 * SL_MS_US)
+#define CHANGED_US    (50 * SL_MS_US)
 #define SAMPLES_RING  (2 * WORKER_SAMPLES_MAX)
 
 /* A step always has room for some prompt, however many sequences decode. */
@@ -99,6 +101,24 @@ static void publish(struct worker *worker)
     (void)pthread_mutex_lock(&worker->published_lock);
     worker->published = *now;
     (void)pthread_mutex_unlock(&worker->published_lock);
+}
+
+static bool same_load(const struct worker_snapshot *a, const struct worker_snapshot *b)
+{
+    return memcmp(&a->blocks, &b->blocks, sizeof(a->blocks)) == 0 && a->running == b->running &&
+           a->waiting == b->waiting && a->landing == b->landing && a->held == b->held;
+}
+
+/* Asks for a heartbeat when there is something new to say. */
+static void announce(struct worker *worker)
+{
+    uint64_t now = sl_now_us();
+    if (worker->args.changed == NULL || now - worker->changed_us < CHANGED_US ||
+        same_load(&worker->now, &worker->announced))
+        return;
+    worker->changed_us = now;
+    worker->announced = worker->now;
+    worker->args.changed(worker->args.changed_arg);
 }
 
 sl_status worker_create(const struct worker_args *args, struct worker **worker_out)
@@ -319,6 +339,7 @@ bool worker_tick(struct worker *worker)
     report_flush(worker);
     report_events(worker);
     publish(worker);
+    announce(worker);
     return some;
 }
 

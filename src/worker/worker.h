@@ -53,6 +53,9 @@ struct worker_args {
     /* To the coordinator; any failure means the message is lost (not joined). Copies. */
     sl_status (*send)(void *arg, enum rpc_class class, const Sluice__NodeMessage *message);
     void *send_arg;
+    /* The load differs from what the last heartbeat said; at most 20 times a second. May be NULL. */
+    void (*changed)(void *arg);
+    void *changed_arg;
 };
 
 /* rows_max that the engine of such a worker needs. */

@@ -125,7 +125,7 @@ void fx_snapshot_request(struct fx *fx, uint32_t node);
 
 /* One turn of every node and its transfer; true if something happened. */
 bool fx_turn(struct fx *fx);
-/* Turns until the condition holds; fails the test after 20 s. */
+/* Turns until the condition holds; fails the test after two minutes. */
 void fx_until(struct fx *fx, bool (*condition)(struct fx *fx, void *arg), void *arg);
 /* Until the request has its last token. */
 void fx_wait(struct fx *fx, struct fx_request *request);
