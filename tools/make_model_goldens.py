@@ -184,7 +184,7 @@ def record_recall(name, n_tokens, n_questions):
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     context, told = [bos], []
-    for question, value in make_facts(random.Random(n_tokens), n_tokens):
+    for question, value in make_facts(random.Random(n_tokens), n_tokens // 8):
         line = encode(f"{question}{value}.\n")
         if len(context) + len(line) > n_tokens:
             break
