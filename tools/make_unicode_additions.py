@@ -69,6 +69,24 @@ def unknown_to_normalizer(newer):
     return found
 
 
+def unknown_to_compatibility(inert):
+    """Characters that have a compatibility decomposition here, and none there."""
+    nfkd = normalizers.NFKD()
+    return {c for c in CODES
+            if c not in inert and unicodedata.normalize("NFKD", chr(c)) != nfkd.normalize_str(chr(c))}
+
+
+def newer_lower_case():
+    lower = normalizers.Lowercase()
+    found = []
+    for code in CODES:
+        theirs = lower.normalize_str(chr(code))
+        if theirs != chr(code).lower() and code != 0x3A3: # a final sigma is no matter of one character
+            assert len(theirs) == 1, hex(code)
+            found.append((code, ord(theirs)))
+    return found
+
+
 def ranges(codes, label=lambda code: None):
     out = []
     for code in sorted(codes):
@@ -94,6 +112,7 @@ def main():
     numeric = {c for c in CODES if unicodedata.category(chr(c))[0] == "N"}
     numeric |= {c for c in category if category[c][0] == "N"}
 
+    inert = unknown_to_normalizer(category)
     out = ['/* Made by tools/make_unicode_additions.py; see there. */',
            '#include "text/unicode_additions.h"', '']
     table = ranges(category, lambda c: category[c])
@@ -103,11 +122,16 @@ def main():
             "    sizeof(text_newer_categories) / sizeof(text_newer_categories[0]);", ""]
     for name, codes in (("newer_digits", digits_beyond(numeric)),
                         ("other_punctuation", unlike_punctuation()),
-                        ("inert_starters", unknown_to_normalizer(category))):
+                        ("inert_starters", inert),
+                        ("inert_compatibility", unknown_to_compatibility(inert))):
         out.append("const struct text_range text_%s[] = {" % name)
         out += ["    {0x%05x, 0x%05x}," % tuple(r[:2]) for r in ranges(codes)]
         out += ["};", "const size_t text_n_%s = sizeof(text_%s) / sizeof(text_%s[0]);" %
                 (name, name, name), ""]
+    pairs = newer_lower_case()
+    out += ["const struct text_case_pair text_newer_lower[] = {"]
+    out += ["    {0x%05x, 0x%05x}," % pair for pair in pairs]
+    out += ["};", "const size_t text_n_newer_lower = sizeof(text_newer_lower) / sizeof(text_newer_lower[0]);", ""]
     sys.stdout.write("\n".join(out[:-1]) + "\n")
 
 

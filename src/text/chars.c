@@ -168,6 +168,18 @@ bool text_char_is_punctuation(uint32_t code)
     return (utf8proc_category_string((utf8proc_int32_t)code)[0] == 'P') != differs;
 }
 
+uint32_t text_char_lower(uint32_t code)
+{
+    if (code < 0x80)
+        return code >= 'A' && code <= 'Z' ? code + 32 : code;
+    if (code == 0x130)
+        return 'i';
+    for (size_t i = 0; i < text_n_newer_lower && code >= text_newer_lower[0].upper; i++)
+        if (text_newer_lower[i].upper == code)
+            return text_newer_lower[i].lower;
+    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)code);
+}
+
 /* Bytes that are printable in Latin-1 stand for themselves; the other 68 follow from U+0100 on. */
 static bool byte_is_itself(uint32_t byte)
 {

@@ -31,6 +31,9 @@ bool text_char_is_numeric(uint32_t code);
 /* Punctuation of any kind (P*), or an ASCII symbol. */
 bool text_char_is_punctuation(uint32_t code);
 
+/* Lower case; the first character of it, where U+0130 has two. */
+uint32_t text_char_lower(uint32_t code);
+
 /* The byte-level alphabet of GPT-2: every byte is written as one printable character. */
 uint32_t text_byte_to_char(uint8_t byte);
 /* -1 if the character stands for no byte. */

@@ -1,4 +1,4 @@
-/* Canonical normalization.
+/* Unicode normalization.
  *
  * utf8proc has the tables; the walk is our own, for three reasons. Most text needs nothing: runs of
  * characters that are known to stay as they are, whatever their neighbours, are copied. utf8proc
@@ -20,7 +20,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define DECOMPOSED_MAX 32 /* of one character; the standard's longest canonical one is 4 */
+#define DECOMPOSED_MAX 32 /* of one character; the standard's longest one is 18 */
 #define INSERTION_MAX  16u
 
 struct segment {
@@ -28,9 +28,13 @@ struct segment {
     size_t n, capacity;
 };
 
-/* Characters that are in form C and neither change nor join the one before them. */
-static bool is_plain(uint32_t code)
+/* Characters that are in form C, or KC and KD, and neither change nor join the one before them. */
+static bool is_plain(enum text_normal_form form, uint32_t code)
 {
+    if (form == TEXT_NFKC || form == TEXT_NFKD)
+        return code < 0xa0 || (code >= 0x4e00 && code <= 0x9fff);
+    if (form == TEXT_NFD)
+        return code < 0xc0 || (code >= 0x4e00 && code <= 0x9fff);
     if (code < 0x300)
         return true;
     if (code < 0x4e00)
@@ -47,7 +51,7 @@ static bool is_plain(uint32_t code)
            (code >= 0x20000 && code <= 0x2a6df);
 }
 
-bool text_nfc_is_plain(const char *text, size_t bytes)
+bool text_normal_is_plain(enum text_normal_form form, const char *text, size_t bytes)
 {
     for (size_t at = 0; at < bytes;) {
         uint64_t word;
@@ -60,7 +64,7 @@ bool text_nfc_is_plain(const char *text, size_t bytes)
         }
         uint32_t code;
         int n = text_char_next(text + at, bytes - at, &code);
-        if (n <= 0 || !is_plain(code))
+        if (n <= 0 || !is_plain(form, code))
             return false;
         at += (size_t)n;
     }
@@ -72,8 +76,10 @@ static utf8proc_uint8_t class_of(utf8proc_int32_t code)
     return (utf8proc_uint8_t)utf8proc_get_property(code)->combining_class;
 }
 
-static sl_status segment_add(struct segment *segment, uint32_t code)
+static sl_status segment_add(struct segment *segment, enum text_normal_form form, uint32_t code)
 {
+    bool compatible = form == TEXT_NFKC || form == TEXT_NFKD;
+
     if (segment->n + DECOMPOSED_MAX > segment->capacity) {
         size_t capacity = segment->capacity * 2 + 4 * DECOMPOSED_MAX;
         void *grown = sl_try_realloc(segment->codes, capacity, sizeof(*segment->codes));
@@ -83,9 +89,9 @@ static sl_status segment_add(struct segment *segment, uint32_t code)
         segment->capacity = capacity;
     }
     int boundary_class = 0;
-    utf8proc_ssize_t n =
-        utf8proc_decompose_char((utf8proc_int32_t)code, segment->codes + segment->n, DECOMPOSED_MAX,
-                                UTF8PROC_DECOMPOSE, &boundary_class);
+    utf8proc_ssize_t n = utf8proc_decompose_char(
+        (utf8proc_int32_t)code, segment->codes + segment->n, DECOMPOSED_MAX,
+        UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0), &boundary_class);
     if (n <= 0 || n > DECOMPOSED_MAX) { /* not in any table: itself */
         segment->codes[segment->n] = (utf8proc_int32_t)code;
         n = 1;
@@ -126,7 +132,8 @@ static sl_status sort_marks(utf8proc_int32_t *codes, size_t n)
 }
 
 /* Sorts, composes and appends what was collected. */
-static sl_status segment_end(struct segment *segment, bool composed, struct sl_buf *out)
+static sl_status segment_end(struct segment *segment, enum text_normal_form form,
+                             struct sl_buf *out)
 {
     size_t start = 0;
 
@@ -139,7 +146,7 @@ static sl_status segment_end(struct segment *segment, bool composed, struct sl_b
         start = i + 1;
     }
     utf8proc_ssize_t n = (utf8proc_ssize_t)segment->n;
-    if (composed)
+    if (form == TEXT_NFC || form == TEXT_NFKC)
         n = utf8proc_normalize_utf32(segment->codes, n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     for (utf8proc_ssize_t i = 0; i < n; i++) {
         char utf8[4];
@@ -149,7 +156,18 @@ static sl_status segment_end(struct segment *segment, bool composed, struct sl_b
     return SL_OK;
 }
 
-sl_status text_nfc_append(const char *text, size_t bytes, bool composed, struct sl_buf *out)
+/* Starters without a decomposition to the normalizer that we follow. */
+static bool is_inert(enum text_normal_form form, uint32_t code)
+{
+    if (code < 0x300)
+        return false;
+    return text_ranges_have(text_inert_starters, text_n_inert_starters, code) ||
+           ((form == TEXT_NFKC || form == TEXT_NFKD) &&
+            text_ranges_have(text_inert_compatibility, text_n_inert_compatibility, code));
+}
+
+sl_status text_normal_append(enum text_normal_form form, const char *text, size_t bytes,
+                             struct sl_buf *out)
 {
     struct segment segment = {0};
     sl_status status = SL_OK;
@@ -158,27 +176,23 @@ sl_status text_nfc_append(const char *text, size_t bytes, bool composed, struct 
         uint32_t code = 0, next;
         int n = text_char_next(text + at, bytes - at, &code);
         SL_ASSERT(n > 0); /* the whole text was checked */
-        if (text_ranges_have(text_inert_starters, text_n_inert_starters, code)) {
-            if (segment.n > 0)
-                status = segment_end(&segment, composed, out);
+        size_t after = at + (size_t)n;
+        bool plain = is_plain(form, code), inert = !plain && is_inert(form, code);
+        /* nothing that follows joins it */
+        bool alone =
+            inert ||
+            (plain && (after == bytes || (text_char_next(text + after, bytes - after, &next) > 0 &&
+                                          is_plain(form, next))));
+        if ((plain || inert) && segment.n > 0)
+            status = segment_end(&segment, form, out);
+        if (alone)
             sl_buf_add(out, text + at, (size_t)n);
-        } else {
-            size_t after = at + (size_t)n;
-            bool alone =
-                composed && is_plain(code) &&
-                (after == bytes ||
-                 (text_char_next(text + after, bytes - after, &next) > 0 && is_plain(next)));
-            if (is_plain(code) && segment.n > 0)
-                status = segment_end(&segment, composed, out);
-            if (alone)
-                sl_buf_add(out, text + at, (size_t)n);
-            else if (status == SL_OK)
-                status = segment_add(&segment, code);
-        }
-        at += (size_t)n;
+        else if (status == SL_OK)
+            status = segment_add(&segment, form, code);
+        at = after;
     }
     if (status == SL_OK && segment.n > 0)
-        status = segment_end(&segment, composed, out);
+        status = segment_end(&segment, form, out);
     sl_free(segment.codes);
     return status;
 }

@@ -26,6 +26,18 @@ static sl_status load_nothing(struct text_normalizer_step *step, const char *wha
     return SL_OK;
 }
 
+static sl_status load_form(struct text_normalizer_step *step, const char *what, const json_t *value)
+{
+    static const char *const names[] = {"NFC", "NFD", "NFKC", "NFKD"};
+    const char *type;
+    sl_status status = sl_json_text(value, what, "type", "", &type);
+
+    for (int i = 0; status == SL_OK && i < 4; i++)
+        if (strcmp(type, names[i]) == 0)
+            step->form = (enum text_normal_form)i;
+    return status;
+}
+
 static sl_status load_prepend(struct text_normalizer_step *step, const char *what,
                               const json_t *value)
 {
@@ -75,8 +87,11 @@ static const struct {
     enum text_normalizer_kind kind;
     load_fn load;
 } kinds[] = {
-    {"NFC", TEXT_NORMALIZE_NFC, load_nothing},
-    {"NFD", TEXT_NORMALIZE_NFD, load_nothing},
+    {"NFC", TEXT_NORMALIZE_FORM, load_form},
+    {"NFD", TEXT_NORMALIZE_FORM, load_form},
+    {"NFKC", TEXT_NORMALIZE_FORM, load_form},
+    {"NFKD", TEXT_NORMALIZE_FORM, load_form},
+    {"Lowercase", TEXT_NORMALIZE_LOWERCASE, load_nothing},
     {"Prepend", TEXT_NORMALIZE_PREPEND, load_prepend},
     {"Replace", TEXT_NORMALIZE_REPLACE, load_replace},
     {"Strip", TEXT_NORMALIZE_STRIP, load_strip},
@@ -192,6 +207,18 @@ static void strip(const struct text_normalizer_step *step, const char **text, si
     }
 }
 
+static void lower(const char *text, size_t bytes, struct sl_buf *out)
+{
+    for (size_t at = 0; at < bytes;) {
+        uint32_t code;
+        char utf8[4];
+        at += (size_t)text_char_next(text + at, bytes - at, &code);
+        sl_buf_add(out, utf8, text_char_put(text_char_lower(code), utf8));
+        if (code == 0x130) /* the one that becomes two: i with its dot */
+            sl_buf_add_text(out, "\u0307");
+    }
+}
+
 /* One step from *text to *text, through `out` if something changes. */
 static sl_status apply(const struct text_normalizer_step *step, struct text_regex_match *match,
                        const char **text, size_t *bytes, struct sl_buf *out)
@@ -200,13 +227,13 @@ static sl_status apply(const struct text_normalizer_step *step, struct text_rege
 
     sl_buf_reset(out);
     switch (step->kind) {
-    case TEXT_NORMALIZE_NFC:
-        if (text_nfc_is_plain(*text, *bytes))
+    case TEXT_NORMALIZE_FORM:
+        if (text_normal_is_plain(step->form, *text, *bytes))
             return SL_OK;
-        status = text_nfc_append(*text, *bytes, true, out);
+        status = text_normal_append(step->form, *text, *bytes, out);
         break;
-    case TEXT_NORMALIZE_NFD:
-        status = text_nfc_append(*text, *bytes, false, out);
+    case TEXT_NORMALIZE_LOWERCASE:
+        lower(*text, *bytes, out);
         break;
     case TEXT_NORMALIZE_PREPEND:
         if (*bytes == 0)

@@ -5,6 +5,7 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "base/status.h"
+#include "text/nfc.h"
 #include "text/regex.h"
 
 #include <stdbool.h>
@@ -13,8 +14,8 @@
 #define TEXT_NORMALIZERS_MAX 16u
 
 enum text_normalizer_kind {
-    TEXT_NORMALIZE_NFC,
-    TEXT_NORMALIZE_NFD,
+    TEXT_NORMALIZE_FORM, /* Unicode normalization form */
+    TEXT_NORMALIZE_LOWERCASE,
     TEXT_NORMALIZE_PREPEND, /* text in front of what is not empty */
     TEXT_NORMALIZE_REPLACE, /* every match of regex becomes text */
     TEXT_NORMALIZE_STRIP,   /* White_Space at the ends */
@@ -22,6 +23,7 @@ enum text_normalizer_kind {
 
 struct text_normalizer_step {
     enum text_normalizer_kind kind;
+    enum text_normal_form form;
     char *text;
     struct text_regex *regex;
     bool left, right;

@@ -126,6 +126,18 @@ static sl_status load_whitespace_split(struct text_pretokenizer_step *step, cons
     return SL_OK;
 }
 
+/* The second half of Whitespace: words, and what is neither word nor space. */
+static sl_status load_words(struct text_pretokenizer_step *step, const char *what,
+                            const json_t *value)
+{
+    (void)what;
+    (void)value;
+    step->splits = true;
+    step->is_match = text_char_is_word;
+    step->behavior = TEXT_SPLIT_CONTIGUOUS;
+    return SL_OK;
+}
+
 static bool is_metaspace(uint32_t code)
 {
     return code == 0x2581;
@@ -167,15 +179,30 @@ static sl_status load_metaspace(struct text_pretokenizer_step *step, const char 
 
 static const struct {
     const char *type;
-    load_fn load;
+    load_fn load[2]; /* one step each */
 } kinds[] = {
-    {"Split", load_split},
-    {"ByteLevel", load_byte_level},
-    {"Digits", load_digits},
-    {"Punctuation", load_punctuation},
-    {"WhitespaceSplit", load_whitespace_split},
-    {"Metaspace", load_metaspace},
+    {"Split", {load_split, NULL}},
+    {"ByteLevel", {load_byte_level, NULL}},
+    {"Digits", {load_digits, NULL}},
+    {"Punctuation", {load_punctuation, NULL}},
+    {"Whitespace", {load_whitespace_split, load_words}},
+    {"WhitespaceSplit", {load_whitespace_split, NULL}},
+    {"Metaspace", {load_metaspace, NULL}},
 };
+
+static sl_status load_steps(struct text_pretokenizer *pretokenizer, const char *what,
+                            const json_t *value, const load_fn load[2])
+{
+    sl_status status = SL_OK;
+
+    for (int i = 0; status == SL_OK && i < 2 && load[i] != NULL; i++) {
+        if (pretokenizer->n_steps == TEXT_PRETOKENIZERS_MAX)
+            return sl_fail(SL_UNSUPPORTED, "%s: more than %u pre_tokenizers", what,
+                           TEXT_PRETOKENIZERS_MAX);
+        status = load[i](&pretokenizer->steps[pretokenizer->n_steps++], what, value);
+    }
+    return status;
+}
 
 static sl_status load_one(struct text_pretokenizer *pretokenizer, const char *what,
                           const json_t *value, int depth)
@@ -202,11 +229,8 @@ static sl_status load_one(struct text_pretokenizer *pretokenizer, const char *wh
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
         if (strcmp(type, kinds[i].type) != 0)
             continue;
-        if (pretokenizer->n_steps == TEXT_PRETOKENIZERS_MAX)
-            return sl_fail(SL_UNSUPPORTED, "%s: more than %u pre_tokenizers", what,
-                           TEXT_PRETOKENIZERS_MAX);
         pretokenizer->byte_level = strcmp(type, "ByteLevel") == 0;
-        return kinds[i].load(&pretokenizer->steps[pretokenizer->n_steps++], what, value);
+        return load_steps(pretokenizer, what, value, kinds[i].load);
     }
     return sl_fail(SL_UNSUPPORTED, "%s: pre_tokenizer \"%.64s\" is not supported", what, type);
 }
