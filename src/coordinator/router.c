@@ -7,9 +7,9 @@
  *   local on D:  queue(D) + compute(what D lacks) + wait for blocks + w * itl
  *
  * Rules that go before costs: one token needs no D, unless D has the history; a suffix of at most
- * local_prefill_max_tokens, or a fleet without a fitting P, is local; otherwise a pair. (Comparing pair and local by cost alone was left
- * out: with two costs that are both estimates, a fleet near balance flips between the two, and the
- * operator's knob says what is wanted.)
+ * local_prefill_max_tokens, or a fleet without a fitting P, is local; otherwise a pair. (Comparing
+ * pair and local by cost alone was left out: with two costs that are both estimates, a fleet near
+ * balance flips between the two, and the operator's knob says what is wanted.)
  *
  * Ties: fewer requests, then affinity (a highest-random-weight hash of the first block and the node: equal
  * prompts that arrive together meet), then rotation. */
