@@ -368,8 +368,13 @@ static sl_status create_transport(struct transfer *transfer)
         .transfer = &transfer->args,
     };
     const char *name = transfer->args.transport == NULL ? "ucx" : transfer->args.transport;
-    if (strcmp(name, "ucx") == 0)
+    if (strcmp(name, "ucx") == 0) {
+#ifdef SLUICE_NO_UCX
+        return sl_fail(SL_UNSUPPORTED, "transport ucx: not in builds for the thread sanitizer");
+#else
         return transport_ucx_create(&args, &transfer->transport);
+#endif
+    }
     if (strcmp(name, "loop") == 0)
         return transport_loop_create(&args, &transfer->transport);
     return sl_fail(SL_UNSUPPORTED, "transport \"%s\"; want ucx or loop", name);

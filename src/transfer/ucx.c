@@ -14,8 +14,11 @@
  * sender's connection. UCX pairs the endpoints of two workers by count, and then the route is this side's
  * own endpoint. That matters: a forced close ends the receives of its own endpoint only, so without the
  * pair a receive posted for a stopped peer would never call back (seen; test_ucx.c, case_long_stop). The
- * side that has made fewer endpoints makes up for it (session.c). Error mode PEER always; the error handler only notes, and progress() reports it when
- * UCX has returned. Settings are put into the environment before the configuration is read, and never
+ * side that has made fewer endpoints makes up for it (session.c).
+ *
+ * Error mode PEER always. Nothing of the session layer runs a close inside a callback of UCX: the error
+ * handler only notes, closes are put off, and progress() goes on with both when UCX has returned.
+ * Settings are put into the environment before the configuration is read, and never
  * over what the user has set there. Runs on one thread at a time. */
 #include "base/log.h"
 #include "base/mem.h"
