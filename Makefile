@@ -63,7 +63,7 @@ e2e-asan: asan
 
 fuzz:
 	@tools/setup.sh --fuzz
-	@cmake --preset fuzz $(WERROR) >/dev/null
+	@cmake --preset fuzz >/dev/null
 	@cmake --build build/fuzz -j $(JOBS)
 	@tools/fuzz.sh build/fuzz $(FUZZ_SECONDS)
 
