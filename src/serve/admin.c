@@ -21,6 +21,7 @@
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -181,12 +182,19 @@ static enum MHD_Result refuse(struct MHD_Connection *connection, int http_status
     return reply(connection, &page, true);
 }
 
-static enum MHD_Result add_header_bytes(void *arg, enum MHD_ValueKind kind, const char *key,
-                                        const char *value)
+struct headers {
+    size_t bytes;
+    uint32_t hosts, lengths;
+};
+
+static enum MHD_Result count_header(void *arg, enum MHD_ValueKind kind, const char *key,
+                                    const char *value)
 {
     (void)kind;
-    size_t *bytes = arg;
-    *bytes += strlen(key) + (value == NULL ? 0 : strlen(value)) + 4;
+    struct headers *headers = arg;
+    headers->bytes += strlen(key) + (value == NULL ? 0 : strlen(value)) + 4;
+    headers->hosts += strcasecmp(key, MHD_HTTP_HEADER_HOST) == 0;
+    headers->lengths += strcasecmp(key, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0;
     return MHD_YES;
 }
 
@@ -208,9 +216,11 @@ static enum MHD_Result answer(void *arg, struct MHD_Connection *connection, cons
     if ((length != NULL && strcmp(length, "0") != 0) ||
         header(connection, MHD_HTTP_HEADER_TRANSFER_ENCODING) != NULL)
         return refuse(connection, 413, "these pages take no request body");
-    size_t bytes = 0;
-    MHD_get_connection_values(connection, MHD_HEADER_KIND, add_header_bytes, &bytes);
-    if (bytes > HEADER_BYTES_MAX)
+    struct headers headers = {0};
+    MHD_get_connection_values(connection, MHD_HEADER_KIND, count_header, &headers);
+    if (headers.hosts != 1 || headers.lengths > 1)
+        return refuse(connection, 400, "one Host, and at most one Content-Length");
+    if (headers.bytes > HEADER_BYTES_MAX)
         return refuse(connection, 431, "header fields over 8192 bytes");
     if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
         return refuse(connection, 405, "only GET and HEAD");

@@ -218,6 +218,10 @@ static void test_guards(void **state)
     assert_true(status == 413 || status == 400);
     assert_true(ask_text(fixture, "GARBAGE\r\n\r\n") != 200);
     assert_true(ask_text(fixture, "GET /health HTTP/1.1\r\n\r\n") != 200); /* no Host */
+    assert_int_equal(ask_text(fixture, "GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"), 400);
+    assert_int_equal(ask_text(fixture, "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: "
+                                       "0\r\nContent-Length: 0\r\n\r\n"),
+                     400);
     static char large[40000];
     int n = snprintf(large, sizeof(large), "GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ");
     for (size_t bytes = 9000; bytes <= 36000; bytes += 27000) {
