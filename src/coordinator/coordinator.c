@@ -27,6 +27,7 @@
 
 #define CONFIG_BYTES_MAX (4u << 20)
 #define BEAT_GRACE_US    (5 * SL_SECOND_US)
+#define FLUSH_MS         300
 #define JSON             "application/json"
 
 static const struct http_route routes[] = {
@@ -426,6 +427,13 @@ static void discard_inboxes(struct coordinator *c)
     }
 }
 
+/* The last answers, error events among them, get a moment to leave. */
+static void await_answers(const struct coordinator *c)
+{
+    for (int i = 0; c->http != NULL && http_server_open(c->http) > 0 && i < FLUSH_MS; i++)
+        sl_sleep_us(SL_MS_US);
+}
+
 void coordinator_stop(struct coordinator *c)
 {
     if (c == NULL)
@@ -436,6 +444,7 @@ void coordinator_stop(struct coordinator *c)
         sl_wake_signal(&c->wake);
     sl_thread_join(&c->loop);
     actuator_destroy(c->actuator, 0);
+    await_answers(c);
     http_server_stop(c->http);
     prepare_stop(c->prepare);
     rpc_server_stop(c->rpc);

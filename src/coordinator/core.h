@@ -177,6 +177,8 @@ enum dispatch_result dispatch_place(struct coordinator *c, struct request *reque
                                     uint64_t now_us);
 /* False: no D that could take it. */
 bool dispatch_redirect(struct coordinator *c, struct request *request, uint64_t now_us);
+/* Only to a D that the request has not failed at. */
+bool dispatch_redirect_fresh(struct coordinator *c, struct request *request, uint64_t now_us);
 /* Cancel to whoever is in the placement, except `not`; ends the accounts. */
 void dispatch_cancel(struct coordinator *c, struct request *request, flow_node not,
                      Sluice__Reason reason);

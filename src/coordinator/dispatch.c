@@ -419,7 +419,7 @@ static void send_redirect(const struct request *request, const struct registry_n
     send_urgent(p, &message);
 }
 
-bool dispatch_redirect(struct coordinator *c, struct request *request, uint64_t now_us)
+static bool redirect(struct coordinator *c, struct request *request, bool fresh, uint64_t now_us)
 {
     struct candidates candidates;
     struct registry_node *p = registry_find(&c->registry, request->flow.p);
@@ -427,7 +427,7 @@ bool dispatch_redirect(struct coordinator *c, struct request *request, uint64_t 
         return false;
     struct router_input input = route_input(c, request, &candidates);
     struct router_decision decision = router_choose(&input);
-    if (decision.d < 0)
+    if (decision.d < 0 || (fresh && candidates.nodes[decision.d].avoid))
         return false;
     struct registry_node *d = candidates.from[decision.d];
     const struct registry_node *old = registry_find(&c->registry, request->flow.d);
@@ -444,4 +444,14 @@ bool dispatch_redirect(struct coordinator *c, struct request *request, uint64_t 
     sl_info("redirected", "req=%s attempt=%u p=%s d=%s", request->output.id, request->flow.attempt,
             p->id, d->id);
     return true;
+}
+
+bool dispatch_redirect(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    return redirect(c, request, false, now_us);
+}
+
+bool dispatch_redirect_fresh(struct coordinator *c, struct request *request, uint64_t now_us)
+{
+    return redirect(c, request, true, now_us);
 }

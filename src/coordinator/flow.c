@@ -85,10 +85,15 @@ static enum flow_step retry(struct flow *flow, flow_node blamed, bool counts)
     return FLOW_RETRY;
 }
 
+bool flow_can_redirect(const struct flow *flow)
+{
+    return flow->mode == FLOW_PAIR && flow->p != 0 && flow->p_holds && !flow->d_started &&
+           flow->redirects < FLOW_REDIRECTS_MAX;
+}
+
 static enum flow_step redirect_or_retry(struct flow *flow, flow_node blamed)
 {
-    if (flow->mode != FLOW_PAIR || flow->p == 0 || !flow->p_holds || flow->d_started ||
-        flow->redirects >= FLOW_REDIRECTS_MAX) {
+    if (!flow_can_redirect(flow)) {
         if (flow->redirects >= FLOW_REDIRECTS_MAX)
             flow_avoid(flow, flow->p); /* so many destinations are not all to blame */
         return retry(flow, blamed, true);
@@ -136,10 +141,15 @@ enum flow_step flow_refused(struct flow *flow, flow_node node, uint32_t attempt,
         flow_avoid(flow, node);
         return FLOW_FULL;
     }
-    if (reason == SLUICE__REASON__REASON_FULL || reason == SLUICE__REASON__REASON_DRAINING ||
-        reason == SLUICE__REASON__REASON_PREEMPTED)
-        return retry(flow, node, false);
-    return retry(flow, node, true);
+    bool counts = reason != SLUICE__REASON__REASON_FULL &&
+                  reason != SLUICE__REASON__REASON_DRAINING &&
+                  reason != SLUICE__REASON__REASON_PREEMPTED;
+    if (node != flow->d || !flow_can_redirect(flow))
+        return retry(flow, node, counts);
+    /* What P computes is not lost: another D gets it. */
+    flow->failures += counts;
+    flow_avoid(flow, node);
+    return FLOW_REDIRECT;
 }
 
 enum flow_step flow_stream_failed(struct flow *flow, flow_node node, uint32_t attempt,

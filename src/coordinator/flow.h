@@ -50,11 +50,13 @@ enum flow_step {
 
 /* A new attempt; the mode says which of p and d are set. Returns its number. */
 uint32_t flow_place(struct flow *flow, enum flow_mode mode, flow_node p, flow_node d);
-/* A new attempt with the same P. Only after FLOW_REDIRECT. */
+/* A new attempt with the same P. Only when flow_can_redirect, or after FLOW_REDIRECT. */
 uint32_t flow_redirect(struct flow *flow, flow_node d);
 /* The placement is over (the caller has cancelled it). */
 void flow_unplace(struct flow *flow);
 bool flow_may_retry(const struct flow *flow);
+/* P lives and holds, D has not started, and it was not tried too often. */
+bool flow_can_redirect(const struct flow *flow);
 bool flow_avoids(const struct flow *flow, flow_node node);
 void flow_avoid(struct flow *flow, flow_node node);
 

@@ -193,6 +193,10 @@ void http_reply(struct http_exchange *exchange, int http_status, const char *con
     pthread_mutex_lock(&exchange->mutex);
     if (exchange->phase == PHASE_WAITING && !exchange->gone) {
         sl_buf_add(&exchange->out, body, bytes);
+        if (exchange->out.failed) {
+            sl_buf_reset(&exchange->out);
+            http_status = 500;
+        }
         exchange->http_status = http_status;
         exchange->content_type = content_type;
         exchange->retry_after_s = retry_after_s;
@@ -567,6 +571,8 @@ static enum MHD_Result queue_answer(struct http_exchange *exchange)
         char seconds[16];
         snprintf(seconds, sizeof(seconds), "%u", exchange->retry_after_s);
         MHD_add_response_header(response, "Retry-After", seconds);
+        if (status == 429) /* clients that retry by themselves would make it worse */
+            MHD_add_response_header(response, "x-should-retry", "false");
     }
     enum MHD_Result result = MHD_queue_response(exchange->connection, status, response);
     MHD_destroy_response(response);

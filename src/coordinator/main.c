@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define PROGRAM     "sluice-coordinator"
@@ -292,11 +293,23 @@ static void drain(struct coordinator *c)
         sl_warn("drain_bound", "open=%u", coordinator_open(c));
 }
 
+/* Every connection and every worker takes descriptors; the usual soft limit of 1,024 is too low. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        sl_warn("descriptors", "soft_limit=%llu", (unsigned long long)limit.rlim_cur);
+}
+
 static sl_status run(const struct config *config, const struct sl_options *options)
 {
     char prefill[PATH_BYTES], decode[PATH_BYTES];
     struct coordinator_config coordinator_config;
     struct handed_on handed = {.n = 0};
+    raise_descriptor_limit();
     fill(config, &coordinator_config);
     struct actuator_args actuator = {.prefill_path = prefill,
                                      .decode_path = decode,

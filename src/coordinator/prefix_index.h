@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #define PREFIX_INDEX_NODES_MAX   256u
-#define PREFIX_INDEX_ENTRIES_MAX (1u << 23) /* further hashes are not noted, and counted */
+#define PREFIX_INDEX_ENTRIES_MAX (1u << 21) /* further hashes are not noted, and counted */
 
 struct prefix_index;
 

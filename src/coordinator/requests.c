@@ -262,7 +262,9 @@ static void complete(struct coordinator *c, struct request *request, flow_node s
     } else {
         note_sent(c, request, now_us);
         output_body(&request->output, &usage, request->tokens.ids, &c->scratch);
-        http_reply(request->exchange, 200, JSON, c->scratch.data, c->scratch.bytes, 0);
+        bool whole = !c->scratch.failed; /* an empty 500 when there was no memory for it */
+        http_reply(request->exchange, whole ? 200 : 500, JSON, c->scratch.data,
+                   whole ? c->scratch.bytes : 0, 0);
     }
     count_tokens(c, request, now_us);
     drop(c, request);
@@ -468,6 +470,10 @@ static void full(struct coordinator *c, struct request *request, uint64_t now_us
     uint64_t age_us = now_us - request->arrival_us;
     if (!request->admitted && age_us + SLACK_US >= c->config.queue_us) {
         time_out_waiting(c, request);
+        return;
+    }
+    if (flow_can_redirect(&request->flow) && dispatch_redirect_fresh(c, request, now_us)) {
+        sl_metric_add(sl_metric_get(c->meters.migrations, "redirect"), 1);
         return;
     }
     if (request->admitted && request->lost_us == 0)

@@ -502,6 +502,7 @@ static void full_then_429(void **state)
     assert_int_equal(client_status(answer), 429);
     assert_non_null(strstr(answer, "Retry-After"));
     assert_non_null(strstr(answer, "rate_limit_error"));
+    assert_non_null(strstr(answer, "x-should-retry: false"));
     assert_in_range(sl_real_us() - from, 500000, 1500000);
     assert_true(fake_node_submits(d) > 2); /* it was asked again */
     sl_free(answer);
@@ -515,6 +516,32 @@ static void full_then_429(void **state)
     expect_hello(&r);
     stream_fini(&r);
     fake_node_stop(d);
+}
+
+/* One destination has no room, the other has: what P computes is kept. */
+static void full_here_room_there(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true);
+    struct fake_node *d0 = start_node(f, "d0", false), *d1 = start_node(f, "d1", false);
+    await(f, 1, 2);
+    fake_node_behave(p, FAKE_SILENT);
+    fake_node_behave(d0, FAKE_REFUSES_FULL);
+    for (uint32_t i = 1; i <= 8; i++) {
+        struct stream_result r;
+        stream_init(&r);
+        finish_stream(
+            open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}"), &r);
+        expect_hello(&r);
+        stream_fini(&r);
+    }
+    assert_int_equal(fake_node_submits(p), 8);
+    assert_int_equal(fake_node_submits(d1), 8);
+    assert_int_equal(fake_node_redirects(p), fake_node_submits(d0));
+    assert_true(fake_node_submits(d0) > 0);
+    fake_node_stop(p);
+    fake_node_stop(d0);
+    fake_node_stop(d1);
 }
 
 /* Headers must not leave before the destination has admitted, even if token 0 is there. */
@@ -594,6 +621,7 @@ static void stopped_with_a_stream(void **state)
     client_read(fd, &r.raw, NULL, 2000);
     close(fd);
     assert_null(strstr(r.raw.data, "[DONE]"));
+    assert_non_null(strstr(r.raw.data, "the server is stopping"));
     stream_fini(&r);
     fake_node_stop(d);
 }
@@ -775,6 +803,7 @@ int main(void)
         TEST(a_prefill_node_dies_after),
         TEST(redirects_then_gives_up_on_prefill),
         TEST(full_then_429),
+        TEST(full_here_room_there),
         TEST(headers_wait_for_admission),
         TEST(a_client_leaves),
         TEST(draining),

@@ -145,10 +145,12 @@ static void refusals(void **state)
     assert_int_equal(flow.failures, 0);
     assert_true(flow_avoids(&flow, P));
     assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_TOO_LARGE), FLOW_REFUSE);
-    assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_DRAINING), FLOW_RETRY);
+    assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_DRAINING), FLOW_REDIRECT);
     assert_int_equal(flow.failures, 0);
-    assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_INTERNAL), FLOW_RETRY);
+    assert_int_equal(flow_refused(&flow, P, 1, SLUICE__REASON__REASON_INTERNAL), FLOW_RETRY);
     assert_int_equal(flow.failures, 1);
+    flow_node_lost(&flow, P);
+    assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_DRAINING), FLOW_RETRY);
     assert_int_equal(flow_refused(&flow, D, 7, FULL), FLOW_NOTHING);
 }
 
