@@ -224,12 +224,20 @@ static struct meter_link *find_link(struct meter *meter, const char *peer_id, bo
     return NULL;
 }
 
+static uint32_t count_side(const struct meter *meter, bool send)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < meter->n_links; i++)
+        n += meter->links[i].totals.send == send;
+    return n;
+}
+
 struct meter_link *meter_link(struct meter *meter, const char *peer_id, bool send)
 {
     struct meter_link *link = find_link(meter, peer_id, send);
     if (link != NULL)
         return link;
-    if (meter->n_links >= 2 * METER_PEERS_MAX) {
+    if (count_side(meter, send) >= METER_PEERS_MAX) {
         peer_id = OTHER;
         link = find_link(meter, peer_id, send);
         if (link != NULL)

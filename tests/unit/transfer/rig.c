@@ -63,23 +63,17 @@ void rig_check_canaries(struct rig_node *node)
     }
 }
 
-void rig_start(struct rig_node *node, const struct rig_options *options)
+static void set_args(struct rig_node *node, const struct rig_options *options)
 {
-    memset(node, 0, sizeof(*node));
-    assert_int_equal(device_create(options->kind, 0, 7, &node->device), SL_OK);
-    assert_int_equal(device_stream_create(node->device, "rig", &node->stream), SL_OK);
-    node->metrics = sl_metrics_create();
-    uint32_t n_classes = options->n_classes > 0 ? options->n_classes : 1;
-    struct transfer_args *args = &node->args;
     snprintf(node->name, sizeof(node->name), "%s", options->name);
-    *args = (struct transfer_args){
+    node->args = (struct transfer_args){
         .transport = options->transport,
         .loop = options->loop,
         .node_id = node->name,
         .incarnation = options->incarnation,
         .identity = {options->identity},
         .block_tokens = BLOCK_TOKENS,
-        .n_classes = n_classes,
+        .n_classes = options->n_classes > 0 ? options->n_classes : 1,
         .layers_per_piece = options->layers_per_piece > 0 ? options->layers_per_piece : 1,
         .verify = options->verify,
         .metrics = node->metrics,
@@ -88,34 +82,54 @@ void rig_start(struct rig_node *node, const struct rig_options *options)
         .manual = !options->threaded,
     };
     if (options->limits != NULL)
-        args->limits = *options->limits;
+        node->args.limits = *options->limits;
     else
-        transfer_limits_default(&args->limits);
-    uint32_t n_blocks = options->n_blocks > 0 ? options->n_blocks : 64;
-    for (uint32_t c = 0; c < n_classes; c++) {
-        struct transfer_class *class = &args->classes[c];
-        class->n_blocks = n_blocks;
-        class->n_layers = (options->n_layers > 0 ? options->n_layers : 4) + c;
-        class->layer_bytes = options->layer_bytes > 0 ? options->layer_bytes : 4096;
-        size_t bytes = (size_t)n_blocks * class->n_layers * class->layer_bytes;
-        assert_int_equal(device_alloc(node->device, bytes, &node->pools[c]), SL_OK);
-        class->pool = &node->pools[c];
-    }
+        transfer_limits_default(&node->args.limits);
+    for (uint32_t c = 0; c < node->args.n_classes; c++)
+        node->args.classes[c] = (struct transfer_class){
+            .pool = &node->pools[c],
+            .n_blocks = options->n_blocks > 0 ? options->n_blocks : 64,
+            .n_layers = (options->n_layers > 0 ? options->n_layers : 4) + c,
+            .layer_bytes = options->layer_bytes > 0 ? options->layer_bytes : 4096,
+        };
+}
+
+sl_status rig_try_start(struct rig_node *node, const struct rig_options *options)
+{
+    memset(node, 0, sizeof(*node));
+    node->metrics = sl_metrics_create();
+    set_args(node, options);
+    sl_status status = device_create(options->kind, 0, 7, &node->device);
+    if (status == SL_OK)
+        status = device_stream_create(node->device, "rig", &node->stream);
+    uint32_t n_blocks = node->args.classes[0].n_blocks;
+    for (uint32_t c = 0; status == SL_OK && c < node->args.n_classes; c++)
+        status = device_alloc(node->device, n_blocks * block_bytes(node, c), &node->pools[c]);
+    if (status != SL_OK)
+        return status;
     node->canary = options->canary;
     for (uint32_t id = 0; id < n_blocks; id++)
         set_canary(node, id);
-    sl_status status = transfer_create(args, &node->transfer);
-    if (status != SL_OK)
-        fail_msg("transfer_create: %s", sl_error());
+    return transfer_create(&node->args, &node->transfer);
+}
+
+void rig_start(struct rig_node *node, const struct rig_options *options)
+{
+    if (rig_try_start(node, options) != SL_OK)
+        fail_msg("a node cannot start: %s", sl_error());
 }
 
 void rig_stop(struct rig_node *node)
 {
     transfer_destroy(node->transfer);
-    for (uint32_t c = 0; c < node->args.n_classes; c++)
-        device_free(&node->pools[c]);
-    device_stream_destroy(node->stream);
-    device_destroy(node->device);
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        if (node->pools[c].address != NULL)
+            device_free(&node->pools[c]);
+    }
+    if (node->stream != NULL)
+        device_stream_destroy(node->stream);
+    if (node->device != NULL)
+        device_destroy(node->device);
     sl_metrics_destroy(node->metrics);
     memset(node, 0, sizeof(*node));
 }

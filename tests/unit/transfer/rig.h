@@ -64,6 +64,8 @@ struct rig_options {
     void *notify_arg;
 };
 
+/* The first failure's status; rig_stop() accepts what it leaves. */
+sl_status rig_try_start(struct rig_node *node, const struct rig_options *options) SL_MUST_USE;
 void rig_start(struct rig_node *node, const struct rig_options *options);
 void rig_stop(struct rig_node *node);
 struct transfer_peer rig_peer(const struct rig_node *node);
