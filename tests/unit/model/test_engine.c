@@ -303,11 +303,12 @@ static void test_hold(void **state)
     assert_int_equal(model_engine_submit(engine, &batch, &ticket), SL_OK);
     struct model_event event;
     uint32_t n_ready = 0;
-    uint64_t start_us = sl_now_us();
-    while (n_ready < 2 || sl_now_us() - start_us < 150 * SL_MS_US) {
+    uint64_t ready_us = sl_now_us();
+    while (n_ready < 2 || sl_now_us() - ready_us < 150 * SL_MS_US) {
         if (model_engine_poll(engine, &event)) {
             assert_int_equal(event.type, MODEL_EVENT_LAYERS_READY);
             assert_int_equal(event.layer_end, ++n_ready);
+            ready_us = sl_now_us();
         }
         sl_sleep_us(1000);
     }
@@ -741,11 +742,18 @@ static void test_callbacks_and_info(void **state)
     assert_int_equal(n_notified, N_LAYERS + 1);
 }
 
+static int clear_faults(void **state)
+{
+    (void)state;
+    sl_fault_clear();
+    return 0;
+}
+
 int main(void)
 {
 #define ON(backend_name, test)                                                                     \
     {                                                                                              \
-        .name = #test " on " backend_name, .test_func = test,                                      \
+        .name = #test " on " backend_name, .test_func = test, .teardown_func = clear_faults,       \
         .initial_state = (void *)(uintptr_t)backend_name                                           \
     }
     const struct CMUnitTest tests[] = {
