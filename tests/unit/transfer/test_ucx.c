@@ -29,13 +29,6 @@
 #else
 #define SLOW 1
 #endif
-/* UCX 1.13 forgets two small tables when an endpoint to a dead peer's shared memory cannot be made. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:uct_mm_ep_t_new\n";
-}
-
 #define WAIT_US (8 * SLOW * SL_SECOND_US)
 #define LAYERS  4u
 #define LAYER   4096u
