@@ -79,8 +79,7 @@ static Sluice__Reason check_numbers(struct worker *worker, const Sluice__Submit 
     }
     if (submit->sampling == NULL ||
         submit->sampling->n_stop_ids + submit->sampling->n_masked_ids > MODEL_STOP_IDS_MAX ||
-        submit->sampling->logprobs > MODEL_LOGPROBS_MAX ||
-        submit->salt.len > RPC_MESSAGE_BYTES_MAX) {
+        submit->sampling->logprobs > MODEL_LOGPROBS_MAX) {
         (void)snprintf(text, bytes, "sampling: want at most %d stop ids and %d logprobs",
                        MODEL_STOP_IDS_MAX, MODEL_LOGPROBS_MAX);
         return SLUICE__REASON__REASON_INVALID;

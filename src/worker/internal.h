@@ -153,7 +153,7 @@ struct worker_metrics {
     struct sl_metric *computed, *local_hit, *fetched, *generated;
     struct sl_metric *queries, *hits, *preemptions;
     struct sl_metric *running, *waiting, *usage, *promised;
-    struct sl_metric *blocks[KV_BLOCK_STATE_COUNT];
+    struct sl_metric *blocks[KV_BLOCK_QUARANTINED];
     struct sl_metric *rejected[WORKER_REASONS];
     struct sl_metric *stream_failures[WORKER_REASONS];
     struct sl_metric *queue_seconds, *lost_messages;

@@ -30,6 +30,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define HOST_BYTES     256
 #define DRAIN_POLL_US  (20 * SL_MS_US)
@@ -64,9 +65,14 @@ static void wake_up(void *arg)
     sl_wake_signal(arg);
 }
 
+/* The loader cannot be stopped, and nothing is in work yet: a drain now is the end. */
 static void load_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total)
 {
     struct node *node = arg;
+    if (serve_draining()) {
+        sl_info("loading_ended", "bytes=%" PRIu64 " of=%" PRIu64, bytes_done, bytes_total);
+        _exit(SERVE_EXIT_OK);
+    }
     atomic_store(&node->bytes_done, bytes_done);
     atomic_store(&node->bytes_total, bytes_total);
 }

@@ -70,12 +70,12 @@ static void tokens(struct worker *worker)
 
 static void blocks(struct worker *worker)
 {
-    static const char *const names[KV_BLOCK_STATE_COUNT] = {"free", "cached", "used", "landing",
-                                                            "quarantined"};
+    /* Draining and quarantined blocks are landing ones: the states add up to the total. */
+    static const char *const names[KV_BLOCK_QUARANTINED] = {"free", "cached", "used", "landing"};
     struct worker_metrics *m = &worker->metrics;
     struct sl_metric_family *states = sl_metrics_family(
         worker->args.metrics, SL_METRIC_GAUGE, "kv_blocks", "KV blocks by state", "state", NULL, 0);
-    for (uint32_t i = 0; i < KV_BLOCK_STATE_COUNT; i++)
+    for (uint32_t i = 0; i < KV_BLOCK_QUARANTINED; i++)
         m->blocks[i] = sl_metric_get(states, names[i]);
     m->usage = gauge(worker, "kv_cache_usage_ratio", "Share of the KV blocks that is in use");
     m->promised = gauge(worker, "kv_blocks_promised", "KV blocks promised and not yet taken");
@@ -108,8 +108,7 @@ void worker_metrics_gauges(struct worker *worker)
     sl_metric_set(m->blocks[KV_BLOCK_FREE], counts->free);
     sl_metric_set(m->blocks[KV_BLOCK_CACHED], counts->cached);
     sl_metric_set(m->blocks[KV_BLOCK_USED], counts->used);
-    sl_metric_set(m->blocks[KV_BLOCK_LANDING], counts->landing);
-    sl_metric_set(m->blocks[KV_BLOCK_QUARANTINED], counts->quarantined);
+    sl_metric_set(m->blocks[KV_BLOCK_LANDING], counts->landing + counts->quarantined);
     sl_metric_set(m->usage,
                   (double)(counts->total - counts->free - counts->cached) / counts->total);
     sl_metric_set(m->promised, counts->promised);
