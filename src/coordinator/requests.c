@@ -333,9 +333,20 @@ void requests_gone(struct coordinator *c, struct http_exchange *exchange)
 static void fail_too_large(struct coordinator *c, struct request *request)
 {
     struct api_error error;
+    uint32_t largest = 0, block_tokens = 1;
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        const struct registry_node *node = &c->registry.nodes[i];
+        if (!node->used || !registry_usable(&c->registry, node) || node->prefill)
+            continue;
+        largest = node->load.blocks_total > largest ? node->load.blocks_total : largest;
+        block_tokens = node->hello->block_tokens;
+    }
     api_fail(&error, 400, "request_too_large", "max_tokens",
-             "prompt of %u tokens and max_tokens of %u do not fit the KV memory of any node",
-             request->n_prompt, request->params.max_tokens);
+             "prompt of %u tokens and max_tokens of %u need %u blocks of KV memory; the largest "
+             "node has %u blocks of %u tokens",
+             request->n_prompt, request->params.max_tokens,
+             router_blocks(request->n_prompt, request->params.max_tokens, block_tokens), largest,
+             block_tokens);
     sl_metric_add(sl_metric_get(c->meters.rejected, "too_large"), 1);
     fail(c, request, &error);
 }

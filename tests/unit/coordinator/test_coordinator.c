@@ -672,7 +672,8 @@ static void bad_requests(void **state)
     expect_error(f, path, "{\"prompt\":[257]}", 400, "below 257");
     expect_error(f, path, "{\"prompt\":\"a\",\"model\":\"other\"}", 404, "model_not_found");
     expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":1024}", 400, "context_length_exceeded");
-    expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":400}", 400, "request_too_large");
+    expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":400}", 400,
+                 "need 25 blocks of KV memory; the largest node has 20 blocks");
     expect_error(f, path, "{\"prompt\":\"a\",\"stop_token_ids\":[999]}", 400, "stop_token_ids");
     expect_error(f, "/v1/chat/completions", "{}", 501, "not served yet");
     expect_error(f, "/tokenize", "{\"prompt\":3}", 400, "prompt");
