@@ -29,6 +29,7 @@ import time
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PYTHON = "/usr/bin/python3"  # the system's, which has numpy
 PROMPT_OF_DECODE = 128
 
 
@@ -173,13 +174,13 @@ def prepare(arguments):
     if model is None:
         model = os.path.join(arguments.build, "bench-models", arguments.shape)
         if not os.path.exists(os.path.join(model, "config.json")):
-            subprocess.run([sys.executable, os.path.join(ROOT, "tools/make_random.py"), model,
+            subprocess.run([PYTHON, os.path.join(ROOT, "tools/make_random.py"), model,
                             "--shape", arguments.shape], check=True)
     gguf = os.path.join(arguments.build, "bench-models",
                         os.path.basename(model.rstrip("/")) + ".gguf")
     os.makedirs(os.path.dirname(gguf), exist_ok=True)
     if not os.path.exists(gguf):
-        subprocess.run([sys.executable, os.path.join(ROOT, "bench/gguf.py"), model, gguf], check=True)
+        subprocess.run([PYTHON, os.path.join(ROOT, "bench/gguf.py"), model, gguf], check=True)
     return model, gguf
 
 

@@ -31,7 +31,7 @@ done
 if [ -z "$model" ]; then
     model="$build/bench-models/smollm2-135m-16k"
     [ -f "$model/config.json" ] ||
-        python3 tools/make_random.py "$model" --shape smollm2-135m --context 16384
+        /usr/bin/python3 tools/make_random.py "$model" --shape smollm2-135m --context 16384
 fi
 
 work=$(mktemp -d)
@@ -79,5 +79,5 @@ if [ -z "$out" ]; then
     out="bench/results/$number-first-table.md"
     mkdir -p bench/results
 fi
-python3 bench/first_table.py "$work" "$model" "$rounds" $prompts >"$out"
+/usr/bin/python3 bench/first_table.py "$work" "$model" "$rounds" $prompts >"$out"
 cat "$out"

@@ -22,7 +22,7 @@ echo "== first table"
 bench/first_table.sh --build "$build"
 if [ -n "${LLAMA_PYTHON:-}" ]; then
     echo "== llama.cpp"
-    python3 bench/compare_llama_cpp.py --llama-python "$LLAMA_PYTHON" --build "$build"
+    /usr/bin/python3 bench/compare_llama_cpp.py --llama-python "$LLAMA_PYTHON" --build "$build"
 else
     echo "skip: llama.cpp: LLAMA_PYTHON is not set (an interpreter with llama-cpp-python)"
 fi

@@ -13,7 +13,9 @@
  * half-close), over (RECV_CLOSE_ON_SERVER or RECV_STATUS_ON_CLIENT). `pending` counts them; the call
  * is dropped by the control thread when it is over and none is pending. So a batch may be started
  * outside the lock once it is counted, and the lock is never held while gRPC works, except for a
- * cancel, which must not race with the drop.
+ * cancel, which must not race with the drop. `starters` counts the threads that are inside a start;
+ * the drop waits for them, microseconds at the most, since a batch can come back before its start
+ * has returned.
  *
  * Writes: one message at a time in gRPC; the rest waits in the outbox, where an urgent one can still
  * overtake. A sender whose message finds no write outstanding starts it on its own thread, which
@@ -78,6 +80,7 @@ struct rpc_stream *rpc_stream_create(bool is_server, const struct rpc_events *ev
     stream->born_us = sl_real_us();
     stream->details = grpc_empty_slice();
     pthread_mutex_init(&stream->mutex, NULL);
+    pthread_cond_init(&stream->started, NULL);
     outbox_init(&stream->outbox, RPC_QUEUE_BYTES_MAX, RPC_WINDOW_BYTES);
     grpc_metadata_array_init(&stream->received_metadata);
     grpc_metadata_array_init(&stream->trailing_metadata);
@@ -96,6 +99,7 @@ void rpc_stream_release(struct rpc_stream *stream)
     if (stream == NULL || atomic_fetch_sub_explicit(&stream->refs, 1, memory_order_acq_rel) != 1)
         return;
     SL_ASSERT(stream->call == NULL);
+    pthread_cond_destroy(&stream->started);
     pthread_mutex_destroy(&stream->mutex);
     sl_free(stream);
 }
@@ -175,6 +179,9 @@ static void drop_queue(struct rpc_stream *stream)
 static void stream_gone(struct rpc_stream *stream)
 {
     pthread_mutex_lock(&stream->mutex);
+    /* A sender may still be on its way out of starting the batch that has come back. */
+    while (stream->starters > 0)
+        pthread_cond_wait(&stream->started, &stream->mutex);
     drop_queue(stream);
     grpc_call *call = stream->call;
     stream->call = NULL;
@@ -286,6 +293,7 @@ static struct stream_item *next_write(struct rpc_stream *stream)
     stream->writing = true;
     stream->in_flight = item;
     stream->pending++;
+    stream->starters++;
     return item;
 }
 
@@ -299,6 +307,10 @@ static void pump(struct rpc_stream *stream)
     grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
     op.data.send_message.send_message = item->buffer;
     start(stream, &op, 1, &stream->write_tag);
+    pthread_mutex_lock(&stream->mutex);
+    if (--stream->starters == 0)
+        pthread_cond_signal(&stream->started);
+    pthread_mutex_unlock(&stream->mutex);
 }
 
 static void on_written(void *owner, bool ok)

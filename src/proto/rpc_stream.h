@@ -38,8 +38,10 @@ struct rpc_stream {
 
     pthread_mutex_t mutex; /* covers what follows, down to the control thread's part */
     grpc_call *call;       /* NULL once gone */
-    uint32_t pending;      /* batches in gRPC's hands */
-    bool writable;         /* initial metadata has gone through, nothing has ended the stream */
+    uint32_t starters;     /* senders inside the start of a write */
+    pthread_cond_t started;
+    uint32_t pending; /* batches in gRPC's hands */
+    bool writable;    /* initial metadata has gone through, nothing has ended the stream */
     bool writing;
     bool finishing; /* takes nothing new; what is queued may still leave */
     bool ending;    /* half-closed or status sent: no more writes */
