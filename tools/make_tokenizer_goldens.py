@@ -27,7 +27,9 @@ GPT4O = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}
          r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 CL100K = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)"
           r"|\s+")
-DEEPSEEK = ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}{1,3}"]
+DEEPSEEK = [r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
+            "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+            "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"]
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 
@@ -104,8 +106,7 @@ def cl100k():
 
 def deepseek():
     parts = [pre_tokenizers.Split(Regex(p), "isolated") for p in DEEPSEEK]
-    parts += [pre_tokenizers.Digits(individual_digits=True),
-              pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     tokenizer = train(600, ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"], pre=pre_tokenizers.Sequence(parts))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<｜begin▁of▁sentence｜> $A <｜end▁of▁sentence｜>",
@@ -114,7 +115,7 @@ def deepseek():
 
 
 def smollm():
-    parts = [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.Punctuation("contiguous"),
+    parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Punctuation("contiguous"),
              pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     return train(500, ["<|endoftext|>", "<|im_start|>"], pre=pre_tokenizers.Sequence(parts))
 
@@ -220,6 +221,14 @@ def metaspace():
     return sentencepiece(400, ["<unk>", "<s>"], change)
 
 
+def legacy():
+    """As files of before are written: names that have changed since, a Bert post-processor, digits in runs."""
+    tokenizer = train(400, ["<s>", "</s>"], pre=pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.ByteLevel(add_prefix_space=True)]))
+    tokenizer.post_processor = processors.BertProcessing(("</s>", 1), ("<s>", 0))
+    return tokenizer
+
+
 def unknown():
     """No byte fallback: unknown ones one by one; whitespace pre-tokenizers, a decoder of one part."""
     def change(tokenizer):
@@ -245,7 +254,7 @@ def words():
 
 KINDS = {
     "llama2": (llama2, 300), "mistral": (mistral, 300), "phi3": (phi3, 200), "gemma": (gemma, 300),
-    "metaspace": (metaspace, 200), "unknown": (unknown, 200), "words": (words, 200),
+    "metaspace": (metaspace, 200), "legacy": (legacy, 150), "unknown": (unknown, 200), "words": (words, 200),
     "gpt2": (gpt2, 1100), "roberta": (roberta, 400), "llama3": (llama3, 1100), "qwen2": (qwen2, 1100),
     "gpt4o": (gpt4o, 1000), "cl100k": (cl100k, 1000), "deepseek": (deepseek, 1000), "smollm": (smollm, 1000),
     "added": (added, 1000), "lacking": (lacking, 200), "dropping": (dropping, 200),

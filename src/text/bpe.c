@@ -570,13 +570,9 @@ static sl_status refuse_unsupported(const char *what, const json_t *model)
 
 static sl_status load_flags(struct text_bpe *bpe, const char *what, const json_t *model)
 {
-    const char *type, *unk;
-    sl_status status = sl_json_text(model, what, "type", "BPE", &type);
+    const char *unk;
+    sl_status status = refuse_unsupported(what, model);
 
-    if (status == SL_OK && strcmp(type, "BPE") != 0)
-        return sl_fail(SL_UNSUPPORTED, "%s: model.type \"%.64s\" is not supported", what, type);
-    if (status == SL_OK)
-        status = refuse_unsupported(what, model);
     if (status == SL_OK)
         status = sl_json_bool(model, what, "ignore_merges", false, &bpe->ignore_merges);
     if (status == SL_OK)
@@ -600,9 +596,11 @@ sl_status text_bpe_load(struct text_bpe *bpe, const char *what, const json_t *mo
 
     if (!json_is_object(model))
         return sl_fail(SL_INVALID, "%s: model is not an object", what);
-    sl_status status = SL_OK;
-    const char *type = json_string_value(json_object_get(model, "type"));
-    if (type != NULL && strcmp(type, "BPE") != 0) /* before its vocabulary looks wrong */
+    const char *type;
+    sl_status status = sl_json_text(model, what, "type", "BPE", &type);
+    if (status != SL_OK)
+        return status;
+    if (strcmp(type, "BPE") != 0)
         return sl_fail(SL_UNSUPPORTED, "%s: model.type \"%.64s\" is not supported", what, type);
     status = load_vocab(bpe, what, json_object_get(model, "vocab"));
     if (status == SL_OK)

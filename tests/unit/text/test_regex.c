@@ -14,6 +14,8 @@ static const struct {
     {"(?i:'s|'t|'re|'ve|'m|'ll|'d)", SL_OK},
     {"\\x{4e00}-\\u9fa5|[一-龥]", SL_OK},
     {"\\p{Han}|\\w\\W\\d\\D|\\.\\-\\/\\'", SL_OK},
+    {"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+", SL_OK}, /* DeepSeek */
+    {"[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\s++$|\\s*[\\r\\n]", SL_OK},   /* GPT-4 */
     {"\\h", SL_UNSUPPORTED}, /* hexadecimal to one, blank to the other */
     {"\\R", SL_UNSUPPORTED},
     {"\\b", SL_UNSUPPORTED},

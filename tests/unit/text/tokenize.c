@@ -5,9 +5,7 @@
  *   E, S   a text without, with special tokens     → ids (u32)
  *   D, K   ids (u32) keeping, skipping special ones → text (bytes), by the whole
  *   P, Q   the same, by the detokenizer token by token
- *   T      a text, encoded over and over for a second → one u32: texts per second
  * A failure is answered with UINT32_MAX, and the sentence goes to standard error. */
-#include "base/clock.h"
 #include "base/mem.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
@@ -67,24 +65,6 @@ static void decode(const struct text_tokenizer *tokenizer, const uint32_t *ids, 
     sl_buf_fini(&out);
 }
 
-static void time_encode(const struct text_tokenizer *tokenizer, const char *text, uint32_t bytes)
-{
-    uint64_t start = sl_now_us(), now = start;
-    uint32_t n = 0;
-
-    while (now - start < SL_SECOND_US) {
-        struct text_ids ids;
-        text_ids_init(&ids, ANSWER_MAX);
-        if (text_tokenizer_encode(tokenizer, text, bytes, false, &ids) != SL_OK)
-            break;
-        text_ids_fini(&ids);
-        n++;
-        now = sl_now_us();
-    }
-    n = (uint32_t)((double)n * 1e6 / (double)(now - start));
-    answer(&n, 1, sizeof(n));
-}
-
 int main(int argc, char **argv)
 {
     struct text_tokenizer *tokenizer;
@@ -107,8 +87,6 @@ int main(int argc, char **argv)
             break;
         if (letter == 'E' || letter == 'S')
             encode(tokenizer, record, n, letter == 'S');
-        else if (letter == 'T')
-            time_encode(tokenizer, record, n);
         else
             decode(tokenizer, (const uint32_t *)(const void *)record, n / 4,
                    letter == 'K' || letter == 'Q', letter == 'P' || letter == 'Q');
