@@ -130,8 +130,13 @@ static uint64_t affinity(const struct request *request, const struct registry_no
     return mix(key ^ mix(id));
 }
 
+/* Step costs of the pools: [0] decode, [1] prefill. */
+struct pool_costs {
+    struct router_cost of[2];
+};
+
 static struct router_node describe(const struct request *request, const struct registry_node *node,
-                                   uint32_t matched_blocks)
+                                   const struct pool_costs *pools, uint32_t matched_blocks)
 {
     uint32_t promised = node->load.promised_blocks > node->own_pending_blocks
                             ? node->load.promised_blocks
@@ -147,7 +152,7 @@ static struct router_node describe(const struct request *request, const struct r
         .blocks_total = node->load.blocks_total,
         .blocks_available = available > promised ? available - promised : 0,
         .affinity = affinity(request, node),
-        .cost = node->cost,
+        .cost = router_cost_settle(&node->cost, &pools->of[node->prefill]),
     };
 }
 
@@ -157,12 +162,14 @@ static bool gather(struct coordinator *c, struct request *request, bool with_pre
 {
     uint32_t matched[PREFIX_INDEX_NODES_MAX];
     uint32_t block_tokens = 0;
+    struct pool_costs pools = {.of = {{.weight = 0}}};
     out->n = 0;
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
         struct registry_node *node = &c->registry.nodes[i];
         if (!node->used || !registry_usable(&c->registry, node) || (node->prefill && !with_prefill))
             continue;
         out->from[out->n++] = node;
+        router_cost_merge(&pools.of[node->prefill], &node->cost);
         block_tokens = node->hello->block_tokens;
     }
     if (out->n == 0)
@@ -172,7 +179,7 @@ static bool gather(struct coordinator *c, struct request *request, bool with_pre
     uint32_t n_hits = (uint32_t)((request->tokens.n_ids - 1) / block_tokens);
     prefix_index_match(c->index, request->hashes, n_hits, matched);
     for (uint32_t i = 0; i < out->n; i++)
-        out->nodes[i] = describe(request, out->from[i], matched[out->from[i]->slot]);
+        out->nodes[i] = describe(request, out->from[i], &pools, matched[out->from[i]->slot]);
     return true;
 }
 

@@ -17,15 +17,17 @@
 
 #include <stddef.h>
 
-#define FADE           0.98 /* of the weight of older samples, each new one */
-#define BASE_MS        1.0
-#define TOKEN_MS       0.05
-#define SAMPLES_MIN    4.0
-#define ITL_WEIGHT     8.0    /* tokens whose delay is charged to a placement */
-#define BLOCK_WAIT_MS  2000.0 /* for a pool that lacks all the blocks */
-#define BYTES_PER_MS   1.0e6
-#define TRANSFER_SHOWN 0.25 /* of a transfer that is not under compute, as a guess */
-#define TIE_MS         0.01
+#define FADE            0.98 /* of the weight of older samples, each new one */
+#define BASE_MS         1.0
+#define TOKEN_MS        0.05
+#define SAMPLES_MIN     4.0
+#define ITL_WEIGHT      8.0    /* tokens whose delay is charged to a placement */
+#define BLOCK_WAIT_MS   2000.0 /* for a pool that lacks all the blocks */
+#define BYTES_PER_MS    1.0e6
+#define TRANSFER_SHOWN  0.25 /* of a transfer that is not under compute, as a guess */
+#define TIE_MS          0.01
+#define CLEARLY         1.5 /* faster or slower than the pool */
+#define SETTLED_SAMPLES 20.0
 
 void router_cost_add(struct router_cost *cost, double tokens, double ms)
 {
@@ -34,6 +36,15 @@ void router_cost_add(struct router_cost *cost, double tokens, double ms)
     cost->sum_y = cost->sum_y * FADE + ms;
     cost->sum_xx = cost->sum_xx * FADE + tokens * tokens;
     cost->sum_xy = cost->sum_xy * FADE + tokens * ms;
+}
+
+void router_cost_merge(struct router_cost *cost, const struct router_cost *from)
+{
+    cost->weight += from->weight;
+    cost->sum_x += from->sum_x;
+    cost->sum_y += from->sum_y;
+    cost->sum_xx += from->sum_xx;
+    cost->sum_xy += from->sum_xy;
 }
 
 /* Slope of the fit; false while samples are few or all of one size. */
@@ -62,6 +73,21 @@ double router_cost_base_ms(const struct router_cost *cost)
     else if (cost->weight > 0)
         base = 0;
     return base < 0 ? 0 : base;
+}
+
+static double step_ms(const struct router_cost *cost, double tokens)
+{
+    return router_cost_base_ms(cost) + router_cost_token_ms(cost) * tokens;
+}
+
+struct router_cost router_cost_settle(const struct router_cost *own, const struct router_cost *pool)
+{
+    if (own->weight < SETTLED_SAMPLES)
+        return *pool;
+    /* At the size of the node's own steps: beyond it the fit is a guess. */
+    double tokens = own->sum_x / own->weight;
+    double ratio = step_ms(own, tokens) / step_ms(pool, tokens);
+    return ratio > CLEARLY || ratio < 1 / CLEARLY ? *own : *pool;
 }
 
 uint32_t router_blocks(uint32_t n_tokens, uint32_t n_new, uint32_t block_tokens)

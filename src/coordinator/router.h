@@ -16,6 +16,12 @@ struct router_cost {
 };
 
 void router_cost_add(struct router_cost *cost, double tokens, double ms);
+/* Adds the samples of one cost to another's: what nodes of one kind have in common. */
+void router_cost_merge(struct router_cost *cost, const struct router_cost *from);
+/* The cost to reckon with: the pool's, unless this node is clearly faster or slower. Fits of equal
+ * nodes differ by noise, and placing by noise would send everything to one of them. */
+struct router_cost router_cost_settle(const struct router_cost *own,
+                                      const struct router_cost *pool);
 double router_cost_base_ms(const struct router_cost *cost);
 double router_cost_token_ms(const struct router_cost *cost);
 

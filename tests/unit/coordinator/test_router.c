@@ -173,13 +173,38 @@ static void fitted_costs(void **state)
     expect(&in, ROUTER_LOCAL_NO_P, -1, 1);
 }
 
+/* Nodes that differ by noise share the work; one that is clearly slower does not count as equal. */
+static void noise_does_not_place(void **state)
+{
+    (void)state;
+    struct router_cost own[3] = {{.weight = 0}}, pool = {.weight = 0};
+    uint64_t random = 9;
+    for (int i = 0; i < 300; i++)
+        for (int k = 0; k < 3; k++) {
+            double noise = 0.8 + 0.4 * (double)(test_random(&random) % 1000) / 1000;
+            double tokens = 1 + (double)(test_random(&random) % 8);
+            router_cost_add(&own[k], tokens, (k == 2 ? 4 : 1) * noise * (1 + 0.1 * tokens));
+        }
+    for (int k = 0; k < 2; k++)
+        router_cost_merge(&pool, &own[k]);
+    struct router_cost a = router_cost_settle(&own[0], &pool);
+    struct router_cost b = router_cost_settle(&own[1], &pool);
+    struct router_cost slow = router_cost_settle(&own[2], &pool);
+    assert_memory_equal(&a, &pool, sizeof(a));
+    assert_memory_equal(&b, &pool, sizeof(b));
+    assert_memory_equal(&slow, &own[2], sizeof(slow));
+    struct router_cost unknown = {.weight = 1, .sum_x = 1, .sum_y = 500, .sum_xx = 1};
+    struct router_cost guess = router_cost_settle(&unknown, &pool);
+    assert_memory_equal(&guess, &pool, sizeof(guess));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rules),        cmocka_unit_test(without_one_pool),
         cmocka_unit_test(sizes),        cmocka_unit_test(longest_match_and_load),
         cmocka_unit_test(ties),         cmocka_unit_test(avoided),
-        cmocka_unit_test(fitted_costs),
+        cmocka_unit_test(fitted_costs), cmocka_unit_test(noise_does_not_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
