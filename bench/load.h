@@ -74,7 +74,6 @@ struct load_config {
     uint32_t shared_prefix_tokens;
     uint64_t seed;
     double timeout_s;
-    bool trace; /* each token's arrival to samples */
 };
 
 struct load_request;
