@@ -102,9 +102,28 @@ static void widen_row(enum kernel_element element, const unsigned char *from, ui
         to[i] = 0;
 }
 
+/* The K slot of a token of the unit; valid up to the end of its block. */
+static const unsigned char *slot_of(const struct cpu_attention_unit *unit, uint32_t position,
+                                    size_t row_bytes)
+{
+    const struct kernel_kv *kv = &unit->kv;
+    uint32_t index = position / kv->block_tokens;
+    SL_ASSERT(index < unit->seq->n_blocks);
+    return kernel_kv_tile(kv, unit->seq->block_table[index], unit->kv_head) +
+           position % kv->block_tokens * row_bytes;
+}
+
+static void prefetch_row(const unsigned char *row, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(row + i, 0, 2);
+}
+
 /* Tokens [from, to) of the segment at `base` into k and v; the rest of the 8-key groups that score
- * tiles read is zeroed in k. */
-static void segment_load(struct work *work, uint32_t base, uint32_t from, uint32_t to)
+ * tiles read is zeroed in k. `ahead` is the segment's size when the same rows of the next one will be
+ * wanted: they are prefetched row by row, since a tile is too short for the processor to learn. */
+static void segment_load(struct work *work, uint32_t base, uint32_t from, uint32_t to,
+                         uint32_t ahead)
 {
     const struct cpu_attention_unit *unit = work->unit;
     const struct kernel_kv *kv = &unit->kv;
@@ -113,19 +132,20 @@ static void segment_load(struct work *work, uint32_t base, uint32_t from, uint32
     memset(work->k + (size_t)(from & ~7u) * pad, 0, (from & 7u) * pad * sizeof(float));
     memset(work->k + (size_t)to * pad, 0, (-to & 7u) * pad * sizeof(float));
     for (uint32_t t = from; t < to;) {
-        uint32_t position = base + t, index = position / kv->block_tokens;
-        uint32_t first = position % kv->block_tokens;
-        uint32_t n = kv->block_tokens - first < to - t ? kv->block_tokens - first : to - t;
-        SL_ASSERT(index < unit->seq->n_blocks);
-        const unsigned char *k =
-            kernel_kv_tile(kv, unit->seq->block_table[index], unit->kv_head) + first * row_bytes;
-        const unsigned char *v = k + kv->v_offset;
-        for (uint32_t i = 0; i < n; i++)
-            widen_row(kv->element, k + i * row_bytes, unit->dim, pad,
-                      work->k + (size_t)(t + i) * pad);
-        for (uint32_t i = 0; i < n; i++)
-            widen_row(kv->element, v + i * row_bytes, unit->dim, pad,
-                      work->v + (size_t)(t + i) * pad);
+        uint32_t left = kv->block_tokens - (base + t) % kv->block_tokens;
+        uint32_t n = left < to - t ? left : to - t;
+        const unsigned char *k = slot_of(unit, base + t, row_bytes), *next = NULL;
+        if (ahead > 0)
+            next = slot_of(unit, base + t + ahead, row_bytes);
+        for (uint32_t i = 0; i < n; i++) {
+            float *to_k = work->k + (size_t)(t + i) * pad, *to_v = work->v + (size_t)(t + i) * pad;
+            if (next != NULL) {
+                prefetch_row(next + i * row_bytes, row_bytes);
+                prefetch_row(next + kv->v_offset + i * row_bytes, row_bytes);
+            }
+            widen_row(kv->element, k + i * row_bytes, unit->dim, pad, to_k);
+            widen_row(kv->element, k + kv->v_offset + i * row_bytes, unit->dim, pad, to_v);
+        }
         t += n;
     }
 }
@@ -365,9 +385,12 @@ static void segment(struct work *work, uint32_t base)
     uint32_t first, end, unused;
     row_keys(unit, 0, &first, &unused);
     row_keys(unit, unit->n_rows - 1, &unused, &end);
+    /* A block holds whole segments or a segment whole blocks, so rows that are contiguous here are
+     * contiguous one segment on. */
+    bool more = base + 2 * CPU_SEGMENT <= end;
     first = clip(first, base);
     end = clip(end, base);
-    segment_load(work, base, first, end);
+    segment_load(work, base, first, end, more ? CPU_SEGMENT : 0);
     scores(work, first, end);
 
     uint32_t run = 0, run_from = 0, run_to = 0; /* queries [run, now) share their keys */

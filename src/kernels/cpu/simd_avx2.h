@@ -1,4 +1,5 @@
-/* 8 lanes by AVX2 and FMA. Included by simd.h, which says what each function does. */
+/* 8 lanes by AVX2 and FMA.
+ * Included by simd.h, which says what each function does. */
 #ifndef SL_KERNELS_CPU_SIMD_AVX2_H
 #define SL_KERNELS_CPU_SIMD_AVX2_H
 

@@ -1,4 +1,5 @@
-/* 16 lanes by AVX-512 F, BW, DQ, VL. Included by simd.h, which says what each function does. */
+/* 16 lanes by AVX-512 F, BW, DQ, VL.
+ * Included by simd.h, which says what each function does. */
 #ifndef SL_KERNELS_CPU_SIMD_AVX512_H
 #define SL_KERNELS_CPU_SIMD_AVX512_H
 

@@ -1,4 +1,5 @@
-/* 4 lanes by the compiler's vector extension, on any machine. Included by simd.h, which says what each function does. */
+/* 4 lanes by the compiler's vector extension, on any machine.
+ * Included by simd.h, which says what each function does. */
 #ifndef SL_KERNELS_CPU_SIMD_PORTABLE_H
 #define SL_KERNELS_CPU_SIMD_PORTABLE_H
 
