@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "rig.h"
+#include "transfer/frame.h"
 #include "transfer/loop.h"
 #include "transfer/meter.h"
 
@@ -300,6 +301,104 @@ static void test_many_peers(void **state)
     meter_destroy(meter);
 }
 
+/* ---- a peer that breaks the rules ---- */
+
+static void inject(const struct frame *frame, bool offer, size_t n_data)
+{
+    uint8_t bytes[FRAME_BYTES_MAX];
+    size_t n = frame_pack(frame, bytes);
+    transfer_loop_inject(loop, 1, 2, offer, bytes, n, n_data);
+    run(10, 100);
+}
+
+static struct rig_job *whole_stream(uint64_t key)
+{
+    struct transfer_peer to = rig_peer(&b), from = rig_peer(&a);
+    struct rig_job *recv = rig_expect(&b, &from, key, 64), *send = rig_send(&a, &to, key, 64);
+    rig_admit(&b, recv, 0, 8);
+    rig_ready_all(&a, send);
+    rig_token(&a, send, 4);
+    run(100, 1000);
+    assert_true(send->acked && recv->sealed);
+    return recv;
+}
+
+/* A late offer and a repeated seal find the tombstone: one is refused, the other acknowledged again,
+ * and neither writes a byte into what the scheduler now owns. */
+static void test_after_the_end(void **state)
+{
+    (void)state;
+    struct rig_job *job = whole_stream(21);
+    struct frame offer = {.type = FRAME_OFFER,
+                          .key = 21,
+                          .incarnation = 2,
+                          .attempt = 1,
+                          .offer = {.n_layers = 1, .bytes = 64, .flags = FRAME_FLAG_DIGEST}};
+    double refused = rig_metric(&b, "kv_transfer_refusals_total", NULL);
+    inject(&offer, true, 64);
+    assert_true(rig_metric(&b, "kv_transfer_refusals_total", NULL) == refused + 1);
+    struct frame seal = {.type = FRAME_SEAL,
+                         .key = 21,
+                         .incarnation = 2,
+                         .attempt = 1,
+                         .seal = {.n_tokens = 64, .n_blocks = 4, .n_pieces = 16}};
+    double unknown = rig_metric(&a, "kv_transfer_unknown_total", NULL);
+    inject(&seal, false, 0);
+    /* The source is done with the stream: it counts the second acknowledgement and ignores it. */
+    assert_true(rig_metric(&a, "kv_transfer_unknown_total", NULL) == unknown + 1);
+    assert_true(rig_metric(&b, "kv_transfer_misbehaviour_total", NULL) == 0);
+    rig_release(&b, job);   /* compares the bytes */
+    run(100, SL_SECOND_US); /* the tombstone is forgotten: now it is refused */
+    refused = rig_metric(&b, "kv_transfer_refusals_total", NULL);
+    (void)whole_stream(22);
+    inject(&seal, false, 0);
+    assert_true(rig_metric(&b, "kv_transfer_refusals_total", NULL) == refused + 1);
+}
+
+/* Three messages that no honest peer sends end the session; the next stream makes a new one. */
+static void test_misbehaviour(void **state)
+{
+    (void)state;
+    rig_release(&b, whole_stream(31));
+    struct frame open = {.type = FRAME_OPEN,
+                         .key = 32,
+                         .incarnation = 2,
+                         .attempt = 1,
+                         .lane = 1, /* there is no second lane */
+                         .open = {.n_blocks = 4, .n_tokens = 64, .n_classes = 1, .n_lanes = 1}};
+    for (uint32_t i = 0; i < 2; i++)
+        inject(&open, false, 0);
+    assert_true(rig_metric(&b, "kv_transfer_sessions_lost_total", NULL) == 0);
+    inject(&open, false, 0);
+    assert_true(rig_metric(&b, "kv_transfer_misbehaviour_total", NULL) == 3);
+    assert_true(rig_metric(&b, "kv_transfer_sessions_lost_total", NULL) == 1);
+    run(100, 100000);
+    rig_release(&b, whole_stream(33));
+}
+
+/* An offer that does not fit ends its stream, and the blocks come back; the session goes on. */
+static void test_bad_offer(void **state)
+{
+    (void)state;
+    struct transfer_peer to = rig_peer(&b), from = rig_peer(&a);
+    struct rig_job *recv = rig_expect(&b, &from, 41, 64), *send = rig_send(&a, &to, 41, 64);
+    rig_admit(&b, recv, 0, 8);
+    run(20, 1000);
+    assert_true(send->wanted);
+    struct frame offer = {.type = FRAME_OFFER,
+                          .key = 41,
+                          .incarnation = 2,
+                          .attempt = 1,
+                          .offer = {.n_layers = 1, .bytes = 64, .flags = FRAME_FLAG_DIGEST}};
+    inject(&offer, true, 63); /* one byte less than it says */
+    assert_true(recv->ended && recv->reason == TRANSFER_MISBEHAVED);
+    assert_int_equal(rig_free_blocks(&b), 64);
+    rig_ready_all(&a, send); /* the honest half of this peer now learns that it is refused */
+    run(20, 1000);
+    assert_true(send->ended && send->reason == TRANSFER_MISBEHAVED);
+    rig_release(&b, whole_stream(42));
+}
+
 /* ---- torture ---- */
 
 static bool both_over(const struct rig_job *send, const struct rig_job *recv)
@@ -385,6 +484,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_stalls, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stats, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_peers, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_after_the_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_misbehaviour, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_bad_offer, set_up, tear_down),
         cmocka_unit_test(test_torture),
     };
     sl_log_set_level(SL_LOG_ERROR);

@@ -241,6 +241,20 @@ static void case_stream(void **state)
     stop_pair();
 }
 
+/* Pools that only the transport and the device's own copies may touch. */
+static void case_fake_memory(void **state)
+{
+    (void)state;
+    struct rig_options options = options_of("p0", 0x1111);
+    options.kind = DEVICE_FAKE;
+    rig_start(&a, &options);
+    options = options_of("d0", 0x2222);
+    options.kind = DEVICE_FAKE;
+    rig_start(&b, &options);
+    whole_stream(3, 90, 1);
+    stop_pair();
+}
+
 static void case_layers_overlap(void **state)
 {
     (void)state;
@@ -715,17 +729,12 @@ static void case_source_dies(void **state)
 /* ---- the cases as processes ---- */
 
 static const struct CMUnitTest cases[] = {
-    cmocka_unit_test(case_stream),
-    cmocka_unit_test(case_layers_overlap),
-    cmocka_unit_test(case_cancel),
-    cmocka_unit_test(case_spoilt),
-    cmocka_unit_test(case_send_fails),
-    cmocka_unit_test(case_mismatch),
-    cmocka_unit_test(case_eager),
-    cmocka_unit_test(case_reconnect),
-    cmocka_unit_test(case_destination_dies),
-    cmocka_unit_test(case_source_dies),
-    cmocka_unit_test(case_long_stop),
+    cmocka_unit_test(case_fake_memory),    cmocka_unit_test(case_stream),
+    cmocka_unit_test(case_layers_overlap), cmocka_unit_test(case_cancel),
+    cmocka_unit_test(case_spoilt),         cmocka_unit_test(case_send_fails),
+    cmocka_unit_test(case_mismatch),       cmocka_unit_test(case_eager),
+    cmocka_unit_test(case_reconnect),      cmocka_unit_test(case_destination_dies),
+    cmocka_unit_test(case_source_dies),    cmocka_unit_test(case_long_stop),
     cmocka_unit_test(case_wakes),
 };
 #define N_CASES (sizeof(cases) / sizeof(cases[0]))
