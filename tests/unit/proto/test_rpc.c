@@ -630,6 +630,21 @@ static int stopped_node_main(const char *target, int report)
 
 static const char *self_path;
 
+/* A node in a process of its own; it reports the number of its messages. */
+static pid_t node_start(const struct pair *pair, int report[2])
+{
+    assert_int_equal(pipe(report), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        char fd[16];
+        snprintf(fd, sizeof(fd), "%d", report[1]);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        execl(self_path, self_path, "node", pair->address, fd, (char *)NULL);
+        _exit(1);
+    }
+    return pid;
+}
+
 static void test_stopped_and_killed_node(void **state)
 {
     (void)state;
@@ -637,15 +652,7 @@ static void test_stopped_and_killed_node(void **state)
     side_init(&pair.up);
     pair_open_server(&pair);
     int report[2];
-    assert_int_equal(pipe(report), 0);
-    pid_t pid = fork();
-    if (pid == 0) {
-        char fd[16];
-        snprintf(fd, sizeof(fd), "%d", report[1]);
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        execl(self_path, self_path, "node", pair.address, fd, (char *)NULL);
-        _exit(1);
-    }
+    pid_t pid = node_start(&pair, report);
     wait_for(&pair.up, &pair.up.messages, 1);
     struct rpc_stream *up = stream_of(&pair.up);
     assert_int_equal(kill(pid, SIGSTOP), 0);
@@ -678,6 +685,34 @@ static void test_stopped_and_killed_node(void **state)
     close(report[0]);
     close(report[1]);
     rpc_server_stop(pair.server);
+    side_fini(&pair.up);
+}
+
+/* A server stops within its bound although a node with a full queue does not answer. */
+static void test_server_stops_beside_a_stopped_node(void **state)
+{
+    (void)state;
+    struct pair pair = {.address = ""};
+    side_init(&pair.up);
+    pair_open_server(&pair);
+    int report[2];
+    pid_t pid = node_start(&pair, report);
+    wait_for(&pair.up, &pair.up.messages, 1);
+    struct rpc_stream *up = stream_of(&pair.up);
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    for (int i = 0; i < 300; i++)
+        assert_int_equal(send_submit(up, 1, 10000), SL_OK);
+    uint64_t before = sl_real_us();
+    rpc_server_stop(pair.server);
+    assert_true(sl_real_us() - before < 6 * SL_SECOND_US);
+    assert_int_equal(pair.up.closed, 1);
+    assert_closed(&pair.up, SL_CANCELLED, "the coordinator stops");
+    assert_int_equal(send_cancel(up, 1), SL_PEER);
+    rpc_stream_release(up);
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    close(report[0]);
+    close(report[1]);
     side_fini(&pair.up);
 }
 
@@ -782,6 +817,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_client_without_server_stops_quickly),
         cmocka_unit_test(test_client_against_a_silent_peer_stops),
         cmocka_unit_test(test_stopped_and_killed_node),
+        cmocka_unit_test(test_server_stops_beside_a_stopped_node),
         cmocka_unit_test(test_stop_with_traffic),
         cmocka_unit_test(test_messages_outlive_their_stream),
     };
