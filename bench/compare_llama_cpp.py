@@ -12,7 +12,7 @@ What is timed:
   llama.cpp  in its process: llama_decode of a whole prompt, empty cache; then one token per sequence
              and step for B sequences, ids given (no sampling).
   ours       the whole stack over HTTP: sluice-bench against --prefill 0 --decode 1. Prefill is prompt /
-             time to first token of single requests; decode is B / mean time per output token.
+             time to first token of single requests; decode is B / median gap between tokens.
 Ours pays for HTTP, tokens on the wire, scheduling and sampling; that is the figure users see.
 """
 import argparse
@@ -46,54 +46,62 @@ def theirs(path, threads, prompts, batches, steps):
     if not model:
         raise SystemExit(f"llama.cpp does not load {path}")
     vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(model))
-    params = lc.llama_context_default_params()
-    most = max(batches)
-    params.n_ctx = max(max(prompts) + 8, most * (PROMPT_OF_DECODE + steps + 8))
-    params.n_batch = max(max(prompts), PROMPT_OF_DECODE)
-    params.n_seq_max = most
-    if hasattr(params, "kv_unified"):
-        params.kv_unified = True
-    params.n_threads = params.n_threads_batch = threads
-    context = lc.llama_init_from_model(model, params)
-    if not context:
-        raise SystemExit("llama.cpp gives no context")
-    batch = lc.llama_batch_init(max(params.n_batch, most), 0, 1)
     state = [12345]
 
     def token():
         state[0] = (state[0] * 1103515245 + 12345) & 0x7FFFFFFF
         return state[0] % min(vocab, 256)
 
-    def decode(entries):
-        """entries: (sequence, position, wants logits)"""
-        batch.n_tokens = len(entries)
-        for i, (sequence, position, wanted) in enumerate(entries):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token(), position, 1
-            batch.seq_id[i][0] = sequence
-            batch.logits[i] = wanted
-        start = time.perf_counter()
-        if lc.llama_decode(context, batch) != 0:
-            raise SystemExit("llama_decode failed")
-        lc.llama_synchronize(context)
-        return time.perf_counter() - start
+    class Context:
+        """Room for `sequences` of `tokens` each, every sequence with a cache of its own."""
 
-    def clear():
-        lc.llama_memory_clear(lc.llama_get_memory(context), True)
+        def __init__(self, sequences, tokens):
+            params = lc.llama_context_default_params()
+            params.n_ctx = sequences * tokens
+            params.n_batch = max(tokens, sequences)
+            params.n_seq_max = sequences
+            params.n_threads = params.n_threads_batch = threads
+            self.context = lc.llama_init_from_model(model, params)
+            if not self.context:
+                raise SystemExit("llama.cpp gives no context")
+            self.batch = lc.llama_batch_init(params.n_batch, 0, 1)
 
-    def prefill(n, sequence=0):
-        return decode([(sequence, i, i == n - 1) for i in range(n)])
+        def close(self):
+            lc.llama_batch_free(self.batch)
+            lc.llama_free(self.context)
 
-    prefill(min(prompts))  # first touch
+        def decode(self, entries):
+            """entries: (sequence, position, wants logits); returns seconds"""
+            batch = self.batch
+            batch.n_tokens = len(entries)
+            for i, (sequence, position, wanted) in enumerate(entries):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i] = token(), position, 1
+                batch.seq_id[i][0] = sequence
+                batch.logits[i] = wanted
+            start = time.perf_counter()
+            if lc.llama_decode(self.context, batch) != 0:
+                raise SystemExit("llama_decode failed")
+            lc.llama_synchronize(self.context)
+            return time.perf_counter() - start
+
+        def prefill(self, n, sequence=0):
+            return self.decode([(sequence, i, i == n - 1) for i in range(n)])
+
     result = {"version": lc.__version__, "prefill": {}, "decode": {}}
+    single = Context(1, max(prompts) + 8)
+    single.prefill(min(prompts))  # first touch
     for n in prompts:
-        clear()
-        result["prefill"][n] = n / prefill(n)
+        lc.llama_memory_clear(lc.llama_get_memory(single.context), True)
+        result["prefill"][n] = n / single.prefill(n)
+    single.close()
     for b in batches:
-        clear()
+        many = Context(b, PROMPT_OF_DECODE + steps + 8)
         for sequence in range(b):
-            prefill(PROMPT_OF_DECODE, sequence)
-        times = [decode([(s, PROMPT_OF_DECODE + k, True) for s in range(b)]) for k in range(steps)]
+            many.prefill(PROMPT_OF_DECODE, sequence)
+        times = [many.decode([(s, PROMPT_OF_DECODE + k, True) for s in range(b)])
+                 for k in range(steps)]
         result["decode"][b] = b * (steps - 2) / sum(times[2:])
+        many.close()
     print(json.dumps(result))
 
 
