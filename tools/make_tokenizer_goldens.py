@@ -129,7 +129,8 @@ def added():
                           AddedToken("caf\u00e9", normalized=True), AddedToken("cafe\u0301s", normalized=False),
                           AddedToken("\u212b", normalized=True), AddedToken("漢字"), AddedToken("   "),
                           AddedToken("\n\n"), AddedToken("raw", normalized=False, lstrip=True, single_word=True),
-                          AddedToken("Ġx"), AddedToken("é", single_word=True, rstrip=True)])
+                          AddedToken("Ġx"), AddedToken("é", single_word=True, rstrip=True),
+                          AddedToken("\t", lstrip=True, rstrip=True), AddedToken(" \n", rstrip=True)])
     return tokenizer
 
 

@@ -6,7 +6,8 @@
  * look into a table of 256; a full automaton was not worth its size.
  *
  * What happens around a match (single_word, lstrip, rstrip) follows `tokenizers`: white space that
- * a token takes to its left is at most what is left of the token before it; a match that is
+ * a token takes to its left is at most what is left of the token before it; a token that is white
+ * space itself is found also in what the one before it took; a match that is
  * discarded because a word touches it is not searched again inside. A normalized token also decodes
  * to its normalized form. (There `tokenizers` then forgets that it is special; we do not.)
  *
@@ -114,13 +115,14 @@ static sl_status index_token(struct text_added *added, uint32_t index, const cha
     struct text_added_token *token = &added->tokens[index];
     const char *text = token->content;
     size_t bytes = token->n;
+    bool at_start = true;
 
     token->shown = sl_strdup(text);
     token->n_shown = token->n;
     if (!token->normalized)
         return trie_add(&added->raw, text, bytes, index);
     sl_status status =
-        text_normalizer_apply(normalizer, match, text, bytes, buffers, &text, &bytes);
+        text_normalizer_apply(normalizer, match, text, bytes, buffers, &text, &bytes, &at_start);
     if (status != SL_OK)
         return status;
     if (bytes == 0)
@@ -280,10 +282,12 @@ sl_status text_added_split(const struct text_added *added, const struct text_tri
         at = end;
         if (token->single_word && touches_word(text, bytes, start, end))
             continue;
-        if (token->lstrip && start > done)
-            start = skip_space_left(text, start, done);
+        if (token->lstrip)
+            start = start > done ? skip_space_left(text, start, done) : done;
         if (token->rstrip)
             end = skip_space_right(text, bytes, end);
+        if (start >= end) /* the token before took all of it */
+            continue;
         if (done < start)
             status = take(arg, NULL, text + done, start - done, at_start && done == 0);
         if (status == SL_OK)

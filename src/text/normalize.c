@@ -160,7 +160,7 @@ void text_normalizer_fini(struct text_normalizer *normalizer)
 /* ---- apply ---- */
 
 static sl_status replace(const struct text_normalizer_step *step, struct text_regex_match *match,
-                         const char *text, size_t bytes, struct sl_buf *out)
+                         const char *text, size_t bytes, struct sl_buf *out, bool *at_start)
 {
     size_t copied = 0, from = 0, replacement = strlen(step->text);
 
@@ -180,6 +180,8 @@ static sl_status replace(const struct text_normalizer_step *step, struct text_re
             from = start + (size_t)text_char_next(text + start, bytes - start, &code);
             continue;
         }
+        if (start == 0 && replacement == 0)
+            *at_start = false;
         sl_buf_add(out, text + copied, start - copied);
         sl_buf_add(out, step->text, replacement);
         copied = from = end;
@@ -188,7 +190,8 @@ static sl_status replace(const struct text_normalizer_step *step, struct text_re
     return SL_OK;
 }
 
-static void strip(const struct text_normalizer_step *step, const char **text, size_t *bytes)
+static void strip(const struct text_normalizer_step *step, const char **text, size_t *bytes,
+                  bool *at_start)
 {
     uint32_t code;
 
@@ -198,6 +201,7 @@ static void strip(const struct text_normalizer_step *step, const char **text, si
             break;
         *text += n;
         *bytes -= (size_t)n;
+        *at_start = false;
     }
     while (step->right && *bytes > 0) {
         size_t start = text_char_before(*text, *bytes, &code);
@@ -221,7 +225,7 @@ static void lower(const char *text, size_t bytes, struct sl_buf *out)
 
 /* One step from *text to *text, through `out` if something changes. */
 static sl_status apply(const struct text_normalizer_step *step, struct text_regex_match *match,
-                       const char **text, size_t *bytes, struct sl_buf *out)
+                       const char **text, size_t *bytes, struct sl_buf *out, bool *at_start)
 {
     sl_status status = SL_OK;
 
@@ -242,10 +246,10 @@ static sl_status apply(const struct text_normalizer_step *step, struct text_rege
         sl_buf_add(out, *text, *bytes);
         break;
     case TEXT_NORMALIZE_REPLACE:
-        status = replace(step, match, *text, *bytes, out);
+        status = replace(step, match, *text, *bytes, out, at_start);
         break;
     case TEXT_NORMALIZE_STRIP:
-        strip(step, text, bytes);
+        strip(step, text, bytes, at_start);
         return SL_OK;
     }
     if (status != SL_OK)
@@ -257,13 +261,14 @@ static sl_status apply(const struct text_normalizer_step *step, struct text_rege
 
 sl_status text_normalizer_apply(const struct text_normalizer *normalizer,
                                 struct text_regex_match *match, const char *text, size_t bytes,
-                                struct sl_buf buffers[2], const char **text_out, size_t *bytes_out)
+                                struct sl_buf buffers[2], const char **text_out, size_t *bytes_out,
+                                bool *at_start)
 {
     int turn = 0;
 
     for (uint32_t i = 0; i < normalizer->n_steps; i++) {
         struct sl_buf *out = &buffers[turn];
-        sl_status status = apply(&normalizer->steps[i], match, &text, &bytes, out);
+        sl_status status = apply(&normalizer->steps[i], match, &text, &bytes, out, at_start);
         if (status != SL_OK)
             return status;
         if (text == out->data) /* the next step must not write over what it reads */

@@ -41,11 +41,12 @@ sl_status text_normalizer_load(struct text_normalizer *normalizer, const char *w
                                const json_t *value) SL_MUST_USE;
 void text_normalizer_fini(struct text_normalizer *normalizer);
 /* Normalizes a text (valid UTF-8). The result is in *out_text: the text itself where nothing
- * changed, or one of the two buffers, which are overwritten. SL_EXHAUSTED beyond the buffers'
- * maximum. */
+ * changed, or one of the two buffers, which are overwritten. *at_start (in and out): whether the
+ * text begins where the whole text does; no longer, once its beginning was removed. SL_EXHAUSTED
+ * beyond the buffers' maximum. */
 sl_status text_normalizer_apply(const struct text_normalizer *normalizer,
                                 struct text_regex_match *match, const char *text, size_t bytes,
-                                struct sl_buf buffers[2], const char **text_out,
-                                size_t *bytes_out) SL_MUST_USE;
+                                struct sl_buf buffers[2], const char **text_out, size_t *bytes_out,
+                                bool *at_start) SL_MUST_USE;
 
 #endif

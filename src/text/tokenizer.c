@@ -155,6 +155,23 @@ static sl_status check_head(const char *what, const json_t *root)
     return status;
 }
 
+/* Which of several pieces `first` means would need to know where each character came from. */
+static sl_status check_metaspace(const struct text_tokenizer *tokenizer, const char *what)
+{
+    bool prepends = false, first = false;
+
+    for (uint32_t i = 0; i < tokenizer->normalizer.n_steps; i++)
+        prepends |= tokenizer->normalizer.steps[i].kind == TEXT_NORMALIZE_PREPEND;
+    for (uint32_t i = 0; i < tokenizer->pretokenizer.n_steps; i++)
+        first |= tokenizer->pretokenizer.steps[i].prepend == TEXT_PREPEND_FIRST;
+    if (prepends && first)
+        return sl_fail(SL_UNSUPPORTED,
+                       "%s: pre_tokenizer Metaspace with prepend_scheme \"first\" behind a "
+                       "normalizer Prepend is not supported",
+                       what);
+    return SL_OK;
+}
+
 static sl_status load(struct text_tokenizer *tokenizer, const char *what, const json_t *root)
 {
     sl_status status = check_head(what, root);
@@ -165,6 +182,8 @@ static sl_status load(struct text_tokenizer *tokenizer, const char *what, const 
     if (status == SL_OK)
         status = text_pretokenizer_load(&tokenizer->pretokenizer, what,
                                         json_object_get(root, "pre_tokenizer"));
+    if (status == SL_OK)
+        status = check_metaspace(tokenizer, what);
     if (status == SL_OK)
         status = text_decoder_load(&tokenizer->decoder, what, json_object_get(root, "decoder"));
     if (status == SL_OK)
@@ -314,7 +333,7 @@ static sl_status take_raw(void *arg, const struct text_added_token *token, const
     if (token != NULL)
         return text_ids_add(encode->ids, token->id);
     sl_status status = text_normalizer_apply(&tokenizer->normalizer, encode->match, text, bytes,
-                                             encode->normalized, &text, &bytes);
+                                             encode->normalized, &text, &bytes, &at_start);
     if (status != SL_OK)
         return status;
     return text_added_split(&tokenizer->added, &tokenizer->added.normalized, text, bytes, at_start,
