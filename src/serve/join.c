@@ -84,7 +84,8 @@ static struct rpc_stream *stream_of(struct serve_join *join)
 /* Under hello_mutex. */
 static sl_status send_hello(struct serve_join *join, struct rpc_stream *stream)
 {
-    Sluice__Hello hello = SLUICE__HELLO__INIT;
+    Sluice__Hello hello;
+    sluice__hello__init(&hello);
     char version[] = SLUICE_VERSION;
     hello.protocol = RPC_PROTOCOL;
     hello.pid = (uint32_t)getpid();
