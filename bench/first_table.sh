@@ -6,12 +6,13 @@
 #                        [--requests N] [--output N] [--concurrency N] [--rounds N]
 #
 # Without --model it makes random-weight smollm2-135m with a context of 16k in DIR/bench-models. Rounds
-# alternate between the setups, so that a machine that slows down slows both; the table shows the
-# median of the rounds. The result goes to bench/results/NNNN-first-table.md unless --out says else.
+# alternate between the setups, so that a machine that slows down slows both; the table shows the median
+# of the rounds. Long prompts get fewer requests, at least four. The result goes to
+# bench/results/NNNN-first-table.md unless --out says else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-build=build model='' out='' prompts='128 512 2048 8192' requests=12 output=64 concurrency=2 rounds=3
+build=build model='' out='' prompts='128 512 2048 8192' requests=12 output=64 concurrency=2 rounds=2
 while [ $# -gt 0 ]; do
     case "$1" in
     --build | --model | --out | --prompts | --requests | --output | --concurrency | --rounds)
@@ -64,8 +65,10 @@ for round in $(seq "$rounds"); do
     for setup in 0x2 1x1; do
         start_server "$setup"
         for prompt in $prompts; do
-            echo "round $round, $setup, prompts of $prompt tokens" >&2
-            "$build/bin/sluice-bench" --url "http://127.0.0.1:$port" --warmup 3 --requests "$requests" \
+            n=$requests
+            [ "$prompt" -le 512 ] || n=$((requests * 1024 / prompt > 4 ? requests * 1024 / prompt : 4))
+            echo "round $round, $setup, $n prompts of $prompt tokens" >&2
+            "$build/bin/sluice-bench" --url "http://127.0.0.1:$port" --warmup 1 --requests "$n" \
                 --concurrency "$concurrency" --prompt-tokens "$prompt" --output-tokens "$output" \
                 --seed "$round$prompt" --json "$work/$setup-$prompt-$round.json" >"$work/print" ||
                 { cat "$work/print" >&2; exit 1; }
