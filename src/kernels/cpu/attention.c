@@ -84,12 +84,13 @@ static void row_keys(const struct cpu_attention_unit *unit, uint32_t row, uint32
 
 /* ---- keys and values of a segment ---- */
 
-static void widen_row(enum kernel_element element, const unsigned char *from, uint32_t dim,
-                      uint32_t pad, float *to)
+CPU_INLINE void widen_row(enum kernel_element element, const unsigned char *from, uint32_t dim,
+                          uint32_t pad, float *to)
 {
     uint32_t i = 0;
     if (element == KERNEL_BF16) {
         const uint16_t *half = (const uint16_t *)(const void *)from;
+#pragma GCC unroll 4
         for (; i + CPU_VL <= dim; i += CPU_VL)
             v_store(to + i, v_load_bf16(half + i));
         for (; i < dim; i++)
@@ -240,15 +241,17 @@ CPU_INLINE vf capped(vf x, float cap)
     return v_mul(v_set1(cap), v_mul(t, sign));
 }
 
-/* Scores of one query, of which [from, to) are its keys, into weights; updates m, l, fix. */
-static void softmax(struct work *work, uint32_t query, uint32_t from, uint32_t to)
+/* Scores of one query, of which [from, to) are its keys: scaled, capped, the others -inf. Its new
+ * maximum goes to fix, for the moment. */
+static void softmax_begin(struct work *work, uint32_t query, uint32_t from, uint32_t to)
 {
     float *s = work->s + (size_t)query * CPU_SEGMENT;
+    const float cap = work->unit->softcap;
     const vf scale = v_set1(work->unit->scale);
-    for (uint32_t j = from / CPU_VL * CPU_VL; j < to; j += CPU_VL) {
-        vf x = v_mul(v_load(s + j), scale);
-        v_store(s + j, work->unit->softcap > 0 ? capped(x, work->unit->softcap) : x);
-    }
+    for (uint32_t j = 0; cap > 0 && j < CPU_SEGMENT; j += CPU_VL)
+        v_store(s + j, capped(v_mul(v_load(s + j), scale), cap));
+    for (uint32_t j = 0; !(cap > 0) && j < CPU_SEGMENT; j += CPU_VL)
+        v_store(s + j, v_mul(v_load(s + j), scale));
     for (uint32_t j = 0; j < from; j++)
         s[j] = -INFINITY;
     for (uint32_t j = to; j < CPU_SEGMENT; j++)
@@ -257,17 +260,34 @@ static void softmax(struct work *work, uint32_t query, uint32_t from, uint32_t t
     for (uint32_t j = CPU_VL; j < CPU_SEGMENT; j += CPU_VL)
         max = v_max(max, v_load(s + j));
     float segment = v_maximum(max), before = work->m[query];
-    float now = segment > before ? segment : before;
-    const vf shift = v_set1(now);
+    work->fix[query] = segment > before ? segment : before;
+}
+
+/* The maximum of every query moves on; fix = exp(before - now), many queries at a time: alone, the
+ * chain of one exp is longer than all else that a query does here. */
+static void softmax_fix(struct work *work)
+{
+    for (uint32_t i = 0; i < work->n; i += CPU_VL) {
+        uint32_t n = work->n - i < CPU_VL ? work->n - i : CPU_VL;
+        vf before = v_load_some(work->m + i, n, 0.0f), now = v_load_some(work->fix + i, n, 0.0f);
+        v_store_some(work->m + i, now, n);
+        v_store_some(work->fix + i, v_exp(v_sub(before, now)), n);
+    }
+}
+
+/* Scores into weights. */
+static void softmax_end(struct work *work, uint32_t query)
+{
+    float *s = work->s + (size_t)query * CPU_SEGMENT;
+    const vf shift = v_set1(work->m[query]);
     vf sum = v_zero();
+#pragma GCC unroll 2
     for (uint32_t j = 0; j < CPU_SEGMENT; j += CPU_VL) {
         vf p = v_exp(v_sub(v_load(s + j), shift));
         v_store(s + j, p);
         sum = v_add(sum, p);
     }
-    work->fix[query] = exp_1(before - now);
     work->l[query] = work->l[query] * work->fix[query] + v_sum(sum);
-    work->m[query] = now;
 }
 
 /* ---- values ---- */
@@ -378,6 +398,16 @@ static uint32_t clip(uint32_t key, uint32_t base)
     return key <= base ? 0 : key - base < CPU_SEGMENT ? key - base : CPU_SEGMENT;
 }
 
+/* The keys of a row within the segment at `base`. */
+static void segment_keys(const struct cpu_attention_unit *unit, uint32_t row, uint32_t base,
+                         uint32_t *from_out, uint32_t *to_out)
+{
+    uint32_t from, to;
+    row_keys(unit, row, &from, &to);
+    *from_out = clip(from, base);
+    *to_out = clip(to, base);
+}
+
 /* Every query of the unit over the segment at `base`. */
 static void segment(struct work *work, uint32_t base)
 {
@@ -393,14 +423,22 @@ static void segment(struct work *work, uint32_t base)
     segment_load(work, base, first, end, more ? CPU_SEGMENT : 0);
     scores(work, first, end);
 
+    /* A query without a key here keeps its maximum: its fix is not used. */
+    memcpy(work->fix, work->m, work->n * sizeof(float));
+    for (uint32_t i = 0; i < work->n; i++) {
+        uint32_t from, to;
+        segment_keys(unit, i / unit->group, base, &from, &to);
+        if (from < to)
+            softmax_begin(work, i, from, to);
+    }
+    softmax_fix(work);
+
     uint32_t run = 0, run_from = 0, run_to = 0; /* queries [run, now) share their keys */
     for (uint32_t row = 0; row < unit->n_rows; row++) {
         uint32_t from, to, query = row * unit->group;
-        row_keys(unit, row, &from, &to);
-        from = clip(from, base);
-        to = clip(to, base);
+        segment_keys(unit, row, base, &from, &to);
         for (uint32_t i = 0; from < to && i < unit->group; i++)
-            softmax(work, query + i, from, to);
+            softmax_end(work, query + i);
         if (from != run_from || to != run_to) {
             if (run_from < run_to)
                 values(work, run, query - run, run_from, run_to);
