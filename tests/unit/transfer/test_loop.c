@@ -22,8 +22,8 @@
 #define STRIDE 17
 #define SEEDS  15
 #else
-#define STRIDE 3
-#define SEEDS  40
+#define STRIDE 7
+#define SEEDS  25
 #endif
 #define STREAMS_MAX 10
 #define LAYERS      3
