@@ -10,6 +10,7 @@ Lines of cases.tsv, fields separated by tabs, bytes below 0x20, 0x7f and backsla
     D  ids  decoded  decoded without special tokens
 A decoded text that is as the field before it (for E: the text) is written as `=`.
 """
+import collections
 import json
 import os
 import sys
@@ -39,13 +40,19 @@ def corpus():
         return SENTENCES * 3 + file.read().split("\n\n")
 
 
-def train(vocab_size, special=(), pre=None, normalizer=None, prefix_space=False, alphabet=True):
+def alphabet(count):
+    """The most frequent characters. (limit_alphabet alone picks among equals by chance.)"""
+    found = collections.Counter("".join(corpus()).replace(" ", "▁"))
+    return [char for char, _ in sorted(found.items(), key=lambda item: (-item[1], item[0]))[:count]]
+
+
+def train(vocab_size, special=(), pre=None, normalizer=None, prefix_space=False, all_bytes=True):
     tokenizer = Tokenizer(models.BPE())
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre or pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(special), show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if alphabet else [])
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if all_bytes else [])
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
@@ -136,7 +143,7 @@ def added():
 
 def lacking():
     """Bytes without a token: unknown ones, fused."""
-    tokenizer = train(60, ["<unk>"], alphabet=False)
+    tokenizer = train(60, ["<unk>"], all_bytes=False)
     data = json.loads(tokenizer.to_str())
     data["model"].update(unk_token="<unk>", fuse_unk=True)
     return data
@@ -144,7 +151,7 @@ def lacking():
 
 def dropping():
     """Bytes without a token, and no unknown token either."""
-    data = json.loads(train(60, ["<unk>"], alphabet=False).to_str())
+    data = json.loads(train(60, ["<unk>"], all_bytes=False).to_str())
     data["model"]["unk_token"] = None
     return data
 
@@ -160,7 +167,8 @@ def sentencepiece(vocab_size, specials, change):
     """As exported from SentencePiece: byte tokens, merges over whole texts with metaspaces."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, limit_alphabet=300)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, limit_alphabet=300,
+                                  initial_alphabet=alphabet(300))
     tokenizer.train_from_iterator(corpus(), trainer)
     data = json.loads(tokenizer.to_str())
     names = specials + ["<0x%02X>" % byte for byte in range(256)]
@@ -248,7 +256,7 @@ def words():
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>"], show_progress=False,
-                                  limit_alphabet=150)
+                                  limit_alphabet=150, initial_alphabet=alphabet(150))
     tokenizer.train_from_iterator(corpus(), trainer)
     return tokenizer
 

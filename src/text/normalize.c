@@ -64,7 +64,10 @@ static sl_status load_replace(struct text_normalizer_step *step, const char *wha
         status = sl_json_text(pattern, what, "Regex", NULL, &regex);
     if (status != SL_OK)
         return status;
+    uint32_t code;
     step->text = sl_strdup(text);
+    step->one_char = literal != NULL && literal[0] != '\0' &&
+                     text_char_next(literal, strlen(literal), &code) == (int)strlen(literal);
     if (literal != NULL)
         return text_regex_literal(what, "normalizer Replace", literal, &step->regex);
     if (regex != NULL)

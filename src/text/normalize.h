@@ -26,6 +26,7 @@ struct text_normalizer_step {
     enum text_normal_form form;
     char *text;
     struct text_regex *regex;
+    bool one_char; /* REPLACE of one literal character */
     bool left, right;
 };
 

@@ -155,19 +155,22 @@ static sl_status check_head(const char *what, const json_t *root)
     return status;
 }
 
-/* Which of several pieces `first` means would need to know where each character came from. */
+/* What is `first` behind these would need to know where each character came from. */
 static sl_status check_metaspace(const struct text_tokenizer *tokenizer, const char *what)
 {
-    bool prepends = false, first = false;
+    bool moves = false, first = false;
 
-    for (uint32_t i = 0; i < tokenizer->normalizer.n_steps; i++)
-        prepends |= tokenizer->normalizer.steps[i].kind == TEXT_NORMALIZE_PREPEND;
+    for (uint32_t i = 0; i < tokenizer->normalizer.n_steps; i++) {
+        const struct text_normalizer_step *step = &tokenizer->normalizer.steps[i];
+        moves |= step->kind == TEXT_NORMALIZE_PREPEND ||
+                 (step->kind == TEXT_NORMALIZE_REPLACE && !step->one_char);
+    }
     for (uint32_t i = 0; i < tokenizer->pretokenizer.n_steps; i++)
         first |= tokenizer->pretokenizer.steps[i].prepend == TEXT_PREPEND_FIRST;
-    if (prepends && first)
+    if (moves && first)
         return sl_fail(SL_UNSUPPORTED,
                        "%s: pre_tokenizer Metaspace with prepend_scheme \"first\" behind a "
-                       "normalizer Prepend is not supported",
+                       "normalizer Prepend or Replace is not supported",
                        what);
     return SL_OK;
 }
