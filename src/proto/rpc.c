@@ -36,6 +36,7 @@
 #define BACK_OFF_MIN_US    (100 * SL_MS_US)
 #define BACK_OFF_MAX_US    (5 * SL_SECOND_US)
 #define SETTLED_US         (5 * SL_SECOND_US) /* a stream that lived so long resets the back-off */
+#define DIALS_PER_LINE     10u                /* failed ones, in the log */
 #define STOP_FLUSH_US      (1 * SL_SECOND_US)
 #define STOP_CANCEL_US     (2 * SL_SECOND_US)
 #define KEEPALIVE_MS       5000
@@ -339,7 +340,8 @@ struct rpc_client {
     struct rpc_stream *stream;
     uint64_t next_dial_us;
     uint64_t back_off_us;
-    uint64_t noise; /* state of the jitter */
+    uint64_t noise;    /* state of the jitter */
+    uint32_t n_failed; /* dials since the last that opened */
 };
 
 static void client_opened(void *arg, struct rpc_stream *stream)
@@ -380,7 +382,10 @@ static void client_gone(void *arg, struct rpc_stream *stream)
     client->back_off_us *= 2;
     if (client->back_off_us > BACK_OFF_MAX_US)
         client->back_off_us = BACK_OFF_MAX_US;
-    sl_debug("rpc_stream_gone", "target=%s text=\"%s\"", client->target, stream->text);
+    client->n_failed = stream->opened ? 0 : client->n_failed + 1;
+    if (client->n_failed % DIALS_PER_LINE == 1 && atomic_load(&client->stop_us) == 0)
+        sl_warn("dial_failed", "target=%s tries=%u text=\"%s\"", client->target, client->n_failed,
+                stream->text);
     client->stream = NULL;
     grpc_channel_destroy(client->channel);
     client->channel = NULL;
