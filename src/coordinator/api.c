@@ -508,6 +508,32 @@ static sl_status read_completion(struct api_completion *out, struct api_error *e
     return status;
 }
 
+sl_status api_check_shape(const char *text, size_t bytes, uint32_t len_max,
+                          struct api_error *error_out)
+{
+    bool in_string = false;
+    size_t n_members = 0, n_commas = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        char c = text[i];
+        if (in_string && c == '\\')
+            i++;
+        else if (c == '"')
+            in_string = !in_string;
+        else if (!in_string && c == ':')
+            n_members++;
+        else if (!in_string && c == ',')
+            n_commas++;
+    }
+    if (n_members > API_MEMBERS_MAX)
+        return api_fail(error_out, 400, "too_many_fields", NULL,
+                        "the request body has %zu members; at most %u", n_members, API_MEMBERS_MAX);
+    if (n_commas > (size_t)len_max + API_MEMBERS_MAX)
+        return api_fail(error_out, 400, "context_length_exceeded", "prompt",
+                        "the request body lists %zu values; the context length is %u", n_commas,
+                        len_max);
+    return SL_OK;
+}
+
 static sl_status parse_object(const char *text, size_t bytes, json_t **body_out,
                               struct api_error *error)
 {

@@ -16,6 +16,7 @@
 #define API_STOP_IDS_MAX    16u
 #define API_MESSAGE_BYTES   400u
 #define API_TEMPERATURE_MAX 2.0
+#define API_MEMBERS_MAX     4096u /* of all objects in a body */
 
 /* What a refused request is answered with: {"error": {message, type, param, code}}. */
 struct api_error {
@@ -72,6 +73,12 @@ struct api_detokenize {
     const char *model;
     struct api_prompt prompt; /* always ids */
 };
+
+/* A look at a body before it is parsed, which costs a hundredth of it: so many members of objects, and
+ * list items, that no request of this server can mean it, are refused at once. len_max: the longest
+ * list of ids that can be served. SL_INVALID with *error_out. */
+sl_status api_check_shape(const char *text, size_t bytes, uint32_t len_max,
+                          struct api_error *error_out) SL_MUST_USE;
 
 /* Each returns SL_OK, or SL_INVALID (SL_UNSUPPORTED, SL_EXHAUSTED) with *error_out filled; the struct
  * then owns nothing. Unknown names are ignored; what later versions serve is accepted when null or

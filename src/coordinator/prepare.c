@@ -4,8 +4,9 @@
  *                                         └─► errors, /tokenize, /detokenize: answered from here
  *
  * Tokenizing four megabytes takes long enough to stall every open stream, so neither the loop nor an HTTP
- * thread does it. A text thread stops at one token over the context length: a prompt that is far
- * too long costs no more than one that is just too long. */
+ * thread does it. A text thread stops at one token over the context length, and looks at the beginning
+ * of a very long text first: a prompt that is far too long costs little more than one that is just
+ * too long. */
 #include "coordinator/core.h"
 
 #include "base/clock.h"
@@ -21,6 +22,7 @@
 #define JSON           "application/json"
 #define TOKENIZE_MAX   (1u << 22) /* ids that /tokenize gives */
 #define BODY_BYTES_MAX (64u << 20)
+#define PROBE_BYTES    8u /* of text for each token that is allowed */
 
 struct prepare {
     struct coordinator *coordinator;
@@ -89,12 +91,30 @@ static sl_status copy_ids(const struct coordinator *c, const struct api_prompt *
     return SL_OK;
 }
 
+/* Whether the beginning of a very long text has too many tokens already. Its last token may be another
+ * one in the whole text, hence some more than the limit. */
+static bool too_long(const struct coordinator *c, const struct api_prompt *prompt, size_t n_max)
+{
+    size_t bytes = n_max * PROBE_BYTES;
+    if (prompt->text_bytes <= bytes)
+        return false;
+    while (bytes > 0 && ((unsigned char)prompt->text[bytes] & 0xc0) == 0x80)
+        bytes--;
+    struct text_ids ids;
+    text_ids_init(&ids, n_max + 16);
+    sl_status status = text_tokenizer_encode(c->tokenizer, prompt->text, bytes, false, &ids);
+    text_ids_fini(&ids);
+    return status == SL_EXHAUSTED;
+}
+
 static sl_status encode(const struct coordinator *c, const struct api_prompt *prompt,
                         bool add_special_tokens, uint32_t len_max, struct text_ids *ids,
                         struct api_error *error)
 {
-    sl_status status = text_tokenizer_encode(c->tokenizer, prompt->text, prompt->text_bytes,
-                                             add_special_tokens, ids);
+    sl_status status = SL_EXHAUSTED;
+    if (!too_long(c, prompt, ids->n_ids_max))
+        status = text_tokenizer_encode(c->tokenizer, prompt->text, prompt->text_bytes,
+                                       add_special_tokens, ids);
     if (status == SL_EXHAUSTED)
         return api_fail(error, 400, "context_length_exceeded", "prompt",
                         "`prompt` has over %zu tokens; the context length is %u", ids->n_ids_max,
@@ -156,7 +176,9 @@ static sl_status build_request(struct coordinator *c, struct http_exchange *exch
 {
     size_t bytes;
     const char *body = http_exchange_body(exchange, &bytes);
-    sl_status status = api_parse_completion(body, bytes, &request->params, error);
+    sl_status status = api_check_shape(body, bytes, atomic_load(&c->model_len_max), error);
+    if (status == SL_OK)
+        status = api_parse_completion(body, bytes, &request->params, error);
     if (status != SL_OK)
         return status;
     status = check_model(c, request->params.model, error);
@@ -223,7 +245,9 @@ static void answer_tokenize(struct coordinator *c, struct http_exchange *exchang
     struct text_ids ids;
     size_t bytes;
     const char *body = http_exchange_body(exchange, &bytes);
-    sl_status status = api_parse_tokenize(body, bytes, &params, &error);
+    sl_status status = api_check_shape(body, bytes, TOKENIZE_MAX, &error);
+    if (status == SL_OK)
+        status = api_parse_tokenize(body, bytes, &params, &error);
     if (status != SL_OK) {
         reply_error(exchange, &error);
         return;
@@ -247,7 +271,9 @@ static void answer_detokenize(struct coordinator *c, struct http_exchange *excha
     struct text_ids ids;
     size_t bytes;
     const char *body = http_exchange_body(exchange, &bytes);
-    sl_status status = api_parse_detokenize(body, bytes, &params, &error);
+    sl_status status = api_check_shape(body, bytes, TOKENIZE_MAX, &error);
+    if (status == SL_OK)
+        status = api_parse_detokenize(body, bytes, &params, &error);
     if (status != SL_OK) {
         reply_error(exchange, &error);
         return;

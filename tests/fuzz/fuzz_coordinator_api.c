@@ -48,6 +48,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct api_completion completion;
     struct api_tokenize tokenize;
     struct api_detokenize detokenize;
+    if (api_check_shape(text, size, 100, &error) != SL_OK)
+        check_error(&error);
     if (api_parse_completion(text, size, &completion, &error) == SL_OK) {
         check_completion(&completion);
         api_completion_fini(&completion);

@@ -196,6 +196,37 @@ static void tokenize_and_detokenize(void **state)
     assert_string_equal(error.param, "tokens");
 }
 
+static sl_status check_repeated(const char *item, uint32_t n, struct api_error *error)
+{
+    struct sl_buf body;
+    sl_buf_init(&body, 1 << 20);
+    sl_buf_add_text(&body, "{\"prompt\":[0");
+    for (uint32_t i = 0; i < n; i++)
+        sl_buf_add_text(&body, item);
+    sl_buf_add_text(&body, "]}");
+    sl_status status = api_check_shape(body.data, body.bytes, 100, error);
+    sl_buf_fini(&body);
+    return status;
+}
+
+/* What is far too much is refused by its shape; what stands in strings does not count. */
+static void shapes(void **state)
+{
+    (void)state;
+    struct api_error error;
+    assert_ok(check_repeated(",1", 100 + API_MEMBERS_MAX, &error));
+    assert_int_equal(check_repeated(",1", 101 + API_MEMBERS_MAX, &error), SL_INVALID);
+    assert_string_equal(error.code, "context_length_exceeded");
+    assert_ok(check_repeated(" :", API_MEMBERS_MAX - 1, &error));
+    assert_int_equal(check_repeated(" :", API_MEMBERS_MAX, &error), SL_INVALID);
+    assert_string_equal(error.code, "too_many_fields");
+    assert_ok(check_repeated(" \",:,\\\\\"", 3000, &error));
+    assert_int_equal(check_repeated(" \"\\\"\",:", 5000, &error), SL_INVALID);
+    const char *ends[] = {"", "\"", "\"\\", "{\"a\":\"\\"};
+    for (size_t i = 0; i < 4; i++)
+        assert_ok(api_check_shape(ends[i], strlen(ends[i]), 1, &error));
+}
+
 static void error_object(void **state)
 {
     (void)state;
@@ -223,6 +254,7 @@ int main(void)
         cmocka_unit_test(every_field),
         cmocka_unit_test(neutral_values),
         cmocka_unit_test(tokenize_and_detokenize),
+        cmocka_unit_test(shapes),
         cmocka_unit_test(error_object),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -684,6 +684,12 @@ static void bad_requests(void **state)
         sl_buf_add_text(&body, "x");
     sl_buf_add_text(&body, "\"}");
     expect_error(f, path, body.data, 400, "context_length_exceeded");
+    sl_buf_reset(&body); /* so long that its beginning decides; cut inside a character */
+    sl_buf_add_text(&body, "{\"prompt\":\"x");
+    for (int i = 0; i < 5000; i++)
+        sl_buf_add_text(&body, "\xc3\xa9");
+    sl_buf_add_text(&body, "\"}");
+    expect_error(f, path, body.data, 400, "context_length_exceeded");
     sl_buf_fini(&body);
     assert_int_equal(fake_node_submits(d), 0);
     fake_node_stop(d);
