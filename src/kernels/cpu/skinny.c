@@ -4,7 +4,11 @@
  * Up to tile_rows rows share the pass. Several panels go side by side when there are registers for it,
  * so that the chains of fused products are long enough to hide their latency: an output remains the
  * one chain of gemm.c. Weights are read once and in order within each panel; they are prefetched
- * PREFETCH bytes ahead, over the end of the panel into the one that follows in memory. */
+ * PREFETCH bytes ahead, over the end of the panel into the one that follows in memory.
+ *
+ * Seen on a busy two-core Zen 3 (AVX2, bf16): 0.9 to 1.0 of the read bandwidth for 1 and 2 rows, 0.7 to
+ * 0.9 for 4. One panel alone would be held to two chains of four cycles a step. With f32 products the
+ * ridge lies near 5 rows there, so from tile_rows on gemm.c is as near its floor as this can be. */
 #include "kernels/cpu/path.h"
 
 #define PREFETCH 4096
