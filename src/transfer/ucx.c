@@ -20,6 +20,7 @@
  * handler only notes, closes are put off, and progress() goes on with both when UCX has returned.
  * Settings are put into the environment before the configuration is read, and never
  * over what the user has set there. Runs on one thread at a time. */
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "transfer/frame.h"
@@ -40,11 +41,12 @@
 #include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
 
-#define AM_CONTROL     1
-#define AM_OFFER       2
-#define STATUS_REFUSED (-89) /* minus a reason: -90 … -99, which UCX leaves unused */
-#define PROGRESS_MAX   64    /* calls of ucp_worker_progress in a turn */
-#define WHY_BYTES      80
+#define AM_CONTROL      1
+#define AM_OFFER        2
+#define STATUS_REFUSED  (-89) /* minus a reason: -90 … -99, which UCX leaves unused */
+#define PROGRESS_MAX    64    /* calls of ucp_worker_progress in a turn */
+#define WHY_BYTES       80
+#define UNUSED_CLOSE_US (2 * SL_SECOND_US)
 
 #ifdef __SANITIZE_ADDRESS__
 /* UCX 1.13 forgets a few bytes when a connection to a dead process's shared memory fails. */
@@ -64,9 +66,12 @@ struct request {
     struct transport_connection *connection;
     void *op;
     uint8_t frame[FRAME_BYTES_MAX];
-    void *data; /* control: a copy; else NULL */
+    size_t frame_size;
+    void *data;        /* control: a copy; else NULL */
+    const void *bytes; /* what is sent: data, or a piece in the pool */
+    size_t n_bytes;
     enum transfer_reason reason;
-    struct request *next; /* of the free or the done list */
+    struct request *next; /* of the free list, the done list or the outbox */
 };
 
 struct transport_connection {
@@ -76,6 +81,7 @@ struct transport_connection {
     uint64_t route;
     uint32_t outstanding;
     bool lost, told, closing, close_due, closed; /* closed: UCX has called back */
+    uint64_t close_us;                           /* not before; for those that nobody uses */
     char why[WHY_BYTES];
     struct transport_connection *next;
 };
@@ -90,9 +96,11 @@ struct ucx {
     int fd;
     struct transport_connection *connections;
     struct request *free_requests;
-    struct request *done, **done_end; /* completed, not told yet */
+    struct request *done, **done_end;     /* completed, not told yet */
+    struct request *outbox, **outbox_end; /* asked for inside a callback, not sent yet */
     bool moved;
-    bool inside; /* of ucp_worker_progress */
+    bool inside;   /* of ucp_worker_progress */
+    bool stopping; /* nothing waits any more */
 };
 
 static struct ucx *of(struct transport *transport)
@@ -260,8 +268,6 @@ static void on_endpoint_error(void *arg, ucp_ep_h endpoint, ucs_status_t status)
 
 /* ---- connections ---- */
 
-static void ucx_close(struct transport_connection *connection);
-
 static sl_status make_endpoint(struct ucx *ucx, const void *address,
                                struct transport_connection **connection_out)
 {
@@ -305,7 +311,10 @@ static sl_status ucx_connect(struct transport *transport, const struct transport
             *connection_out = connection;
             return SL_OK;
         }
-        ucx_close(connection);
+        /* Closed later, when its wire-up is over at both ends. */
+        connection->closing = true;
+        connection->close_due = true;
+        connection->close_us = sl_real_us() + UNUSED_CLOSE_US;
     }
 }
 
@@ -321,29 +330,58 @@ static void ucx_bind(struct transport_connection *connection, uint64_t route)
         sl_debug("transfer_unpaired", "route=%llx", (unsigned long long)route);
 }
 
-static sl_status send_request(struct ucx *ucx, struct transport_connection *connection, unsigned id,
-                              struct request *request, size_t frame_size, const void *data,
-                              size_t data_bytes, uint32_t flags)
+static ucs_status_t submit(struct ucx *ucx, struct request *request)
 {
+    bool data = request->kind == REQUEST_SEND;
     ucp_request_param_t param = {
         .op_attr_mask =
             UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS,
-        .flags = flags | UCP_AM_SEND_FLAG_REPLY,
+        .flags = UCP_AM_SEND_FLAG_REPLY | (data ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER),
         .cb.send = on_send_done,
         .user_data = request,
     };
-    void *result = ucp_am_send_nbx(connection->endpoint, id, request->frame, frame_size, data,
-                                   data_bytes, &param);
+    void *result =
+        ucp_am_send_nbx(request->connection->endpoint, data ? AM_OFFER : AM_CONTROL, request->frame,
+                        request->frame_size, request->bytes, request->n_bytes, &param);
     if (UCS_PTR_IS_PTR(result))
-        return SL_OK;
-    if (UCS_PTR_RAW_STATUS(result) == UCS_OK) {
+        return UCS_OK;
+    ucs_status_t status = UCS_PTR_RAW_STATUS(result);
+    if (status == UCS_OK)
         request_defer(ucx, request);
+    else
+        note_lost(request->connection, "send", status);
+    return status;
+}
+
+/* At once, or after UCX has returned: a send inside a callback may find another connection broken, and
+ * UCX's tcp progress, which is walking over its events just then, aborts when it comes to that one. */
+static sl_status send_request(struct ucx *ucx, struct request *request)
+{
+    if (ucx->inside) {
+        request->next = NULL;
+        *ucx->outbox_end = request;
+        ucx->outbox_end = &request->next;
         return SL_OK;
     }
-    ucs_status_t status = UCS_PTR_RAW_STATUS(result);
+    ucs_status_t status = submit(ucx, request);
+    if (status == UCS_OK)
+        return SL_OK;
     request_give(ucx, request);
-    note_lost(connection, "send", status);
     return sl_fail(SL_PEER, "ucp_am_send_nbx: %s", ucs_status_string(status));
+}
+
+static void flush_outbox(struct ucx *ucx)
+{
+    struct request *request = ucx->outbox, *next;
+    ucx->outbox = NULL;
+    ucx->outbox_end = &ucx->outbox;
+    for (; request != NULL; request = next) {
+        next = request->next;
+        if (!request->connection->closing && submit(ucx, request) == UCS_OK)
+            continue;
+        request->reason = TRANSFER_LOST;
+        request_defer(ucx, request);
+    }
 }
 
 static sl_status ucx_send_control(struct transport_connection *connection, const uint8_t *frame,
@@ -353,12 +391,14 @@ static sl_status ucx_send_control(struct transport_connection *connection, const
     SL_ASSERT(frame_size <= FRAME_BYTES_MAX && !connection->closing);
     struct request *request = request_take(ucx, REQUEST_CONTROL, connection, NULL);
     memcpy(request->frame, frame, frame_size);
+    request->frame_size = frame_size;
     if (data_bytes > 0) {
         request->data = sl_zalloc(1, data_bytes);
         memcpy(request->data, data, data_bytes);
+        request->bytes = request->data;
+        request->n_bytes = data_bytes;
     }
-    return send_request(ucx, connection, AM_CONTROL, request, frame_size, request->data, data_bytes,
-                        UCP_AM_SEND_FLAG_EAGER);
+    return send_request(ucx, request);
 }
 
 static sl_status ucx_send_data(struct transport_connection *connection, const uint8_t *frame,
@@ -368,8 +408,10 @@ static sl_status ucx_send_data(struct transport_connection *connection, const ui
     SL_ASSERT(frame_size <= FRAME_BYTES_MAX && !connection->closing);
     struct request *request = request_take(ucx, REQUEST_SEND, connection, op);
     memcpy(request->frame, frame, frame_size);
-    return send_request(ucx, connection, AM_OFFER, request, frame_size, data, data_bytes,
-                        UCP_AM_SEND_FLAG_RNDV);
+    request->frame_size = frame_size;
+    request->bytes = data;
+    request->n_bytes = data_bytes;
+    return send_request(ucx, request);
 }
 
 static void on_close_done(void *ucx_request, ucs_status_t status, void *arg)
@@ -447,16 +489,23 @@ static void tell_closed(struct ucx *ucx)
     }
 }
 
+static void close_due(struct ucx *ucx)
+{
+    for (struct transport_connection *connection = ucx->connections; connection != NULL;
+         connection = connection->next) {
+        if (connection->close_due &&
+            (connection->close_us == 0 || ucx->stopping || sl_real_us() >= connection->close_us))
+            close_now(connection);
+    }
+}
+
 static bool progress_worker(struct ucx *ucx)
 {
     ucx->inside = true;
     bool moved = ucp_worker_progress(ucx->worker) != 0;
     ucx->inside = false;
-    for (struct transport_connection *connection = ucx->connections; connection != NULL;
-         connection = connection->next) {
-        if (connection->close_due)
-            close_now(connection);
-    }
+    flush_outbox(ucx);
+    close_due(ucx);
     tell_done(ucx);
     return moved;
 }
@@ -496,13 +545,26 @@ static void ucx_address(struct transport *transport, const void **address_out, s
     *bytes_out = of(transport)->address_bytes;
 }
 
+/* Those that wait for their time to be closed, at the end. */
+static void close_unused(struct ucx *ucx)
+{
+    ucx->stopping = true;
+    uint64_t begun = sl_real_us();
+    while (ucx->connections != NULL && sl_real_us() - begun < UNUSED_CLOSE_US) {
+        if (!ucx_progress(&ucx->transport))
+            sl_sleep_us(20);
+    }
+}
+
 static void ucx_destroy(struct transport *transport)
 {
     struct ucx *ucx = of(transport);
     if (ucx == NULL)
         return;
-    if (ucx->worker != NULL)
+    if (ucx->worker != NULL) {
+        close_unused(ucx);
         ucp_worker_destroy(ucx->worker);
+    }
     if (ucx->context != NULL)
         ucp_cleanup(ucx->context);
     while (ucx->connections != NULL) {
@@ -665,6 +727,7 @@ sl_status transport_ucx_create(const struct transport_args *args, struct transpo
     ucx->sink = args->sink;
     ucx->fd = -1;
     ucx->done_end = &ucx->done;
+    ucx->outbox_end = &ucx->outbox;
     status = start_context(ucx);
     if (status == SL_OK)
         status = start_worker(ucx);
