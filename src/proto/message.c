@@ -93,7 +93,7 @@ static sl_status unpack(const ProtobufCMessageDescriptor *descriptor, const uint
 
 sl_status rpc_node_message_unpack(const uint8_t *bytes, size_t n, Sluice__NodeMessage **message_out)
 {
-    ProtobufCMessage *base;
+    ProtobufCMessage *base = NULL;
     sl_status status = unpack(&sluice__node_message__descriptor, bytes, n, &base);
     if (status != SL_OK)
         return status;
@@ -110,7 +110,7 @@ sl_status rpc_node_message_unpack(const uint8_t *bytes, size_t n, Sluice__NodeMe
 sl_status rpc_coordinator_message_unpack(const uint8_t *bytes, size_t n,
                                          Sluice__CoordinatorMessage **message_out)
 {
-    ProtobufCMessage *base;
+    ProtobufCMessage *base = NULL;
     sl_status status = unpack(&sluice__coordinator_message__descriptor, bytes, n, &base);
     if (status != SL_OK)
         return status;
