@@ -2,6 +2,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include "base/mem.h"
+#include "support/torture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -253,6 +254,43 @@ static void test_blocks_are_copied_whole(void **state)
         }
 }
 
+/* ---- torture ---- */
+
+static sl_status open_pack_close(void *arg)
+{
+    const struct kernel_ops *ops = arg;
+    const struct kernel_shape shape = {64, 4, 2, 16, 64, 10, 8, 8, 8};
+    static const uint16_t data[64 * 48];
+    const struct kernel_weight_source sources[] = {{data, KERNEL_BF16, 32, 48},
+                                                   {data, KERNEL_F16, 16, 48}};
+    struct device *device = NULL;
+    struct kernel_context *context = NULL;
+    struct kernel_weight *weight = NULL;
+    struct kernel_acts *acts = NULL;
+    sl_status status = device_create(DEVICE_HOST, 0, 0, &device);
+    if (status == SL_OK)
+        status = ops->open(device, &shape, 2, &context);
+    if (status == SL_OK)
+        status = ops->weight_pack(context, KERNEL_WEIGHT_MATRIX, sources, 2, &weight);
+    if (status == SL_OK)
+        status = ops->acts_create(context, &acts);
+    ops->acts_destroy(acts);
+    ops->weight_free(weight);
+    if (context != NULL)
+        ops->close(context);
+    if (device != NULL)
+        device_destroy(device);
+    return status;
+}
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    const struct kernel_ops *all[] = {&kernel_ref_ops, &kernel_cpu_ops};
+    for (size_t i = 0; i < 2; i++)
+        torture_run(all[i]->name, open_pack_close, NULL, (void *)(uintptr_t)all[i], 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -264,6 +302,7 @@ int main(void)
         cmocka_unit_test(test_angles_are_right_to_the_last_bit),
         cmocka_unit_test(test_bf16_rounds_to_nearest_even),
         cmocka_unit_test(test_blocks_are_copied_whole),
+        cmocka_unit_test(test_every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
