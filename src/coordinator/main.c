@@ -338,7 +338,7 @@ static sl_status run(const struct config *config, const struct sl_options *optio
     serve_wait(UINT64_MAX);
     drain(c);
     coordinator_stop(c);
-    sl_info("stopped", "");
+    sl_info("stopped", "pools=%s", pool_names[config->pools]);
     return SL_OK;
 }
 
