@@ -795,7 +795,7 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
     http_exchange_release(exchange);
 }
 
-static void on_log(void *arg, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *fmt, va_list args)
 {
     (void)arg;
     char text[256];

@@ -247,7 +247,7 @@ static bool take_message(struct coordinator *c, struct rpc_stream *stream,
     struct registry_node *node = registry_find_stream(&c->registry, stream);
     if (node == NULL)
         return false;
-    switch (message->body_case) {
+    switch ((int)message->body_case) {
     case SLUICE__NODE_MESSAGE__BODY_HEARTBEAT:
         take_heartbeat(c, node, message->heartbeat, now_us);
         break;
@@ -277,10 +277,7 @@ static bool take_message(struct coordinator *c, struct rpc_stream *stream,
         node->load_total = message->load_progress->bytes_total;
         node->beat_us = now_us;
         break;
-    case SLUICE__NODE_MESSAGE__BODY_HELLO:
-    case SLUICE__NODE_MESSAGE__BODY_WINDOW:
-    case SLUICE__NODE_MESSAGE__BODY__NOT_SET:
-    default:
+    default: /* a window: the stream's own affair */
         break;
     }
     return false;
