@@ -42,7 +42,9 @@ SHAPES = {
     "tiny": ("llama", 256, 4, 4, 2, 64, 512, 2048, False, 5e5, None, 32768),
 }
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
-                 "qwen3": "Qwen3ForCausalLM"}
+                 "qwen3": "Qwen3ForCausalLM", "mistral": "MistralForCausalLM",
+                 "phi3": "Phi3ForCausalLM", "smollm3": "SmolLM3ForCausalLM",
+                 "granite": "GraniteForCausalLM", "gemma": "GemmaForCausalLM"}
 
 
 def parse_arguments(argv=None):
@@ -63,6 +65,7 @@ def parse_arguments(argv=None):
                         help="Llama 3's scaling")
     parser.add_argument("--context", type=int, default=32768)
     parser.add_argument("--eps", type=float, default=1e-6)
+    parser.add_argument("--window", type=int, help="sliding window (mistral, phi3, qwen2)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--shards", type=int, default=1)
@@ -94,6 +97,14 @@ def random_tensor(args, name, shape, spread, centre=0.0):
     return name, element, shape, chunks
 
 
+def stacked(args, prefix, parts, joined):
+    """Matrices [n][hidden] of several spreads, which phi3 stores as one."""
+    if args.family == "phi3":
+        parts = {joined: (sum(n for n, _ in parts.values()), 1.6)}
+    return [random_tensor(args, f"{prefix}{name}.weight", (n, args.hidden),
+                          spread / math.sqrt(args.hidden)) for name, (n, spread) in parts.items()]
+
+
 def make_tensors(args):
     hidden, mlp = args.hidden, args.mlp
     q, kv = args.heads * args.head_dim, args.kv_heads * args.head_dim
@@ -102,21 +113,22 @@ def make_tensors(args):
         return random_tensor(args, name, shape, spread, centre)
 
     def norm(name, size=hidden):
-        return tensor(name, (size,), 0.25, 1.0)
+        return tensor(name, (size,), 0.25, 0.0 if args.family == "gemma" else 1.0)
 
+    # Gemma multiplies its embedding by sqrt(hidden); the layers then have to be larger.
+    gain = 8 if args.family == "gemma" else 1
     tensors = [tensor("model.embed_tokens.weight", (args.vocab, hidden), 4 / math.sqrt(hidden))]
     for n in range(args.layers):
         p = f"model.layers.{n}."
         tensors += [
             norm(p + "input_layernorm.weight"),
-            tensor(p + "self_attn.q_proj.weight", (q, hidden), 1.5 / math.sqrt(hidden)),
-            tensor(p + "self_attn.k_proj.weight", (kv, hidden), 1.5 / math.sqrt(hidden)),
-            tensor(p + "self_attn.v_proj.weight", (kv, hidden), 2 / math.sqrt(hidden)),
-            tensor(p + "self_attn.o_proj.weight", (hidden, q), 2 / math.sqrt(q)),
+            *stacked(args, p + "self_attn.", {"q_proj": (q, 1.5), "k_proj": (kv, 1.5),
+                                              "v_proj": (kv, 2)}, "qkv_proj"),
+            tensor(p + "self_attn.o_proj.weight", (hidden, q), gain * 2 / math.sqrt(q)),
             norm(p + "post_attention_layernorm.weight"),
-            tensor(p + "mlp.gate_proj.weight", (mlp, hidden), 1.5 / math.sqrt(hidden)),
-            tensor(p + "mlp.up_proj.weight", (mlp, hidden), 1.5 / math.sqrt(hidden)),
-            tensor(p + "mlp.down_proj.weight", (hidden, mlp), 3 / math.sqrt(mlp)),
+            *stacked(args, p + "mlp.", {"gate_proj": (mlp, 1.5), "up_proj": (mlp, 1.5)},
+                     "gate_up_proj"),
+            tensor(p + "mlp.down_proj.weight", (hidden, mlp), gain * 3 / math.sqrt(mlp)),
         ]
         if args.family == "qwen2":
             tensors += [tensor(f"{p}self_attn.{x}_proj.bias", (size,), 0.5)
@@ -173,8 +185,21 @@ def make_config(args, bos, eos):
     if args.family == "llama":
         config["mlp_bias"] = False
     if args.family in ("qwen2", "qwen3"):
-        config.update({"use_sliding_window": False, "sliding_window": None,
-                       "max_window_layers": args.layers})
+        config.update({"use_sliding_window": args.window is not None,
+                       "sliding_window": args.window,
+                       "max_window_layers": args.layers if args.window is None else 1})
+    if args.family in ("mistral", "phi3"):
+        config["sliding_window"] = args.window
+    if args.family == "phi3":
+        config.update({"original_max_position_embeddings": args.context, "pad_token_id": eos})
+    if args.family == "smollm3":
+        config.update({"no_rope_layers": [int((n + 1) % 2 != 0) for n in range(args.layers)],
+                       "pad_token_id": eos})
+    if args.family == "granite":
+        config.update({"embedding_multiplier": 6.0, "attention_multiplier": 0.1,
+                       "residual_multiplier": 0.3, "logits_scaling": 1.5})
+    if args.family == "gemma":
+        config["hidden_act"] = "gelu_pytorch_tanh"
     scaling = None
     if args.rope_scaling:
         factor, low, high, original = (float(x) for x in args.rope_scaling.split(","))

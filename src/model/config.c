@@ -205,9 +205,23 @@ void model_config_inv_freq(const struct model_config *config, float *inv_freq_ou
 
 /* ---- the rest ---- */
 
+sl_status model_config_read_window(const json_t *root, const char *what,
+                                   struct model_config *config)
+{
+    uint64_t window;
+    sl_status status = sl_json_uint(root, what, "sliding_window", 0, 1, UINT32_MAX - 1, &window);
+    if (status == SL_OK)
+        config->window = (uint32_t)window;
+    return status;
+}
+
 static sl_status read_activation(const json_t *root, const char *what, struct model_config *config)
 {
     const char *name;
+    if (config->family->is_gelu) {
+        config->activation = KERNEL_GELU_TANH;
+        return SL_OK;
+    }
     sl_status status = sl_json_text(root, what, "hidden_act", "silu", &name);
     if (status == SL_OK)
         status = sl_json_text(root, what, "hidden_activation", name, &name);
@@ -284,6 +298,7 @@ static sl_status find_family(const json_t *root, const char *what,
 sl_status model_config_parse(const json_t *root, const char *what, struct model_config *config_out)
 {
     struct model_config config = {.embedding_scale = 1,
+                                  .logits_scale = 1,
                                   .rope = {.theta = 10000, .partial = 1, .factor = 1}};
     sl_status status = find_family(root, what, &config.family);
     if (status == SL_OK)
@@ -344,14 +359,19 @@ void model_config_digest(const struct model_config *config, uint8_t digest_out[3
     char text[1024];
     int n = snprintf(
         text, sizeof(text),
-        "%s hidden %u layers %u heads %u/%u/%u mlp %u vocab %u tied %d bias %d/%d norm %d eps %a "
-        "scale %a/%a activation %d rope %d %a %a %a %a %a %u",
+        "%s hidden %u layers %u heads %u/%u/%u mlp %u vocab %u tied %d bias %d/%d norm "
+        "%d/%a eps %a "
+        "scale %a/%a/%a window %u/%u activation %d rope %d %a %a %a %a %a %u",
         config->family->name, config->hidden, config->n_layers, config->n_heads, config->n_kv_heads,
         config->head_dim, config->mlp_hidden, config->vocab, config->tied, config->attention_bias,
-        config->out_bias, config->qk_norm, config->norm_eps, config->embedding_scale,
-        config->attention_scale, (int)config->activation, (int)rope->type, rope->theta,
+        config->out_bias, config->qk_norm, config->norm_offset, config->norm_eps,
+        config->embedding_scale, config->attention_scale, config->logits_scale, config->window,
+        config->window_first_layer, (int)config->activation, (int)rope->type, rope->theta,
         rope->partial, rope->factor, rope->low_freq_factor, rope->high_freq_factor,
         rope->original_context);
     SL_ASSERT(n > 0 && (size_t)n < sizeof(text));
-    model_sha256(text, (size_t)n, digest_out);
+    struct model_sha256 *sha = model_sha256_create();
+    model_sha256_add(sha, text, (size_t)n);
+    model_sha256_add(sha, config->no_rope, sizeof(config->no_rope));
+    model_sha256_finish(sha, digest_out);
 }

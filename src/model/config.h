@@ -35,6 +35,11 @@ struct model_config {
     bool qk_norm;        /* RMS norm of each head of q and k */
     double norm_eps;
     double embedding_scale, attention_scale; /* usually 1 and 1 / sqrt(head_dim) */
+    double logits_scale;                     /* folded into the last norm's weights; usually 1 */
+    double norm_offset;                      /* added to every norm's weights; usually 0 */
+    uint32_t window;                /* tokens a layer looks back, itself included; 0: all … */
+    uint32_t window_first_layer;    /* … from this layer on */
+    uint8_t no_rope[KV_LAYERS_MAX]; /* 1: the layer's q and k are not rotated */
     enum kernel_activation activation;
     struct model_rope rope;
     uint32_t n_eos_ids; /* of generation_config.json first, then config.json's others */
@@ -50,6 +55,9 @@ sl_status model_config_add_eos(const json_t *root, const char *what,
                                struct model_config *config) SL_MUST_USE;
 /* Reads DIR/config.json and, where it exists, DIR/generation_config.json. SL_NOT_FOUND. */
 sl_status model_config_load(const char *directory, struct model_config *config_out) SL_MUST_USE;
+/* sliding_window -> config->window; absent or null: 0. For families. */
+sl_status model_config_read_window(const json_t *root, const char *what,
+                                   struct model_config *config) SL_MUST_USE;
 /* The dimensions of a head that turn; even. */
 uint32_t model_config_rotary_dim(const struct model_config *config);
 /* inv_freq_out [rotary_dim / 2], computed in f32 in the order in which transformers does. */

@@ -123,7 +123,7 @@ static sl_status set_info(struct model_engine *engine, const struct model_engine
 {
     const struct model_config *config = &engine->config;
     struct model_info *info = &engine->info;
-    uint32_t element;
+    uint32_t element = KV_BF16;
     sl_status status = find_element(args->kv_type, &element);
     if (status != SL_OK)
         return status;

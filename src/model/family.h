@@ -11,15 +11,21 @@
 
 struct model_family {
     const char *name; /* model_type of config.json */
+    bool is_gelu;     /* the activation is GELU (tanh), whatever hidden_act says */
     /* Sets what differs from the common defaults; SL_UNSUPPORTED names a variant that we lack. */
     sl_status (*configure)(const json_t *root, const char *what, struct model_config *config);
     /* Loads the weights of layer `index`. */
     sl_status (*load_layer)(struct model_loader *loader, uint32_t index, struct model_layer *layer);
 };
 
+extern const struct model_family model_family_gemma;
+extern const struct model_family model_family_granite;
 extern const struct model_family model_family_llama;
+extern const struct model_family model_family_mistral;
+extern const struct model_family model_family_phi3;
 extern const struct model_family model_family_qwen2;
 extern const struct model_family model_family_qwen3;
+extern const struct model_family model_family_smollm3;
 
 /* NULL when unknown. */
 const struct model_family *model_family_find(const char *name);

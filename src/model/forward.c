@@ -54,7 +54,7 @@ void model_forward_layer_kv(const struct model_forward *forward, uint32_t layer)
         .q_norm = weights->q_norm,
         .k_norm = weights->k_norm,
         .rope = {.inv_freq = forward->inv_freq,
-                 .rotary_dim = model_config_rotary_dim(config),
+                 .rotary_dim = config->no_rope[layer] ? 0 : model_config_rotary_dim(config),
                  .scale = 1.0f},
         .norm_eps = (float)config->norm_eps,
         .kv = model_forward_kv(forward, layer),
@@ -70,6 +70,7 @@ void model_forward_layer_rest(const struct model_forward *forward, uint32_t laye
         .acts = forward->acts,
         .kv = model_forward_kv(forward, layer),
         .scale = (float)config->attention_scale,
+        .window = layer >= config->window_first_layer ? config->window : 0,
     };
     const struct kernel_attn_out_args out = {
         .acts = forward->acts, .out = weights->out, .bias = weights->out_bias};

@@ -105,7 +105,7 @@ static sl_status parse_tensor(const char *what, const json_t *entry, uint64_t da
                               struct model_tensor *tensor)
 {
     const char *type_name;
-    uint64_t count, bits;
+    uint64_t count = 0, bits;
     if (!json_is_object(entry))
         return sl_fail(SL_CORRUPT, "%s: %s: not an object", what, tensor->name);
     type_name = json_string_value(json_object_get(entry, "dtype"));

@@ -12,10 +12,31 @@
 #include "model/family.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #define ELEMENT_BYTES(element) ((element) == KERNEL_F32 ? 4u : 2u)
+
+/* Value i of a vector. */
+static double element_at(const void *data, uint32_t element, size_t i)
+{
+    if (element == KERNEL_F32)
+        return (double)((const float *)data)[i];
+    uint32_t half = ((const uint16_t *)data)[i];
+    if (element == KERNEL_BF16) {
+        uint32_t bits = half << 16;
+        float value;
+        memcpy(&value, &bits, sizeof(value));
+        return (double)value;
+    }
+    int exponent = (int)(half >> 10 & 31);
+    double fraction = half & 0x3ff, sign = half & 0x8000 ? -1 : 1;
+    if (exponent == 0)
+        return sign * ldexp(fraction, -24);
+    return exponent == 31 ? (fraction != 0 ? (double)NAN : sign * (double)INFINITY)
+                          : sign * ldexp(1024 + fraction, exponent - 25);
+}
 
 /* "[2048][512]" */
 static void shape_text(const struct model_tensor *tensor, char *out, size_t bytes)
@@ -81,10 +102,30 @@ static void report(struct model_loader *loader, const struct model_tensor *tenso
         loader->progress(loader->progress_arg, loader->bytes_done, loader->bytes_total);
 }
 
-/* Full names; k 0: vectors. */
+struct change {
+    double offset, scale;
+};
+
+/* (value + offset) * scale in f32, for a vector; the result replaces the source's data. */
+static sl_status transform(const struct model_tensor *tensor, double offset, double scale,
+                           struct kernel_weight_source *source, void **copy)
+{
+    float *values = sl_try_zalloc(source->n, sizeof(*values));
+    if (values == NULL)
+        return sl_fail(SL_NO_MEMORY, "weights: %s: %u values", tensor->name, source->n);
+    for (uint32_t i = 0; i < source->n; i++)
+        values[i] = (float)((element_at(source->data, tensor->element, i) + offset) * scale);
+    sl_free(*copy);
+    *copy = values;
+    source->data = values;
+    source->element = KERNEL_F32;
+    return SL_OK;
+}
+
+/* Full names; k 0: vectors, which `change` alters if it is not NULL. */
 static sl_status load(struct model_loader *loader, enum kernel_weight_use use,
                       const char *const *names, const uint32_t *ns, uint32_t n_parts, uint32_t k,
-                      struct kernel_weight **weight_out)
+                      const struct change *change, struct kernel_weight **weight_out)
 {
     struct kernel_weight_source sources[MODEL_STACK_MAX];
     const struct model_tensor *tensors[MODEL_STACK_MAX];
@@ -99,6 +140,8 @@ static sl_status load(struct model_loader *loader, enum kernel_weight_use use,
         sources[i] = (struct kernel_weight_source){
             .element = tensors[i]->element, .n = ns[i], .k = k == 0 ? 1 : k};
         status = align_source(tensors[i], &copies[i], &sources[i].data);
+        if (status == SL_OK && change != NULL)
+            status = transform(tensors[i], change->offset, change->scale, &sources[i], &copies[i]);
     }
     if (status == SL_OK)
         status = loader->ops->weight_pack(loader->context, use, sources, n_parts, weight_out);
@@ -123,7 +166,7 @@ static sl_status load_parts(struct model_loader *loader, enum kernel_weight_use 
         pointers[i] = names[i];
         ns[i] = parts[i].n;
     }
-    return load(loader, use, pointers, ns, n_parts, k, weight_out);
+    return load(loader, use, pointers, ns, n_parts, k, NULL, weight_out);
 }
 
 sl_status model_load_matrix(struct model_loader *loader, const struct model_part *parts,
@@ -138,6 +181,23 @@ sl_status model_load_vector(struct model_loader *loader, const struct model_part
     return load_parts(loader, KERNEL_WEIGHT_VECTOR, parts, n_parts, 0, weight_out);
 }
 
+/* A full name. */
+static sl_status load_norm(struct model_loader *loader, const char *name, uint32_t n, double scale,
+                           struct kernel_weight **weight_out)
+{
+    const struct change change = {.offset = loader->config->norm_offset, .scale = scale};
+    bool plain = change.offset == 0 && change.scale == 1;
+    return load(loader, KERNEL_WEIGHT_VECTOR, &name, &n, 1, 0, plain ? NULL : &change, weight_out);
+}
+
+sl_status model_load_norm(struct model_loader *loader, const char *name, uint32_t n,
+                          struct kernel_weight **weight_out)
+{
+    char full[MODEL_TENSOR_NAME_MAX];
+    snprintf(full, sizeof(full), "model.layers.%u.%s", loader->layer, name);
+    return load_norm(loader, full, n, 1, weight_out);
+}
+
 static sl_status load_attention(struct model_loader *loader, struct model_layer *layer)
 {
     const struct model_config *config = loader->config;
@@ -147,8 +207,6 @@ static sl_status load_attention(struct model_loader *loader, struct model_layer 
                                      {"self_attn.v_proj.weight", kv}};
     const struct model_part biases[] = {
         {"self_attn.q_proj.bias", q}, {"self_attn.k_proj.bias", kv}, {"self_attn.v_proj.bias", kv}};
-    const struct model_part q_norm = {"self_attn.q_norm.weight", config->head_dim};
-    const struct model_part k_norm = {"self_attn.k_norm.weight", config->head_dim};
     const struct model_part out = {"self_attn.o_proj.weight", config->hidden};
     const struct model_part out_bias = {"self_attn.o_proj.bias", config->hidden};
 
@@ -156,9 +214,11 @@ static sl_status load_attention(struct model_loader *loader, struct model_layer 
     if (status == SL_OK && config->attention_bias)
         status = model_load_vector(loader, biases, 3, &layer->qkv_bias);
     if (status == SL_OK && config->qk_norm)
-        status = model_load_vector(loader, &q_norm, 1, &layer->q_norm);
+        status =
+            model_load_norm(loader, "self_attn.q_norm.weight", config->head_dim, &layer->q_norm);
     if (status == SL_OK && config->qk_norm)
-        status = model_load_vector(loader, &k_norm, 1, &layer->k_norm);
+        status =
+            model_load_norm(loader, "self_attn.k_norm.weight", config->head_dim, &layer->k_norm);
     if (status == SL_OK)
         status = model_load_matrix(loader, &out, 1, q, &layer->out);
     if (status == SL_OK && config->out_bias)
@@ -169,17 +229,17 @@ static sl_status load_attention(struct model_loader *loader, struct model_layer 
 sl_status model_load_standard_layer(struct model_loader *loader, struct model_layer *layer)
 {
     const struct model_config *config = loader->config;
-    const struct model_part attn_norm = {"input_layernorm.weight", config->hidden};
-    const struct model_part mlp_norm = {"post_attention_layernorm.weight", config->hidden};
     const struct model_part gate_up[] = {{"mlp.gate_proj.weight", config->mlp_hidden},
                                          {"mlp.up_proj.weight", config->mlp_hidden}};
     const struct model_part down = {"mlp.down_proj.weight", config->hidden};
 
-    sl_status status = model_load_vector(loader, &attn_norm, 1, &layer->attn_norm);
+    sl_status status =
+        model_load_norm(loader, "input_layernorm.weight", config->hidden, &layer->attn_norm);
     if (status == SL_OK)
         status = load_attention(loader, layer);
     if (status == SL_OK)
-        status = model_load_vector(loader, &mlp_norm, 1, &layer->mlp_norm);
+        status = model_load_norm(loader, "post_attention_layernorm.weight", config->hidden,
+                                 &layer->mlp_norm);
     if (status == SL_OK)
         status = model_load_matrix(loader, gate_up, 2, config->hidden, &layer->gate_up);
     if (status == SL_OK)
@@ -195,16 +255,16 @@ static sl_status load_ends(struct model_loader *loader, struct model_weights *we
     /* A tied table is packed once, as the head wants it. */
     enum kernel_weight_use use = config->tied ? KERNEL_WEIGHT_MATRIX : KERNEL_WEIGHT_EMBEDDING;
     sl_status status =
-        load(loader, use, &embedding, &config->vocab, 1, config->hidden, &weights->embedding);
+        load(loader, use, &embedding, &config->vocab, 1, config->hidden, NULL, &weights->embedding);
     if (status == SL_OK)
-        status = load(loader, KERNEL_WEIGHT_VECTOR, &norm, &config->hidden, 1, 0, &weights->norm);
+        status = load_norm(loader, norm, config->hidden, config->logits_scale, &weights->norm);
     if (status != SL_OK)
         return status;
     if (config->tied) {
         weights->head = weights->embedding;
         return SL_OK;
     }
-    return load(loader, KERNEL_WEIGHT_MATRIX, &head, &config->vocab, 1, config->hidden,
+    return load(loader, KERNEL_WEIGHT_MATRIX, &head, &config->vocab, 1, config->hidden, NULL,
                 &weights->head);
 }
 

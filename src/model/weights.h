@@ -53,6 +53,9 @@ sl_status model_load_matrix(struct model_loader *loader, const struct model_part
                             struct kernel_weight **weight_out) SL_MUST_USE;
 sl_status model_load_vector(struct model_loader *loader, const struct model_part *parts,
                             uint32_t n_parts, struct kernel_weight **weight_out) SL_MUST_USE;
+/* A norm's weights of n values, with the config's norm_offset. */
+sl_status model_load_norm(struct model_loader *loader, const char *name, uint32_t n,
+                          struct kernel_weight **weight_out) SL_MUST_USE;
 
 /* The layer of Llama and its kin: q, k, v, o with the biases and norms that the config asks for;
  * gate, up, down. */

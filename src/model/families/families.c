@@ -5,9 +5,8 @@
 #include <string.h>
 
 static const struct model_family *const families[] = {
-    &model_family_llama,
-    &model_family_qwen2,
-    &model_family_qwen3,
+    &model_family_llama, &model_family_qwen2,   &model_family_qwen3,   &model_family_mistral,
+    &model_family_phi3,  &model_family_smollm3, &model_family_granite, &model_family_gemma,
 };
 
 const struct model_family *model_family_find(const char *name)
@@ -20,5 +19,5 @@ const struct model_family *model_family_find(const char *name)
 
 const char *model_family_names(void)
 {
-    return "llama, qwen2, qwen3";
+    return "llama, qwen2, qwen3, mistral, phi3, smollm3, granite, gemma";
 }

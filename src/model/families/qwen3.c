@@ -12,8 +12,15 @@ static sl_status configure(const json_t *root, const char *what, struct model_co
         status = sl_json_bool(root, what, "attention_bias", false, &config->attention_bias);
     if (status != SL_OK)
         return status;
-    if (window)
-        return sl_fail(SL_UNSUPPORTED, "%s: use_sliding_window is true; want false", what);
+    if (window) {
+        uint64_t first;
+        status = sl_json_uint(root, what, "max_window_layers", 28, 0, KV_LAYERS_MAX, &first);
+        if (status == SL_OK)
+            status = model_config_read_window(root, what, config);
+        if (status != SL_OK)
+            return status;
+        config->window_first_layer = (uint32_t)first;
+    }
     const json_t *head_dim = json_object_get(root, "head_dim");
     if (head_dim == NULL || json_is_null(head_dim)) {
         config->head_dim = 128; /* transformers' default, not hidden_size / heads */

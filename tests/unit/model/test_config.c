@@ -55,7 +55,7 @@ static void test_plain(void **state)
     assert_int_equal(config.eos_ids[0], 7);
     assert_false(config.tied || config.attention_bias || config.out_bias || config.qk_norm);
     assert_true(config.rope.theta == 10000 && config.rope.type == MODEL_ROPE_DEFAULT);
-    assert_true(config.attention_scale == 0.25);
+    assert_true(config.attention_scale == 0.25 && config.logits_scale == 1);
 }
 
 /* The two spellings of transformers 4 and 5 mean the same. */
@@ -134,6 +134,38 @@ static void test_eos(void **state)
     json_decref(root);
 }
 
+static void test_multipliers(void **state)
+{
+    (void)state;
+    const char *rest = "\"hidden_size\": 64, \"num_hidden_layers\": 4, \"num_attention_heads\": 4, "
+                       "\"intermediate_size\": 128, \"vocab_size\": 100";
+    char text[1024];
+    snprintf(text, sizeof(text),
+             "{\"model_type\": \"granite\", %s, \"embedding_multiplier\": 12, "
+             "\"attention_multiplier\": 0.5, \"residual_multiplier\": 0.25, "
+             "\"logits_scaling\": 8, \"rms_norm_eps\": 0.5}",
+             rest);
+    struct model_config config = parse_good(text);
+    assert_true(config.embedding_scale == 48 && config.attention_scale == 0.5);
+    assert_true(config.logits_scale == 0.125 && config.norm_eps == 8);
+    snprintf(text, sizeof(text), "{\"model_type\": \"gemma\", %s, \"hidden_act\": \"gelu\"}", rest);
+    config = parse_good(text);
+    assert_true(config.tied && config.norm_offset == 1 && config.embedding_scale == 8);
+    assert_int_equal(config.activation, KERNEL_GELU_TANH);
+    snprintf(text, sizeof(text), "{\"model_type\": \"smollm3\", %s}", rest);
+    config = parse_good(text);
+    assert_true(!config.no_rope[0] && !config.no_rope[2] && config.no_rope[3]);
+    snprintf(text, sizeof(text), "{\"model_type\": \"mistral\", %s, \"sliding_window\": 7}", rest);
+    config = parse_good(text);
+    assert_true(config.window == 7 && config.window_first_layer == 0);
+    snprintf(text, sizeof(text),
+             "{\"model_type\": \"qwen2\", %s, \"use_sliding_window\": true, "
+             "\"sliding_window\": 9, \"max_window_layers\": 2}",
+             rest);
+    config = parse_good(text);
+    assert_true(config.window == 9 && config.window_first_layer == 2);
+}
+
 static void test_families(void **state)
 {
     (void)state;
@@ -206,8 +238,8 @@ static void test_refusals(void **state)
          SL_INVALID, "num_attention_heads 4 is no multiple of num_key_value_heads 3"},
         {"{\"model_type\": \"qwen2\", \"hidden_size\": 64, \"num_hidden_layers\": 1, "
          "\"num_attention_heads\": 4, \"intermediate_size\": 128, \"vocab_size\": 100, "
-         "\"use_sliding_window\": true}",
-         SL_UNSUPPORTED, "use_sliding_window is true"},
+         "\"use_sliding_window\": true, \"sliding_window\": \"x\"}",
+         SL_INVALID, "sliding_window must be an integer"},
     };
     for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
         struct model_config config;
@@ -259,10 +291,10 @@ static void test_directory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain),     cmocka_unit_test(test_spellings),
-        cmocka_unit_test(test_inv_freq),  cmocka_unit_test(test_eos),
-        cmocka_unit_test(test_families),  cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_directory),
+        cmocka_unit_test(test_plain),       cmocka_unit_test(test_spellings),
+        cmocka_unit_test(test_inv_freq),    cmocka_unit_test(test_eos),
+        cmocka_unit_test(test_multipliers), cmocka_unit_test(test_families),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
