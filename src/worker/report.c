@@ -12,7 +12,6 @@
 #include "worker/parts.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 
 static void send(struct worker *worker, enum rpc_class class, const Sluice__NodeMessage *message)
 {
@@ -99,15 +98,25 @@ void report_admitted(struct worker *worker, const struct worker_request *request
     send(worker, RPC_URGENT, &message);
 }
 
+/* Sentences may quote what came from outside, and are cut: only plain characters leave, since a peer
+ * refuses broken UTF-8. */
+static void copy_text(char *to, const char *text)
+{
+    size_t n = 0;
+    for (; text[n] != '\0' && n < WORKER_TEXT_BYTES - 1; n++)
+        to[n] = text[n] >= ' ' && text[n] <= '~' ? text[n] : '?';
+    to[n] = '\0';
+}
+
 void report_refused(struct worker *worker, uint64_t id, uint32_t attempt, Sluice__Reason reason,
                     const char *text)
 {
+    char copy[WORKER_TEXT_BYTES];
+    copy_text(copy, text);
     sl_info("request_refused", "req=%" PRIu64 " attempt=%u reason=%d text=\"%s\"", id, attempt,
-            (int)reason, text);
+            (int)reason, copy);
     if ((uint32_t)reason < WORKER_REASONS)
         sl_metric_add(worker->metrics.rejected[reason], 1);
-    char copy[WORKER_TEXT_BYTES];
-    (void)snprintf(copy, sizeof(copy), "%s", text);
     Sluice__Refused refused = SLUICE__REFUSED__INIT;
     refused.request = id;
     refused.attempt = attempt;
@@ -172,7 +181,7 @@ void report_finished(struct worker *worker, const struct worker_request *request
     out->message.reason = reason;
     out->message.computed_tokens = request->computed_tokens;
     out->message.cached_tokens = request->cached_tokens;
-    (void)snprintf(out->text, sizeof(out->text), "%s", text);
+    copy_text(out->text, text);
     set_times(request, sl_now_us(), &out->times);
     sl_info("request_finished",
             "req=%" PRIu64 " attempt=%u finish=%d reason=%d tokens=%u computed=%u cached=%u",

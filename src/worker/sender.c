@@ -9,7 +9,9 @@
  * Holding. Blocks stay from the first chunk until the stream is acknowledged, released or cancelled,
  * or the hold deadline passes (TRANSFER.md section 6). A failed stream is told to the coordinator,
  * compute goes on, and a Redirect opens another stream on the same blocks. The hold deadline begins
- * at the end of compute, and anew with a Redirect; attempts are bounded, so holding is.
+ * at the end of compute, and anew with a Redirect; attempts are bounded, so holding is. While a stream
+ * goes on the blocks stay as long as a destination may take to land them: a slow link is no fault, and
+ * a dead peer is found by its beats.
  *
  * The first token goes to the coordinator from here, again under the new attempt after a Redirect:
  * the first copy may have been dropped as stale. If that token ends the request, or no further one

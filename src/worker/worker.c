@@ -37,6 +37,7 @@ void worker_limits_default(struct worker_limits *limits)
 {
     *limits = (struct worker_limits){
         .hold_us = 15 * SL_SECOND_US,
+        .stream_us = 105 * SL_SECOND_US,
         .coordinator_us = 10 * SL_SECOND_US,
         .admission_us = 10 * SL_SECOND_US,
         .assembly_us = 10 * SL_SECOND_US,
@@ -265,6 +266,17 @@ static bool take_inbox(struct worker *worker)
     return some;
 }
 
+/* Whether nobody takes the held blocks, or takes too long. */
+static bool held_too_long(const struct worker *worker, const struct worker_request *request,
+                          uint64_t now)
+{
+    uint64_t until = request->hold_us;
+    for (const struct worker_stream *s = request->streams; s != NULL; s = s->next)
+        if (!s->dead && !s->failed && !s->cancelled)
+            until = request->hold_us + worker->args.limits.stream_us;
+    return now >= until;
+}
+
 /* True when the request went. */
 static bool scan_request(struct worker *worker, struct worker_request *request, uint64_t now)
 {
@@ -281,7 +293,7 @@ static bool scan_request(struct worker *worker, struct worker_request *request, 
     } else if (now >= request->deadline_us) {
         report_finished(worker, request, SLUICE__FINISH__FINISH_ERROR, late, "deadline");
         request_end(worker, request, TRANSFER_DEADLINE);
-    } else if (request->state == REQUEST_HELD && now >= request->hold_us) {
+    } else if (request->state == REQUEST_HELD && held_too_long(worker, request, now)) {
         report_finished(worker, request, SLUICE__FINISH__FINISH_ERROR, late, "held too long");
         request_end(worker, request, TRANSFER_DEADLINE);
     } else {

@@ -30,6 +30,7 @@ struct worker;
 /* Microseconds and bounds; worker_limits_default() fills in what docs/transfer.md section 8 says. */
 struct worker_limits {
     uint64_t hold_us;        /* source: blocks stay so long after the end of compute */
+    uint64_t stream_us;      /* source: a stream that goes on may take so long after that */
     uint64_t coordinator_us; /* grace after the coordinator was lost */
     uint64_t admission_us;   /* longest wait for a promise, whatever the request says */
     uint64_t assembly_us;    /* from a Submit to the last of its parts */

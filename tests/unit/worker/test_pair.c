@@ -397,6 +397,31 @@ static void test_redirect_unknown(void **state)
     fx_close(&fx);
 }
 
+/* Bytes that were spoilt on the way are found by the digest: refused, and sent again. */
+static void test_spoilt(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_prefill = 1, .n_decode = 1, .verify = true, .loop = rough});
+    uint32_t prompt[100];
+    fx_prompt(prompt, 100, 65);
+    struct fx_submit submit = {
+        .id = 1, .attempt = 1, .tokens = prompt, .n_tokens = 100, .max_tokens = 10};
+    assert_ok(sl_fault_configure("transfer_spoil@3=fail:1"));
+    struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
+    fx_until(&fx, has_failed, r);
+    sl_fault_clear();
+    assert_true(r->n <= 1); /* the destination never started */
+    assert_int_equal(r->failed, SLUICE__REASON__REASON_CORRUPT);
+    while (!r->failed_source)
+        (void)fx_turn(&fx);
+    submit.attempt = 2;
+    fx_redirect(&fx, 0, &submit, 1);
+    fx_wait(&fx, r);
+    fx_expect(r, &submit);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
 /* Sequences that came over the wire are preempted and recomputed where they are. */
 static void test_preempted_destination(void **state)
 {
@@ -442,6 +467,7 @@ int main(void)
         cmocka_unit_test(test_link_cut),
         cmocka_unit_test(test_hold),
         cmocka_unit_test(test_redirect_unknown),
+        cmocka_unit_test(test_spoilt),
         cmocka_unit_test(test_preempted_destination),
     };
     return cmocka_run_group_tests(tests, NULL, remove_model);
