@@ -127,8 +127,8 @@ static sl_status load(struct model_loader *loader, enum kernel_weight_use use,
                       const char *const *names, const uint32_t *ns, uint32_t n_parts, uint32_t k,
                       const struct change *change, struct kernel_weight **weight_out)
 {
-    struct kernel_weight_source sources[MODEL_STACK_MAX];
-    const struct model_tensor *tensors[MODEL_STACK_MAX];
+    struct kernel_weight_source sources[MODEL_STACK_MAX] = {{.data = NULL}};
+    const struct model_tensor *tensors[MODEL_STACK_MAX] = {NULL};
     void *copies[MODEL_STACK_MAX] = {NULL};
     sl_status status = SL_OK;
     SL_ASSERT(n_parts <= MODEL_STACK_MAX);

@@ -230,16 +230,17 @@ static void check_bf16(const struct golden *golden, const char *backend, uint32_
     print_message("%s on %s, KV bf16: largest %.1e of %.1e, rms %.1e of %.1e\n", golden->name,
                   backend, deviation.max, golden->kv_error_max, rms, golden->kv_error_rms);
     assert_true(deviation.max <= KV_MAX_FACTOR * golden->kv_error_max);
-    assert_true(rms <= KV_RMS_FACTOR * golden->kv_error_rms);
-    assert_true(rms >= golden->kv_error_rms / KV_RMS_FACTOR / 2); /* it was rounded at all */
+    if (n == PROMPT_TOKENS) /* which kv_error_rms is the mean over */
+        assert_true(rms <= KV_RMS_FACTOR * golden->kv_error_rms &&
+                    rms >= golden->kv_error_rms / KV_RMS_FACTOR);
     model_engine_close(engine);
 }
 
 static void test_model(void **state)
 {
     struct golden *golden = read_golden(*state);
-    check_f32(golden, "ref", 200);
-    check_f32(golden, "fake", 65);
+    check_f32(golden, "ref", 65);
+    check_f32(golden, "fake", 64);
     check_f32(golden, "cpu", PROMPT_TOKENS);
     check_bf16(golden, "cpu", PROMPT_TOKENS);
     check_bf16(golden, "ref", 65);
@@ -297,7 +298,9 @@ int main(void)
         GOLDEN_TEST("qwen2-64"),     GOLDEN_TEST("qwen2-128"),
         GOLDEN_TEST("qwen3-64"),     GOLDEN_TEST("qwen3-128"),
         GOLDEN_TEST("qwen2-window"), GOLDEN_TEST("mistral-128"),
-        GOLDEN_TEST("phi3-96"),      RECALL_TEST("cpu"),
+        GOLDEN_TEST("phi3-96"),      GOLDEN_TEST("smollm3-64"),
+        GOLDEN_TEST("granite-64"),   GOLDEN_TEST("gemma-256"),
+        RECALL_TEST("cpu"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
