@@ -28,6 +28,7 @@
 #define CONFIG_BYTES_MAX (4u << 20)
 #define BEAT_GRACE_US    (5 * SL_SECOND_US)
 #define FLUSH_MS         300
+#define PAUSE_US         (1 * SL_SECOND_US) /* a round of the loop that took longer was a pause */
 #define JSON             "application/json"
 
 static const struct http_route routes[] = {
@@ -225,9 +226,14 @@ static void tick(struct coordinator *c, uint64_t now_us)
 static void loop_run(void *arg)
 {
     struct coordinator *c = arg;
-    uint64_t rounds = 0;
+    uint64_t rounds = 0, last_us = sl_now_us();
     while (!atomic_load(&c->stopping)) {
         uint64_t now_us = sl_now_us();
+        if (now_us - last_us >= PAUSE_US) { /* stopped, swapped out, or a machine that slept */
+            sl_warn("loop_paused", "ms=%" PRIu64, (now_us - last_us) / SL_MS_US);
+            registry_forgive(&c->registry, now_us - last_us);
+        }
+        last_us = now_us;
         serve_pulse_beat(&c->pulse, ++rounds);
         take_http(c, now_us);
         take_nodes(c, now_us);

@@ -94,6 +94,10 @@ struct registry_node *registry_find_id(struct registry *registry, const char *id
 struct registry_node *registry_find_stream(struct registry *registry,
                                            const struct rpc_stream *stream);
 
+/* The coordinator itself stood still for so long: what nodes sent meanwhile is not read yet, and is not
+ * held against them. */
+void registry_forgive(struct registry *registry, uint64_t paused_us);
+
 /* Renews suspicions; returns the next node after *cursor (start with 0) that is to be ejected, or
  * NULL. */
 struct registry_node *registry_sweep(struct registry *registry, uint64_t now_us, uint32_t *cursor);

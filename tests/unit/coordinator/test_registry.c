@@ -156,6 +156,20 @@ static void silence(void **state)
     finish(r);
 }
 
+static void its_own_pause(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *node = join(r, 1, "d0", false, 4, 0);
+    uint32_t cursor = 0;
+    registry_forgive(r, 8 * SECOND);
+    assert_null(registry_sweep(r, 8 * SECOND, &cursor));
+    assert_true(registry_usable(r, node));
+    cursor = 0;
+    assert_ptr_equal(registry_sweep(r, 13 * SECOND, &cursor), node); /* silent after it */
+    finish(r);
+}
+
 static void a_loop_that_hangs(void **state)
 {
     (void)state;
@@ -251,6 +265,7 @@ int main(void)
         cmocka_unit_test(load_then_ready),
         cmocka_unit_test(a_newer_stream_replaces),
         cmocka_unit_test(silence),
+        cmocka_unit_test(its_own_pause),
         cmocka_unit_test(a_loop_that_hangs),
         cmocka_unit_test(identities),
         cmocka_unit_test(wrong_hellos),
