@@ -12,6 +12,8 @@
  *   - Ambiguous framing is accepted (length with chunks, two lengths): counted and refused here.
  *   - The limit of a body is ours. An announced one is refused with the head; a chunked one that grows
  *     too long has its answer written straight to the socket, since the library takes none there.
+ *   - A stream that its reader ends with an error, and an end that comes with the last bytes read, are
+ *     noticed only at the idle timeout. The socket is shut down besides, which the library does see.
  *   - A close with unread bytes resets the connection, and the reset overtakes the answer. A refused
  *     upload therefore *lingers*: a duplicate of its descriptor is read to the end, for at most
  *     LINGER_US, by the watcher.
@@ -253,12 +255,22 @@ void http_stream_end(struct http_exchange *exchange)
     pthread_mutex_unlock(&exchange->mutex);
 }
 
+/* With the exchange's mutex held, and not closed. What was sent still arrives, but no end of the body. */
+static void cut(const struct http_exchange *exchange)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info != NULL)
+        (void)shutdown(info->connect_fd, SHUT_RDWR);
+}
+
 void http_abort(struct http_exchange *exchange)
 {
     pthread_mutex_lock(&exchange->mutex);
     if (exchange->phase != PHASE_CLOSED) {
         exchange->gone = true;
         exchange->told = true;
+        cut(exchange);
         resume(exchange);
     }
     pthread_mutex_unlock(&exchange->mutex);
@@ -345,8 +357,10 @@ static void watch_client(struct http_server *server, uint64_t tag)
     pthread_mutex_lock(&server->mutex);
     struct slot *slot = &server->slots[index];
     struct http_exchange *exchange = NULL;
-    if (slot->exchange != NULL && slot_tag(index, slot->generation) == tag)
+    if (slot->exchange != NULL && slot_tag(index, slot->generation) == tag) {
         exchange = http_exchange_acquire(slot->exchange);
+        (void)shutdown(slot->fd, SHUT_RDWR); /* the library may not have seen the end */
+    }
     pthread_mutex_unlock(&server->mutex);
     if (exchange == NULL)
         return;
@@ -518,7 +532,9 @@ static ssize_t stream_read(void *arg, uint64_t position, char *out, size_t max)
     size_t n = exchange->out.bytes - exchange->out_sent;
     n = n < max ? n : max;
     if (exchange->gone) {
-        result = MHD_CONTENT_READER_END_WITH_ERROR;
+        /* END_WITH_ERROR would keep the connection until the idle timeout; the end fails instead. */
+        cut(exchange);
+        result = MHD_CONTENT_READER_END_OF_STREAM;
     } else if (n > 0) {
         memcpy(out, exchange->out.data + exchange->out_sent, n);
         exchange->out_sent += n;

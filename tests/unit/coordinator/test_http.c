@@ -8,6 +8,7 @@
 #include "base/clock.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 
@@ -285,6 +286,52 @@ static void a_client_that_leaves(void **state)
     http_reply(exchange, 200, "text/plain", "x", 1, 0); /* in vain */
 }
 
+static unsigned open_descriptors(void)
+{
+    unsigned n = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    assert_non_null(dir);
+    while (readdir(dir) != NULL)
+        n++;
+    (void)closedir(dir);
+    return n;
+}
+
+/* Not only the exchange is over: the socket is closed, long before any timeout. */
+static void await_descriptors(unsigned n)
+{
+    for (int i = 0; i < 3000 && open_descriptors() > n; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(open_descriptors(), n);
+}
+
+static void sockets_of_clients_that_left(void **state)
+{
+    struct fixture *f = *state;
+    unsigned before = open_descriptors();
+    for (int i = 0; i < 10; i++) {
+        int fd = client_connect(f->port);
+        struct sl_buf got;
+        sl_buf_init(&got, 1 << 20);
+        client_post(fd, "/hold", "{}");
+        struct http_exchange *exchange = await_held(f);
+        atomic_store(&f->held, NULL);
+        assert_true(http_stream_begin(exchange));
+        assert_true(http_stream_write(exchange, "data: 1\n\n", 9));
+        assert_true(client_read(fd, &got, "data: 1", 3000));
+        close(fd);
+        while (!http_exchange_is_gone(exchange))
+            sl_sleep_us(1000);
+        http_abort(exchange);
+        http_exchange_release(exchange);
+        sl_buf_fini(&got);
+        int half = client_connect(f->port); /* leaves with half a body */
+        client_send(half, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nab");
+        close(half);
+    }
+    await_descriptors(before);
+}
+
 static void a_client_that_leaves_a_stream(void **state)
 {
     struct fixture *f = *state;
@@ -316,6 +363,10 @@ static void a_client_that_does_not_read(void **state)
     while (http_stream_write(exchange, block, sizeof(block)) && written < 10000)
         written++;
     assert_in_range(written, HTTP_STREAM_BYTES_MAX / sizeof(block) / 2, 9999);
+    http_abort(exchange);
+    for (int i = 0; i < 3000 && http_server_open(f->server) > 0; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(http_server_open(f->server), 0); /* though it still does not read */
     close(fd);
 }
 
@@ -374,6 +425,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_leaves, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_leaves_a_stream, setup, teardown),
+        cmocka_unit_test_setup_teardown(sockets_of_clients_that_left, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read, setup, teardown),
         cmocka_unit_test_setup_teardown(stop_with_all_open, setup, teardown),
         cmocka_unit_test_setup_teardown(a_port_that_is_taken, setup, teardown),
