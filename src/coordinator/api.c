@@ -527,10 +527,13 @@ sl_status api_check_shape(const char *text, size_t bytes, uint32_t len_max,
     if (n_members > API_MEMBERS_MAX)
         return api_fail(error_out, 400, "too_many_fields", NULL,
                         "the request body has %zu members; at most %u", n_members, API_MEMBERS_MAX);
-    if (n_commas > (size_t)len_max + API_MEMBERS_MAX)
+    if (n_commas > (size_t)len_max + API_MEMBERS_MAX) {
+        /* Exact when the prompt is the only list of a flat body: n members have n - 1 commas. */
+        size_t n_values = n_commas + 2 - (n_members > 0 ? n_members : 1);
         return api_fail(error_out, 400, "context_length_exceeded", "prompt",
-                        "the request body lists %zu values; the context length is %u", n_commas,
+                        "`prompt` lists %zu values; the context length is %u tokens", n_values,
                         len_max);
+    }
     return SL_OK;
 }
 

@@ -47,6 +47,7 @@
 #define PROGRESS_MAX    64    /* calls of ucp_worker_progress in a turn */
 #define WHY_BYTES       80
 #define UNUSED_CLOSE_US (2 * SL_SECOND_US)
+#define ABANDON_US      SL_SECOND_US /* after a forced close; callbacks come within 1 ms, or stay away */
 
 #ifdef __SANITIZE_ADDRESS__
 /* UCX 1.13 forgets a few bytes when a connection to a dead process's shared memory fails. */
@@ -71,7 +72,10 @@ struct request {
     const void *bytes; /* what is sent: data, or a piece in the pool */
     size_t n_bytes;
     enum transfer_reason reason;
-    struct request *next; /* of the free list, the done list or the outbox */
+    struct request *next;  /* of the free list, the done list or the outbox */
+    struct request *older; /* of all there are */
+    bool pending;          /* at UCX: its callback will come … */
+    bool abandoned;        /* … or not, and the sink has been told already */
 };
 
 struct transport_connection {
@@ -80,8 +84,11 @@ struct transport_connection {
     void *user;
     uint64_t route;
     uint32_t outstanding;
+    uint32_t n_abandoned;                        /* of them: sends that UCX has not given back */
     bool lost, told, closing, close_due, closed; /* closed: UCX has called back */
-    uint64_t close_us;                           /* not before; for those that nobody uses */
+    bool abandoned;     /* what UCX still holds of it is waited for no more */
+    uint64_t close_us;  /* not before; for those that nobody uses */
+    uint64_t closed_us; /* when UCX was asked to */
     char why[WHY_BYTES];
     struct transport_connection *next;
 };
@@ -95,6 +102,7 @@ struct ucx {
     size_t address_bytes;
     int fd;
     struct transport_connection *connections;
+    struct request *requests; /* all */
     struct request *free_requests;
     struct request *done, **done_end;     /* completed, not told yet */
     struct request *outbox, **outbox_end; /* asked for inside a callback, not sent yet */
@@ -114,11 +122,15 @@ static struct request *request_take(struct ucx *ucx, enum request_kind kind,
                                     struct transport_connection *connection, void *op)
 {
     struct request *request = ucx->free_requests;
-    if (request != NULL)
+    if (request != NULL) {
         ucx->free_requests = request->next;
-    else
+    } else {
         request = sl_zalloc(1, sizeof(*request));
-    *request = (struct request){.kind = kind, .connection = connection, .op = op};
+        request->older = ucx->requests;
+        ucx->requests = request;
+    }
+    *request =
+        (struct request){.kind = kind, .connection = connection, .op = op, .older = request->older};
     connection->outstanding++;
     return request;
 }
@@ -153,6 +165,11 @@ static void request_done(struct ucx *ucx, struct request *request)
     void *op = request->op;
     enum transfer_reason reason = request->reason;
     ucx->moved = true;
+    if (request->abandoned) {
+        request->connection->n_abandoned--;
+        request_give(ucx, request);
+        return;
+    }
     request_give(ucx, request);
     if (kind == REQUEST_SEND)
         ucx->sink.sent(ucx->sink.arg, op, reason);
@@ -181,6 +198,7 @@ static void on_send_done(void *ucx_request, ucs_status_t status, void *arg)
     struct request *request = arg;
     struct transport_connection *connection = request->connection;
     ucp_request_free(ucx_request);
+    request->pending = false;
     request->reason = reason_of(status);
     if (request->reason == TRANSFER_LOST)
         note_lost(connection, "send", status);
@@ -343,7 +361,8 @@ static ucs_status_t submit(struct ucx *ucx, struct request *request)
     void *result =
         ucp_am_send_nbx(request->connection->endpoint, data ? AM_OFFER : AM_CONTROL, request->frame,
                         request->frame_size, request->bytes, request->n_bytes, &param);
-    if (UCS_PTR_IS_PTR(result))
+    request->pending = UCS_PTR_IS_PTR(result);
+    if (request->pending)
         return UCS_OK;
     ucs_status_t status = UCS_PTR_RAW_STATUS(result);
     if (status == UCS_OK)
@@ -425,6 +444,7 @@ static void on_close_done(void *ucx_request, ucs_status_t status, void *arg)
 static void close_now(struct transport_connection *connection)
 {
     connection->close_due = false;
+    connection->closed_us = sl_real_us();
     ucp_request_param_t param = {
         .op_attr_mask =
             UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS,
@@ -473,18 +493,58 @@ static void tell_lost(struct ucx *ucx)
     }
 }
 
+/* A stopped peer leaves the shared memory that leads to it full. UCX then waits for room before it gives
+ * the endpoint and its sends back: for ever, when the peer dies without having gone on (seen; test_ucx.c,
+ * case_full_and_stopped). What is left of such a connection after ABANDON_US belongs to nobody: its sends
+ * are told as lost. UCX may still read their bytes, if the peer goes on after all; they then reach a
+ * stream that is over there, or that can never be sealed. Receives are not abandoned: they write. */
+static void abandon(struct ucx *ucx, struct transport_connection *connection)
+{
+    connection->abandoned = true;
+    for (struct request *request = ucx->requests; request != NULL; request = request->older) {
+        if (request->connection != connection || !request->pending || request->abandoned ||
+            request->kind == REQUEST_RECEIVE)
+            continue;
+        request->abandoned = true;
+        connection->n_abandoned++;
+        ucx->moved = true;
+        if (request->kind == REQUEST_SEND)
+            ucx->sink.sent(ucx->sink.arg, request->op, TRANSFER_LOST);
+    }
+    if (connection->n_abandoned > 0)
+        sl_warn("transfer_abandoned", "sends=%u why=\"%s\"", connection->n_abandoned,
+                connection->why);
+}
+
+static void abandon_due(struct ucx *ucx)
+{
+    for (struct transport_connection *connection = ucx->connections; connection != NULL;
+         connection = connection->next) {
+        if (connection->closed_us != 0 && !connection->abandoned &&
+            sl_real_us() - connection->closed_us >= ABANDON_US)
+            abandon(ucx, connection);
+    }
+}
+
 static void tell_closed(struct ucx *ucx)
 {
     for (struct transport_connection **at = &ucx->connections; *at != NULL;) {
         struct transport_connection *connection = *at;
-        if (!connection->closed || connection->outstanding > 0) {
+        bool held = !connection->closed || connection->n_abandoned > 0;
+        if (connection->outstanding > connection->n_abandoned || (held && !connection->abandoned)) {
+            at = &connection->next;
+            continue;
+        }
+        if (connection->user != NULL) {
+            ucx->moved = true;
+            ucx->sink.closed(ucx->sink.arg, connection->user);
+            connection->user = NULL;
+        }
+        if (held) {
             at = &connection->next;
             continue;
         }
         *at = connection->next;
-        ucx->moved = true;
-        if (connection->user != NULL)
-            ucx->sink.closed(ucx->sink.arg, connection->user);
         sl_free(connection);
     }
 }
@@ -518,6 +578,7 @@ static bool ucx_progress(struct transport *transport)
         ucx->moved = true;
     tell_done(ucx);
     tell_lost(ucx);
+    abandon_due(ucx);
     tell_closed(ucx);
     return ucx->moved;
 }
@@ -572,9 +633,10 @@ static void ucx_destroy(struct transport *transport)
         ucx->connections = connection->next;
         sl_free(connection);
     }
-    while (ucx->free_requests != NULL) {
-        struct request *request = ucx->free_requests;
-        ucx->free_requests = request->next;
+    while (ucx->requests != NULL) {
+        struct request *request = ucx->requests;
+        ucx->requests = request->older;
+        sl_free(request->data);
         sl_free(request);
     }
     sl_free(ucx->address);
