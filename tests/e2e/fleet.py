@@ -19,12 +19,22 @@ BUILD = pathlib.Path(os.environ.get("SLUICE_BUILD", ROOT / "build"))
 MODELS = BUILD / "models"
 START_SECONDS = 90 if os.environ.get("SLUICE_SLOW") else 45
 SLOW = 4.0 if os.environ.get("SLUICE_SLOW") else 1.0  # sanitizers: bounds in time are stretched
+# What a sanitizer writes to standard error, which every process of a fleet shares.
+REPORTS = re.compile(r"ERROR: (?:Address|Leak)Sanitizer|WARNING: ThreadSanitizer|: runtime error: ")
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def check_reports(log: str) -> None:
+    """Fails with the first sanitizer report in the log, and what follows it."""
+    report = REPORTS.search(log)
+    if report:
+        start = log.rfind("\n", 0, report.start()) + 1
+        raise AssertionError("a sanitizer reports:\n" + log[start:start + 8000])
 
 
 def wait_until(condition, seconds, what, pause=0.05):
@@ -72,12 +82,14 @@ class Fleet:
         self.n_nodes = prefill + decode
         self.process = None
         self.lines = []
+        self.reader = None
         self.client = httpx.Client(base_url=self.url, timeout=120)
 
     def __enter__(self):
         self.process = subprocess.Popen(self.command, env=self.env, stderr=subprocess.PIPE,
                                         stdout=subprocess.DEVNULL, text=True, errors="replace")
-        threading.Thread(target=self._read_log, daemon=True).start()
+        self.reader = threading.Thread(target=self._read_log, daemon=True)
+        self.reader.start()
         try:
             wait_until(self.is_ready, START_SECONDS, "coordinator ready")
         except AssertionError:
@@ -86,10 +98,11 @@ class Fleet:
         return self
 
     def __exit__(self, *exc):
+        status = None  # of a process that a test has ended itself: its own affair
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(timeout=40)
+                status = self.process.wait(timeout=40)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -97,6 +110,10 @@ class Fleet:
         self.client.close()
         if exc and exc[0] is not None:
             sys.stderr.write("--- log of the fleet ---\n" + self.log()[-12000:] + "\n")
+        self.reader.join(timeout=20)  # the end of the pipe: the last process of the fleet is gone
+        check_reports(self.log())
+        if status and (not exc or exc[0] is None):
+            raise AssertionError(f"coordinator ended with {status}; log:\n" + self.log()[-4000:])
 
     def _read_log(self):
         for line in self.process.stderr:
@@ -205,5 +222,6 @@ def engine_run(model, requests, **options) -> list:
         arguments += ["--" + name.replace("_", "-"), str(value)]
     lines = "".join(json.dumps(r) + "\n" for r in requests)
     done = subprocess.run(arguments, input=lines, capture_output=True, text=True, timeout=300)
+    check_reports(done.stderr)
     assert done.returncode == 0, done.stderr
     return [json.loads(line)["tokens"] for line in done.stdout.splitlines()]

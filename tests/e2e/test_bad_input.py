@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from fleet import BUILD, SLOW, Fleet, free_port, wait_until
+from fleet import BUILD, SLOW, Fleet, check_reports, free_port, wait_until
 
 LONG = [300] * 40000
 
@@ -140,8 +140,15 @@ def test_body_limit_is_exact(fleet):
 
 
 def run_worker(*arguments, seconds=20):
-    return subprocess.run([str(BUILD / "bin" / "sluice-decode"), *map(str, arguments)],
+    return run("sluice-decode", *arguments, seconds=seconds)
+
+
+def run(program, *arguments, seconds=20):
+    """A program that is to refuse its input: by itself, and not because a sanitizer ends it."""
+    done = subprocess.run([str(BUILD / "bin" / program), *map(str, arguments)],
                           capture_output=True, text=True, timeout=seconds * SLOW)
+    check_reports(done.stderr)
+    return done
 
 
 def spoil_truncate(directory):
@@ -209,9 +216,8 @@ def test_spoilt_tokenizer(tiny, tmp_path, spoil):
         else:
             tokenizer["model"]["type"] = "Unigram"
         path.write_text(json.dumps(tokenizer))
-    done = subprocess.run([str(BUILD / "bin" / "sluice-coordinator"), "--model", str(directory),
-                           "--listen", f"127.0.0.1:{free_port()}", "--pools", "none"],
-                          capture_output=True, text=True, timeout=20 * SLOW)
+    done = run("sluice-coordinator", "--model", directory, "--listen", f"127.0.0.1:{free_port()}",
+               "--pools", "none")
     assert done.returncode != 0 and "tokenizer.json" in done.stderr, done.stderr
 
 
@@ -247,4 +253,5 @@ def test_node_with_another_model_is_no_partner(recall, tiny, other):
             assert "identity" in fleet.log()
         finally:
             stranger.terminate()
-            stranger.wait()
+            status = stranger.wait()
+        assert status == 0
