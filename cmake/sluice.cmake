@@ -52,6 +52,13 @@ set(sluice_test_environment
     "UBSAN_OPTIONS=print_stacktrace=1"
     "TSAN_OPTIONS=ignore_noninstrumented_modules=1:allocator_may_return_null=1:second_deadlock_stack=1")
 
+# Sanitizers make the tests some ten times slower, and a busy machine a few times more: only what hangs
+# is to reach its timeout.
+set(sluice_slowness 1)
+if(NOT SLUICE_SANITIZE STREQUAL "")
+    set(sluice_slowness 6)
+endif()
+
 # sluice_test(test_NAME SOURCES … DEPENDS … [LABEL unit|torture|sim] [TIMEOUT s])
 # A cmocka program run by ctest; working directory is the source root.
 function(sluice_test name)
@@ -62,6 +69,7 @@ function(sluice_test name)
     if(NOT A_TIMEOUT)
         set(A_TIMEOUT 120)
     endif()
+    math(EXPR A_TIMEOUT "${A_TIMEOUT} * ${sluice_slowness}")
     add_executable(${name} ${A_SOURCES})
     target_link_libraries(${name} PRIVATE sluice_flags ${A_DEPENDS} ${A_LINK} cmocka)
     target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests) # "support/…"
