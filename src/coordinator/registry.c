@@ -66,6 +66,15 @@ static struct registry_node *take_slot(struct registry *registry)
     return NULL;
 }
 
+/* A second process under the id of one that lives: they would replace each other for ever. One that
+ * was restarted has lost its old stream by then, or is silent; until it is, it is told to try again. */
+static bool is_another(const struct registry *registry, const struct registry_node *node,
+                       const struct rpc_stream *stream, const Sluice__Hello *hello, uint64_t now_us)
+{
+    return node->stream != stream && node->hello->incarnation != hello->incarnation &&
+           !node->suspect && now_us < node->beat_us + registry->times.suspect_us;
+}
+
 sl_status registry_hello(struct registry *registry, struct rpc_stream *stream,
                          Sluice__NodeMessage *message, uint64_t now_us,
                          struct registry_node **node_out, struct registry_node **replaced_out)
@@ -76,6 +85,9 @@ sl_status registry_hello(struct registry *registry, struct rpc_stream *stream,
     if (status != SL_OK)
         return status;
     struct registry_node *node = registry_find_id(registry, hello->node_id);
+    if (node != NULL && is_another(registry, node, stream, hello, now_us))
+        return sl_fail(SL_INVALID, "the id %s is that of a node that lives, with pid %u",
+                       hello->node_id, node->hello->pid);
     if (node != NULL && (node->stream != stream || node->hello->incarnation != hello->incarnation ||
                          node->hello->role != hello->role)) {
         *replaced_out = node;

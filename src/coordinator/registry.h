@@ -77,7 +77,8 @@ void registry_init(struct registry *registry, const struct registry_times *times
 void registry_fini(struct registry *registry);
 
 /* A node says hello on `stream`, for the first time or again (takes the message on success).
- * SL_INVALID: the hello contradicts itself, or is of another model; SL_EXHAUSTED: full.
+ * SL_INVALID: the hello contradicts itself, is of another model, or another process that lives has
+ * its id; SL_EXHAUSTED: full.
  * replaced_out: the node that has this id already on another stream and must be lost first; then
  * nothing was done, and the message is the caller's: call again after registry_remove. */
 sl_status registry_hello(struct registry *registry, struct rpc_stream *stream,

@@ -109,7 +109,7 @@ static void a_newer_stream_replaces(void **state)
     struct registry *r = fresh();
     struct registry_node *old = join(r, 1, "d0", false, 4, 0), *node = NULL, *replaced;
     flow_node old_join = old->join;
-    Sluice__NodeMessage *message = hello("d0", false, 2, true, 4);
+    Sluice__NodeMessage *message = hello("d0", false, 1, true, 4);
     assert_ok(registry_hello(r, stream(2), message, 1, &node, &replaced));
     assert_ptr_equal(replaced, old);
     assert_null(node);
@@ -122,6 +122,23 @@ static void a_newer_stream_replaces(void **state)
     assert_ptr_equal(registry_find_id(r, "d0"), node);
     assert_null(registry_find_stream(r, stream(1)));
     assert_int_equal(r->n_nodes, 1);
+    finish(r);
+}
+
+/* Another process of the same id, while the first lives. */
+static void an_id_that_is_taken(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *old = join(r, 1, "d0", false, 4, 0), *node = NULL, *replaced;
+    Sluice__NodeMessage *message = hello("d0", false, 2, true, 4);
+    assert_fails(registry_hello(r, stream(2), message, 2999999, &node, &replaced), SL_INVALID,
+                 "lives");
+    assert_null(replaced);
+    assert_ptr_equal(registry_find_stream(r, stream(1)), old);
+    assert_ok(registry_hello(r, stream(2), message, 3 * SECOND, &node, &replaced)); /* silent */
+    assert_ptr_equal(replaced, old);
+    rpc_node_message_free(message);
     finish(r);
 }
 
@@ -264,6 +281,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(load_then_ready),
         cmocka_unit_test(a_newer_stream_replaces),
+        cmocka_unit_test(an_id_that_is_taken),
         cmocka_unit_test(silence),
         cmocka_unit_test(its_own_pause),
         cmocka_unit_test(a_loop_that_hangs),
