@@ -828,6 +828,10 @@ static sl_status resolve(const char *listen, struct sockaddr_storage *address_ou
     char host[256];
     if (colon == NULL || (size_t)(colon - listen) >= sizeof(host))
         return sl_fail(SL_INVALID, "listen address %s; want HOST:PORT", listen);
+    size_t digits = strspn(colon + 1, "0123456789"); /* getaddrinfo cuts a number to 16 bits */
+    if (digits == 0 || digits > 5 || colon[1 + digits] != '\0' ||
+        strtoul(colon + 1, NULL, 10) > UINT16_MAX)
+        return sl_fail(SL_INVALID, "listen address %s; want a port of 0 to 65535", listen);
     size_t n = (size_t)(colon - listen);
     const char *from = listen;
     if (n >= 2 && listen[0] == '[' && listen[n - 1] == ']') {

@@ -175,6 +175,8 @@ void registry_forgive(struct registry *registry, uint64_t paused_us)
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++)
         if (registry->nodes[i].used)
             registry->nodes[i].beat_us += paused_us;
+    if (registry->ready_us != 0)
+        registry->ready_us += paused_us;
 }
 
 struct registry_node *registry_sweep(struct registry *registry, uint64_t now_us, uint32_t *cursor)

@@ -411,6 +411,10 @@ static void a_port_that_is_taken(void **state)
     assert_fails(http_server_start(&args, &server), SL_DEVICE, listen);
     args.listen = "nonsense";
     assert_fails(http_server_start(&args, &server), SL_INVALID, "nonsense");
+    args.listen = "127.0.0.1:99999"; /* not 34463 */
+    assert_fails(http_server_start(&args, &server), SL_INVALID, "99999");
+    args.listen = "127.0.0.1:";
+    assert_fails(http_server_start(&args, &server), SL_INVALID, "port");
 }
 
 int main(void)

@@ -179,7 +179,9 @@ static void its_own_pause(void **state)
     struct registry *r = fresh();
     struct registry_node *node = join(r, 1, "d0", false, 4, 0);
     uint32_t cursor = 0;
+    uint64_t ready_us = r->ready_us = 1;
     registry_forgive(r, 8 * SECOND);
+    assert_int_equal(r->ready_us, ready_us + 8 * SECOND);
     assert_null(registry_sweep(r, 8 * SECOND, &cursor));
     assert_true(registry_usable(r, node));
     cursor = 0;
