@@ -107,7 +107,8 @@ struct http_server {
     int watch_fd;
     struct sl_thread watcher;
     atomic_bool stopping;
-    pthread_mutex_t mutex; /* what follows */
+    atomic_uint n_delivered; /* requests with the handler, not fully answered */
+    pthread_mutex_t mutex;   /* what follows */
     bool closing;
     struct slot *slots;
     uint32_t n_slots;
@@ -780,6 +781,7 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, c
         return read_body(server, exchange, data, bytes);
     if (!exchange->delivered) {
         exchange->delivered = true;
+        atomic_fetch_add(&server->n_delivered, 1);
         pthread_mutex_lock(&exchange->mutex);
         bool gone = exchange->gone;
         exchange->phase = PHASE_WAITING;
@@ -801,6 +803,8 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
         return;
     *context = NULL;
     unwatch(server, exchange);
+    if (exchange->delivered)
+        atomic_fetch_sub(&server->n_delivered, 1);
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK)
         tell_gone(server, exchange);
     pthread_mutex_lock(&exchange->mutex);
@@ -938,10 +942,7 @@ uint16_t http_server_port(const struct http_server *server)
 
 uint32_t http_server_open(struct http_server *server)
 {
-    pthread_mutex_lock(&server->mutex);
-    uint32_t open = server->n_slots - server->n_free;
-    pthread_mutex_unlock(&server->mutex);
-    return open;
+    return atomic_load(&server->n_delivered);
 }
 
 /* Cuts every open exchange: the library must find none suspended. */

@@ -53,7 +53,7 @@ uint16_t http_server_port(const struct http_server *server);
 /* Cuts what is open, joins the threads. Exchanges that others hold may be answered in vain after.
  * NULL is fine. */
 void http_server_stop(struct http_server *server);
-/* Connections with a request that is not fully answered. */
+/* Requests that were read whole and are not fully answered. */
 uint32_t http_server_open(struct http_server *server);
 
 struct http_exchange *http_exchange_acquire(struct http_exchange *exchange);

@@ -459,6 +459,8 @@ static void retry(struct coordinator *c, struct request *request, const char *wh
     sl_metric_add(sl_metric_get(c->meters.migrations, why), 1);
     sl_info("request_retry", "req=%s attempt=%u failures=%u why=%s tokens=%u", request->output.id,
             request->flow.attempt, request->flow.failures, why, request->output.n_tokens);
+    if (request->admitted && request->lost_us == 0)
+        request->lost_us = now_us; /* an open stream goes on soon, or ends */
     dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
     if (!flow_may_retry(&request->flow))
         fail_attempts(c, request, why);

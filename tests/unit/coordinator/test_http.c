@@ -383,7 +383,7 @@ static void stop_with_all_open(void **state)
     assert_true(http_stream_begin(second));
     client_send(half, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nab");
     sl_sleep_us(20000);
-    assert_int_equal(http_server_open(f->server), 3);
+    assert_int_equal(http_server_open(f->server), 2); /* a half-sent body holds no drain up */
     uint64_t from = sl_real_us();
     http_server_stop(f->server);
     f->server = NULL;
