@@ -230,7 +230,7 @@ static void loop_run(void *arg)
     while (!atomic_load(&c->stopping)) {
         uint64_t now_us = sl_now_us();
         if (now_us - last_us >= PAUSE_US) { /* stopped, swapped out, or a machine that slept */
-            sl_warn("loop_paused", "ms=%" PRIu64, (now_us - last_us) / SL_MS_US);
+            sl_warn("loop_paused", "ms=%" PRIu64, (uint64_t)((now_us - last_us) / SL_MS_US));
             registry_forgive(&c->registry, now_us - last_us);
         }
         last_us = now_us;
