@@ -355,7 +355,7 @@ static bool all_of(struct tpl_run *run, struct tpl_value self, bool (*test)(uint
             return false;
         at += (size_t)n;
     }
-    return self.n > 0 && tpl_step(run, self.n / 64);
+    return self.n > 0 && tpl_step(run, self.n / 4);
 }
 
 static bool is_alpha(uint32_t code)

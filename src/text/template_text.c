@@ -155,7 +155,7 @@ struct tpl_value tpl_case(struct tpl_run *run, struct tpl_value self, enum tpl_c
     bool in_word = false;
 
     tpl_buf_init(run, &out);
-    if (!tpl_step(run, self.n / 16))
+    if (!tpl_step(run, self.n / 2))
         return tpl_string_take(run, &out);
     for (size_t at = 0, n; at < self.n; at += n) {
         uint32_t code = code_at(self.text + at, self.n - at, &n);
@@ -175,20 +175,22 @@ struct tpl_value tpl_case(struct tpl_run *run, struct tpl_value self, enum tpl_c
 size_t tpl_find(struct tpl_run *run, const char *text, size_t from, size_t to, const char *part,
                 size_t bytes, bool last)
 {
-    if (from > to || to - from < bytes || !tpl_step(run, 1 + (to - from) / 64))
+    if (from > to || to - from < bytes || !tpl_step(run, 1))
         return SIZE_MAX;
     if (bytes == 0)
         return last ? to : from;
-    if (!last) {
+    if (!last) { /* what counts as work is how far it had to look */
         const char *found = memmem(text + from, to - from, part, bytes);
-        return found == NULL ? SIZE_MAX : (size_t)(found - text);
+        size_t end = found == NULL ? to : (size_t)(found - text);
+        return tpl_step(run, (end - from) / 64) && found != NULL ? end : SIZE_MAX;
     }
     for (size_t at = to - bytes + 1; at-- > from;) {
         if (text[at] == part[0] && memcmp(text + at, part, bytes) == 0)
-            return at;
-        if (text[at] == part[0] && !tpl_step(run, bytes / 64))
+            return tpl_step(run, (to - at) / 64) ? at : SIZE_MAX;
+        if (text[at] == part[0] && !tpl_step(run, 1 + bytes / 64))
             break;
     }
+    tpl_step(run, (to - from) / 64);
     return SIZE_MAX;
 }
 
