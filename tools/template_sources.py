@@ -316,7 +316,12 @@ TEMPLATES["qwen3"] = QWEN_TOOLS + """{%- set ns = namespace(multi_step_tool=true
     {%- endif %}
 {%- endif %}"""
 
-TEMPLATES["smollm2"] = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful AI assistant named SmolLM<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+TEMPLATES["smollm2"] = """{%- set standing = 'You speak for a small model.' %}
+{%- for m in messages %}
+{%- if loop.index0 == 0 and m.role != 'system' %}{{ '<|im_start|>system\\n' ~ standing ~ '<|im_end|>\\n' }}{%- endif %}
+{{- '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
 TEMPLATES["smollm3"] = """{# defaults #}
 {%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}
