@@ -495,7 +495,8 @@ static void tell_lost(struct ucx *ucx)
 
 /* A stopped peer leaves the shared memory that leads to it full. UCX then waits for room before it gives
  * the endpoint and its sends back. That is inferred; what was seen is sends that never call back once such
- * a peer was killed (test_ucx.c, case_full_and_stopped, about one run in three without this). What is left of such a connection after ABANDON_US belongs to nobody: its sends
+ * a peer was killed (test_ucx.c, case_full_and_stopped, about one run in three without this).
+ * What is left of such a connection after ABANDON_US belongs to nobody: its sends
  * are told as lost. UCX may still read their bytes, if the peer goes on after all; they then reach a
  * stream that is over there, or that can never be sealed. Receives are not abandoned: they write. */
 static void abandon(struct ucx *ucx, struct transport_connection *connection)
