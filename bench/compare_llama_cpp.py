@@ -19,6 +19,7 @@ import argparse
 import datetime
 import json
 import os
+import re
 import shutil
 import socket
 import statistics
@@ -195,7 +196,8 @@ def prepare(arguments):
 def next_file(name):
     directory = os.path.join(ROOT, "bench/results")
     os.makedirs(directory, exist_ok=True)
-    numbers = [int(entry[:4]) for entry in os.listdir(directory) if entry[:4].isdigit()]
+    # NNNN-name.md; a day's file begins with four digits too, but goes on with a digit after the dash.
+    numbers = [int(entry[:4]) for entry in os.listdir(directory) if re.match(r"\d{4}-[a-z]", entry)]
     return os.path.join(directory, f"{max(numbers, default=0) + 1:04d}-{name}.md")
 
 
