@@ -78,7 +78,7 @@ for round in $(seq "$rounds"); do
 done
 
 if [ -z "$out" ]; then
-    number=$(printf '%04d' $((10#$(ls bench/results | grep -oE '^[0-9]{4}' | sort | tail -n 1 || echo 0) + 1)))
+    number=$(printf '%04d' $((10#$(ls bench/results | grep -oE '^[0-9]{4}-[a-z]' | cut -c1-4 | sort | tail -n 1 || echo 0) + 1)))
     out="bench/results/$number-first-table.md"
     mkdir -p bench/results
 fi
