@@ -62,6 +62,11 @@ enum phase {
     PHASE_CLOSED,  /* the connection is done with it */
 };
 
+struct header {
+    const char *name; /* a literal */
+    char *value;
+};
+
 struct http_exchange {
     atomic_uint references;
     pthread_mutex_t mutex;
@@ -84,6 +89,8 @@ struct http_exchange {
     int http_status;
     const char *content_type;
     uint32_t retry_after_s;
+    struct header headers[HTTP_ADDED_HEADERS_MAX];
+    uint32_t n_headers;
 };
 
 struct slot {
@@ -133,6 +140,8 @@ void http_exchange_release(struct http_exchange *exchange)
     pthread_mutex_destroy(&exchange->mutex);
     sl_buf_fini(&exchange->body);
     sl_buf_fini(&exchange->out);
+    for (uint32_t i = 0; i < exchange->n_headers; i++)
+        sl_free(exchange->headers[i].value);
     sl_free(exchange);
 }
 
@@ -188,6 +197,27 @@ static void resume(struct http_exchange *exchange)
         return;
     exchange->suspended = false;
     MHD_resume_connection(exchange->connection);
+}
+
+static bool is_header_value(const char *value)
+{
+    size_t bytes = strlen(value);
+    for (size_t i = 0; i < bytes; i++)
+        if ((unsigned char)value[i] < ' ' || value[i] == 127)
+            return false;
+    return bytes <= HTTP_HEADER_VALUE_MAX;
+}
+
+bool http_add_header(struct http_exchange *exchange, const char *name, const char *value)
+{
+    if (!is_header_value(value))
+        return false;
+    pthread_mutex_lock(&exchange->mutex);
+    bool added = exchange->phase <= PHASE_WAITING && exchange->n_headers < HTTP_ADDED_HEADERS_MAX;
+    if (added)
+        exchange->headers[exchange->n_headers++] = (struct header){name, sl_strdup(value)};
+    pthread_mutex_unlock(&exchange->mutex);
+    return added;
 }
 
 void http_reply(struct http_exchange *exchange, int http_status, const char *content_type,
@@ -591,6 +621,8 @@ static enum MHD_Result queue_answer(struct http_exchange *exchange)
         if (status == 429) /* clients that retry by themselves would make it worse */
             MHD_add_response_header(response, "x-should-retry", "false");
     }
+    for (uint32_t i = 0; i < exchange->n_headers; i++)
+        MHD_add_response_header(response, exchange->headers[i].name, exchange->headers[i].value);
     enum MHD_Result result = MHD_queue_response(exchange->connection, status, response);
     MHD_destroy_response(response);
     return result;

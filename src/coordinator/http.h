@@ -17,6 +17,8 @@
 #define HTTP_HEADER_FIELDS_MAX 100u
 #define HTTP_STREAM_BYTES_MAX  (4u << 20) /* unsent bytes of one stream; beyond, it is cut */
 #define HTTP_CONNECTIONS_MAX   65536u
+#define HTTP_ADDED_HEADERS_MAX 8u
+#define HTTP_HEADER_VALUE_MAX  512u
 
 struct http_server;
 struct http_exchange; /* one request and its answer; counted by reference */
@@ -71,6 +73,10 @@ bool http_exchange_is_gone(struct http_exchange *exchange);
 void http_exchange_set_user(struct http_exchange *exchange, uint64_t user);
 uint64_t http_exchange_user(struct http_exchange *exchange);
 
+/* One more header of the answer, before http_reply or http_stream_begin. The name is borrowed for good
+ * (a literal), the value copied. False, and no such header: answered already, a ninth one, or a value
+ * that is longer than HTTP_HEADER_VALUE_MAX or has control characters. */
+bool http_add_header(struct http_exchange *exchange, const char *name, const char *value);
 /* The whole answer, copied. retry_after_s 0: no such header. The first answer counts, later ones
  * are dropped. */
 void http_reply(struct http_exchange *exchange, int http_status, const char *content_type,

@@ -263,6 +263,37 @@ static void a_stream(void **state)
     sl_buf_fini(&got);
 }
 
+/* Headers of the handler's own: eight at most, no line breaks, none once the answer is there. */
+static void added_headers(void **state)
+{
+    struct fixture *f = *state;
+    int fd = client_connect(f->port);
+    char name[16], long_value[HTTP_HEADER_VALUE_MAX + 2] = "";
+    struct sl_buf got;
+    sl_buf_init(&got, 1 << 20);
+    client_post(fd, "/hold", "{}");
+    struct http_exchange *exchange = await_held(f);
+    memset(long_value, 'v', HTTP_HEADER_VALUE_MAX + 1);
+    assert_false(http_add_header(exchange, "x-long", long_value));
+    assert_false(http_add_header(exchange, "x-bad", "a\r\nx-worse: 1"));
+    snprintf(name, sizeof(name), "p%d", 0); /* the value is copied */
+    assert_true(http_add_header(exchange, "x-node", name));
+    name[1] = '9';
+    for (uint32_t i = 1; i < HTTP_ADDED_HEADERS_MAX; i++)
+        assert_true(http_add_header(exchange, "x-more", ""));
+    assert_false(http_add_header(exchange, "x-ninth", "1"));
+    http_reply(exchange, 200, "text/plain", "done", 4, 0);
+    assert_false(http_add_header(exchange, "x-late", "1"));
+    assert_true(client_read(fd, &got, "done", 3000));
+    assert_non_null(strcasestr(got.data, "\r\nx-node: p0\r\n"));
+    assert_null(strcasestr(got.data, "x-long"));
+    assert_null(strcasestr(got.data, "x-bad"));
+    assert_null(strcasestr(got.data, "x-worse"));
+    assert_null(strcasestr(got.data, "x-ninth"));
+    close(fd);
+    sl_buf_fini(&got);
+}
+
 static void await_gone(struct fixture *f)
 {
     for (int i = 0; i < 2000 && atomic_load(&f->gone) == 0; i++)
@@ -427,6 +458,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(long_bodies, setup, teardown),
         cmocka_unit_test_setup_teardown(bodies_that_fit, setup, teardown),
         cmocka_unit_test_setup_teardown(a_stream, setup, teardown),
+        cmocka_unit_test_setup_teardown(added_headers, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_leaves, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_leaves_a_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(sockets_of_clients_that_left, setup, teardown),
