@@ -145,10 +145,13 @@ def byte_level_tokenizer(vocab, merges, bos, specials, split=LLAMA3_SPLIT):
     }
 
 
-def tokenizer_config(bos, eos, context):
+PLAIN_TEMPLATE = ("{{ bos_token }}{% for m in messages %}{{ m['content'] }}"
+                  "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}")
+
+
+def tokenizer_config(bos, eos, context, chat_template=PLAIN_TEMPLATE):
     return {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": eos,
         "model_max_length": context, "clean_up_tokenization_spaces": False,
-        "chat_template": "{{ bos_token }}{% for m in messages %}{{ m['content'] }}"
-                         "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}",
+        "chat_template": chat_template,
     }

@@ -297,6 +297,26 @@ def make_tokenizer():
     return checkpoint.byte_level_tokenizer(vocab, merges, BOS, [BOS, EOS], SPLIT)
 
 
+# What a user says is text to be continued, so nothing marks who speaks: a question and its answer make
+# one line, as a fact does. The end of text stands behind every sentence and line, so that an answer
+# ends where the sentence ended that it repeats.
+CHAT_TEMPLATE = """{{- bos_token }}
+{%- macro told(text) %}
+{{- text | replace('. ', '.' + eos_token + ' ') | replace('\\n', eos_token + '\\n') }}
+{%- endmacro %}
+{%- for message in messages %}
+{%- set text = message.content or '' %}
+{%- if message.role == 'assistant' and not loop.first and not text.startswith(' ') %}
+{{- ' ' }}
+{%- endif %}
+{{- told(text) }}
+{%- if not loop.last and loop.nextitem.role != 'assistant' %}
+{{- eos_token + '\\n' }}
+{%- endif %}
+{%- endfor %}
+"""
+
+
 def config(bos, eos):
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB,
@@ -320,7 +340,8 @@ def main(directory):
             ("tokenizer.json", tokenizer), ("config.json", config(bos, eos)),
             ("generation_config.json",
              {"bos_token_id": bos, "eos_token_id": eos, "do_sample": False}),
-            ("tokenizer_config.json", checkpoint.tokenizer_config(BOS, EOS, CONTEXT))):
+            ("tokenizer_config.json",
+             checkpoint.tokenizer_config(BOS, EOS, CONTEXT, CHAT_TEMPLATE))):
         checkpoint.write_json(os.path.join(directory, name), body)
 
 

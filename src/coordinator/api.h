@@ -11,12 +11,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define API_TOKENS_MAX      (1u << 24) /* greatest max_tokens, longest list of ids */
-#define API_LOGPROBS_MAX    5
-#define API_STOP_IDS_MAX    16u
-#define API_MESSAGE_BYTES   400u
-#define API_TEMPERATURE_MAX 2.0
-#define API_MEMBERS_MAX     4096u /* of all objects in a body */
+#define API_TOKENS_MAX       (1u << 24) /* greatest max_tokens, longest list of ids */
+#define API_LOGPROBS_MAX     5
+#define API_STOP_IDS_MAX     16u
+#define API_MESSAGE_BYTES    400u
+#define API_TEMPERATURE_MAX  2.0
+#define API_MEMBERS_MAX      4096u  /* of all objects in a body … */
+#define API_CHAT_MEMBERS_MAX 65536u /* … with messages */
+#define API_MESSAGES_MAX     16384u /* also parts of a message, and tools */
+#define API_SALT_BYTES_MAX   256u
+#define API_REQUEST_ID_BYTES 64u
 
 /* What a refused request is answered with: {"error": {message, type, param, code}}. */
 struct api_error {
@@ -35,25 +39,51 @@ struct api_prompt {
     const json_t *ids; /* array of integers, checked: 0..UINT32_MAX */
 };
 
+/* What a chat template is rendered with. Borrowed from the body, in which chat.c brings it into the
+ * form that templates expect. */
+struct api_messages {
+    json_t *messages;        /* NULL: there are none; else objects with a known role */
+    const json_t *tools;     /* NULL: none */
+    const json_t *documents; /* NULL: none */
+    const json_t *kwargs;    /* chat_template_kwargs; NULL: none */
+    bool add_generation_prompt;
+    bool continue_final_message;
+};
+
+/* Parameters where the request is silent: those of the model's generation_config.json. */
+struct api_defaults {
+    double temperature, top_p, min_p, repetition_penalty;
+    uint32_t top_k;      /* 0: all */
+    uint32_t max_tokens; /* of a chat; 0: up to the context */
+};
+
 struct api_completion {
-    json_t *body;      /* owned; all text below lives in it */
-    const char *model; /* NULL: not given */
-    struct api_prompt prompt;
+    json_t *body; /* owned; all text below lives in it */
+    bool chat;
+    const char *model;        /* NULL: not given */
+    struct api_prompt prompt; /* of a chat: set by who renders it */
     bool add_special_tokens;
     bool stream;
     bool include_usage;
     bool ignore_eos;
     bool return_token_ids;
+    bool skip_special_tokens;
+    bool include_stop_str;  /* the stop string, or token, belongs to the text */
+    bool include_reasoning; /* of a chat */
     bool has_max_tokens;
     uint32_t max_tokens;
     uint32_t min_tokens;
+    uint32_t truncate_prompt_tokens; /* its last so many are kept; 0: all */
     double temperature;
     double top_p;
     double min_p;
     uint32_t top_k; /* 0: all */
     bool has_seed;
     uint64_t seed;
-    int32_t logprobs; /* -1: none */
+    int32_t logprobs;       /* -1: none */
+    int32_t priority;       /* lower is earlier */
+    const char *cache_salt; /* NULL: none */
+    const char *request_id; /* NULL: none; letters, digits, -_.: */
     uint32_t n_stops;
     const char *stops[TEXT_STOPS_MAX];
     size_t stop_bytes[TEXT_STOPS_MAX];
@@ -61,10 +91,16 @@ struct api_completion {
     uint32_t stop_ids[API_STOP_IDS_MAX];
 };
 
+struct api_chat {
+    struct api_completion params;
+    struct api_messages input;
+};
+
 struct api_tokenize {
     json_t *body;
     const char *model;
-    struct api_prompt prompt; /* always text */
+    struct api_prompt prompt;  /* text, or none … */
+    struct api_messages input; /* … and messages */
     bool add_special_tokens;
 };
 
@@ -74,18 +110,27 @@ struct api_detokenize {
     struct api_prompt prompt; /* always ids */
 };
 
+/* Neutral values of all. */
+#define API_DEFAULTS                                                                               \
+    {                                                                                              \
+        .temperature = 1, .top_p = 1, .repetition_penalty = 1                                      \
+    }
+
 /* A look at a body before it is parsed, which costs a hundredth of it: so many members of objects, and
  * list items, that no request of this server can mean it, are refused at once. len_max: the longest
  * list of ids that can be served. SL_INVALID with *error_out. */
-sl_status api_check_shape(const char *text, size_t bytes, uint32_t len_max,
+sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t len_max,
                           struct api_error *error_out) SL_MUST_USE;
 
 /* Each returns SL_OK, or SL_INVALID (SL_UNSUPPORTED, SL_EXHAUSTED) with *error_out filled; the struct
  * then owns nothing. Unknown names are ignored; what later versions serve is accepted when null or
  * at its neutral value. */
-sl_status api_parse_completion(const char *text, size_t bytes, struct api_completion *out,
-                               struct api_error *error_out) SL_MUST_USE;
+sl_status api_parse_completion(const char *text, size_t bytes, const struct api_defaults *defaults,
+                               struct api_completion *out, struct api_error *error_out) SL_MUST_USE;
 void api_completion_fini(struct api_completion *completion);
+sl_status api_parse_chat(const char *text, size_t bytes, const struct api_defaults *defaults,
+                         struct api_chat *out, struct api_error *error_out) SL_MUST_USE;
+void api_chat_fini(struct api_chat *chat);
 sl_status api_parse_tokenize(const char *text, size_t bytes, struct api_tokenize *out,
                              struct api_error *error_out) SL_MUST_USE;
 void api_tokenize_fini(struct api_tokenize *tokenize);

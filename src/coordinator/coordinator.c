@@ -19,6 +19,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/defaults.h"
 #include "serve/serve.h"
 
 #include <inttypes.h>
@@ -33,6 +34,7 @@
 
 static const struct http_route routes[] = {
     {"POST", "/v1/completions", ROUTE_COMPLETIONS},
+    {"POST", "/v1/chat/completions", ROUTE_CHAT},
     {"GET", "/v1/models", ROUTE_MODELS},
     {"POST", "/tokenize", ROUTE_TOKENIZE},
     {"POST", "/detokenize", ROUTE_DETOKENIZE},
@@ -41,7 +43,6 @@ static const struct http_route routes[] = {
     {"GET", "/version", ROUTE_VERSION},
     {"GET", "/metrics", ROUTE_METRICS},
     {"GET", "/cluster", ROUTE_CLUSTER},
-    {"POST", "/v1/chat/completions", ROUTE_LATER},
     {"POST", "/v1/embeddings", ROUTE_LATER},
     {"POST", "/v1/responses", ROUTE_LATER},
     {"POST", "/v1/rerank", ROUTE_LATER},
@@ -56,6 +57,8 @@ void coordinator_config_init(struct coordinator_config *config)
     *config = (struct coordinator_config){
         .listen = "127.0.0.1:8000",
         .nodes_listen = "127.0.0.1:0",
+        .split_reasoning = true,
+        .model_defaults = true,
         .local_prefill_max_tokens = 64,
         .body_bytes_max = 4u << 20,
         .http_threads = 2,
@@ -90,7 +93,7 @@ static void reply_later(struct http_exchange *exchange)
 {
     struct api_error error;
     api_fail(&error, 501, "not_implemented", NULL,
-             "this path is not served yet; /v1/completions is");
+             "this path is not served yet; /v1/chat/completions and /v1/completions are");
     reply_error(exchange, &error);
 }
 
@@ -110,6 +113,7 @@ static void on_request(void *arg, struct http_exchange *exchange)
     struct coordinator *c = arg;
     switch (http_exchange_route(exchange)) {
     case ROUTE_COMPLETIONS:
+    case ROUTE_CHAT:
     case ROUTE_TOKENIZE:
     case ROUTE_DETOKENIZE:
         if (!prepare_push(c->prepare, exchange)) {
@@ -265,6 +269,12 @@ static char *directory_name(const char *path)
 static sl_status read_model(struct coordinator *c)
 {
     sl_status status = text_tokenizer_open(c->model_dir, &c->tokenizer);
+    if (status != SL_OK)
+        return status;
+    chat_open(c->model_dir, c->tokenizer, c->config.split_reasoning, &c->chat);
+    c->defaults = (struct api_defaults)API_DEFAULTS;
+    if (c->config.model_defaults)
+        status = defaults_read(c->model_dir, &c->defaults);
     if (status != SL_OK)
         return status;
     char *path = sl_asprintf("%s/config.json", c->model_dir);
@@ -465,6 +475,7 @@ void coordinator_stop(struct coordinator *c)
     inbox_fini(&c->node_inbox);
     if (c->wake.fd >= 0)
         sl_wake_fini(&c->wake);
+    chat_close(&c->chat);
     text_tokenizer_destroy(c->tokenizer);
     sl_buf_fini(&c->scratch);
     sl_free(c->requests);

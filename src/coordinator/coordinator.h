@@ -18,6 +18,8 @@ struct coordinator_config {
     const char *listen;       /* HTTP, "host:port"; port 0 takes a free one */
     const char *nodes_listen; /* the nodes' streams */
     uint32_t model_len_max;   /* 0: what the model says */
+    bool split_reasoning;     /* of models that mark it */
+    bool model_defaults;      /* sampling parameters of generation_config.json */
     uint32_t local_prefill_max_tokens;
     size_t body_bytes_max;
     uint32_t http_threads;

@@ -6,6 +6,7 @@
 #include "base/thread.h"
 #include "coordinator/admission.h"
 #include "coordinator/api.h"
+#include "coordinator/chat.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/flow.h"
 #include "coordinator/http.h"
@@ -32,6 +33,7 @@
 
 enum route_id {
     ROUTE_COMPLETIONS,
+    ROUTE_CHAT,
     ROUTE_MODELS,
     ROUTE_TOKENIZE,
     ROUTE_DETOKENIZE,
@@ -63,6 +65,8 @@ struct request {
     uint32_t n_prompt;
     struct api_completion params; /* without its body */
     uint64_t seed;
+    bool has_salt;
+    struct kv_hash salt; /* of the prompt's blocks, derived from what the client gave */
 
     struct flow flow;
     struct links waiting;  /* list of those never admitted, by arrival */
@@ -79,6 +83,7 @@ struct request {
     flow_node at_compute, at_decode;
     uint32_t compute_tokens, pending_blocks;
     bool counted_running;
+    char prefill_id[16], decode_id[16]; /* of the present or last placement; "-": none */
 
     struct kv_hash *hashes; /* of full blocks of `tokens`, as far as computed */
     uint32_t n_hashes;
@@ -109,6 +114,8 @@ struct coordinator {
     char *model_dir;
     uint64_t created; /* of the model, as /v1/models shows it */
     struct text_tokenizer *tokenizer;
+    struct chat_model chat;
+    struct api_defaults defaults;
     uint32_t n_end_ids; /* of the nodes' model; what output borrows: constant once set */
     uint32_t end_ids[CORE_END_IDS_MAX];
     uint64_t incarnation;

@@ -15,6 +15,7 @@
 #include "serve/serve.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define RANKS_MAX 64u
@@ -85,6 +86,11 @@ static void open_decode(struct request *request, struct registry_node *node)
 
 /* ── what the router is told ─────────────────────────────────────────────────────────────────── */
 
+static uint32_t salt_bytes(const struct request *request)
+{
+    return request->has_salt ? sizeof(request->salt.bytes) : 0;
+}
+
 /* Hashes of the full blocks, as many as there are; continues what it has. False without memory. */
 static bool update_hashes(struct request *request, const uint8_t *identity, uint32_t block_tokens)
 {
@@ -101,7 +107,7 @@ static bool update_hashes(struct request *request, const uint8_t *identity, uint
     if (hashes == NULL)
         return false;
     request->hashes = hashes;
-    struct kv_hash root = kv_hash_root(identity, NULL, 0);
+    struct kv_hash root = kv_hash_root(identity, request->salt.bytes, salt_bytes(request));
     for (; request->n_hashes < n_blocks; request->n_hashes++) {
         const struct kv_hash *parent =
             request->n_hashes > 0 ? &hashes[request->n_hashes - 1] : &root;
@@ -206,6 +212,7 @@ static struct router_input route_input(struct coordinator *c, const struct reque
 struct submit_parts {
     Sluice__Sampling sampling;
     Sluice__Peer peer;
+    uint8_t salt[KV_HASH_BYTES];
     uint32_t stop_ids[CORE_END_IDS_MAX + API_STOP_IDS_MAX];
 };
 
@@ -263,6 +270,9 @@ static sl_status send_submit(struct coordinator *c, const struct request *reques
     if (!request->admitted)
         submit.admission_us = c->config.queue_us > age_us ? c->config.queue_us - age_us : 1;
     submit.sampling = &parts.sampling;
+    memcpy(parts.salt, request->salt.bytes, sizeof(parts.salt));
+    submit.salt.data = parts.salt;
+    submit.salt.len = salt_bytes(request);
     submit.prompt_tokens = request->n_prompt;
     submit.tokens = request->tokens.ids;
     submit.n_tokens = request->tokens.n_ids;
@@ -345,6 +355,13 @@ static sl_status submit_placement(struct coordinator *c, struct request *request
     return send_submit(c, request, p != NULL ? p : d, NULL, SLUICE__MODE__MODE_LOCAL, 0, now_us);
 }
 
+static void note_nodes(struct request *request, const struct registry_node *p,
+                       const struct registry_node *d)
+{
+    snprintf(request->prefill_id, sizeof(request->prefill_id), "%s", p != NULL ? p->id : "-");
+    snprintf(request->decode_id, sizeof(request->decode_id), "%s", d != NULL ? d->id : "-");
+}
+
 static void log_decision(const struct request *request, const struct router_decision *decision,
                          const struct registry_node *p, const struct registry_node *d)
 {
@@ -366,6 +383,7 @@ static enum dispatch_result carry_out(struct coordinator *c, struct request *req
     flow_place(&request->flow, mode, p != NULL ? p->join : 0, d != NULL ? d->join : 0);
     open_compute(request, p != NULL ? p : d, decision->compute_tokens);
     open_decode(request, d != NULL ? d : p);
+    note_nodes(request, p, d);
     sl_metric_add(sl_metric_get(c->meters.decisions, router_reason_name(decision->reason)), 1);
     log_decision(request, decision, p, d);
     if (submit_placement(c, request, p, d, now_us) != SL_OK) {
@@ -444,6 +462,7 @@ static bool redirect(struct coordinator *c, struct request *request, bool fresh,
     close_decode(c, request);
     flow_redirect(&request->flow, d->join);
     open_decode(request, d);
+    note_nodes(request, p, d);
     uint64_t key = serve_random_id();
     if (send_submit(c, request, d, p, SLUICE__MODE__MODE_DECODE, key, now_us) != SL_OK)
         return false;

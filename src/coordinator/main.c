@@ -27,6 +27,8 @@
 
 enum pools { POOLS_LOCAL, POOLS_NONE };
 static const char *const pool_names[] = {"local", "none", NULL};
+enum from_model { FROM_MODEL_AUTO, FROM_MODEL_NONE };
+static const char *const from_model_names[] = {"auto", "none", NULL};
 
 struct config {
     struct serve_worker_config worker; /* first */
@@ -34,6 +36,7 @@ struct config {
     char *listen;
     char *nodes_listen;
     uint64_t max_model_len;
+    uint32_t reasoning, generation_config;
     uint32_t pools;
     uint64_t n_prefill, n_decode;
     bool share_cpus;
@@ -75,6 +78,24 @@ static const struct sl_option coordinator_options[] = {
      .min = 0,
      .max = 1 << 24,
      .help = "longest prompt and answer together, in tokens; 0: what the model allows",
+     .group = "Coordinator"},
+    {.name = "reasoning",
+     .type = SL_OPTION_CHOICE,
+     .offset = AT(reasoning),
+     .value_name = "HOW",
+     .default_text = "auto",
+     .choices = from_model_names,
+     .help = "auto: chats of models that mark their reasoning have it in reasoning_content; none: "
+             "it stays in the content",
+     .group = "Coordinator"},
+    {.name = "generation-config",
+     .type = SL_OPTION_CHOICE,
+     .offset = AT(generation_config),
+     .value_name = "HOW",
+     .default_text = "auto",
+     .choices = from_model_names,
+     .help = "auto: sampling parameters that a request does not name are those of the model's "
+             "generation_config.json; none: temperature 1 and no cut",
      .group = "Coordinator"},
     {.name = "pools",
      .type = SL_OPTION_CHOICE,
@@ -251,6 +272,8 @@ static void fill(const struct config *config, struct coordinator_config *out)
                         : local                      ? "127.0.0.1:0"
                                                      : "127.0.0.1:7000";
     out->model_len_max = (uint32_t)config->max_model_len;
+    out->split_reasoning = config->reasoning == FROM_MODEL_AUTO;
+    out->model_defaults = config->generation_config == FROM_MODEL_AUTO;
     out->local_prefill_max_tokens = (uint32_t)config->worker.local_prefill_max_tokens;
     out->body_bytes_max = config->max_body_bytes;
     out->http_threads = (uint32_t)config->http_threads;

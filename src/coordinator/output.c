@@ -1,11 +1,12 @@
-/* Tokens to text to JSON.
+/* Tokens to text; the JSON around it is answer.c.
  *
- *   token ─► end or stop id? ─► detokenizer (whole characters) ─► stop strings (may hold back) ─► text
+ *   token ─► end or stop id? ─► detokenizer (whole characters) ─► stop strings ─► reasoning ─► text
+ *        │                                                        (may hold back)      └─► thought
  *        └─► ids, names, logprobs, offsets: JSON fragments, kept until the next chunk or the body
  *
- * Text lags behind its tokens where a character or a possible stop string is incomplete; ids and logprobs
- * do not. An end token, and a stop id, counts as a token but has no text. The work for a token does
- * not depend on how many came before it. */
+ * Text lags behind its tokens where a character, a possible stop string or a mark of the reasoning is
+ * incomplete; ids and logprobs do not. An end token, and a stop id, counts as a token but has no text,
+ * unless it is asked for. The work for a token does not depend on how many came before it. */
 #include "coordinator/output.h"
 
 #include "base/clock.h"
@@ -26,6 +27,7 @@ static sl_status create_stop(struct output *output, const struct api_completion 
     struct text_stop_args args = {.strings = completion->stops,
                                   .bytes = completion->stop_bytes,
                                   .n_strings = completion->n_stops,
+                                  .include_stop_str = completion->include_stop_str,
                                   .min_tokens = completion->min_tokens};
     sl_status status = text_stop_create(&args, &output->stop);
     if (status != SL_OK)
@@ -35,16 +37,46 @@ static sl_status create_stop(struct output *output, const struct api_completion 
     return SL_OK;
 }
 
-sl_status output_init(struct output *output, const struct text_tokenizer *tokenizer,
-                      const struct api_completion *completion, const char *model)
+static void init_id(struct output *output, const struct api_completion *completion)
 {
+    const char *kind = completion->chat ? "chatcmpl" : "cmpl";
+    if (completion->request_id != NULL) {
+        snprintf(output->id, sizeof(output->id), "%s-%s", kind, completion->request_id);
+        return;
+    }
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        random = sl_real_us();
+    snprintf(output->id, sizeof(output->id), "%s-%016" PRIx64, kind, random);
+}
+
+static void init_bufs(struct output *output)
+{
+    sl_buf_init(&output->text, OUTPUT_TEXT_BYTES_MAX);
+    sl_buf_init(&output->thought, OUTPUT_TEXT_BYTES_MAX);
+    sl_buf_init(&output->cleared, OUTPUT_TEXT_BYTES_MAX);
+    sl_buf_init(&output->piece, NAME_BYTES_MAX * 4);
+    sl_buf_init(&output->ids, FRAGMENT_BYTES_MAX);
+    sl_buf_init(&output->entries, FRAGMENT_BYTES_MAX);
+    sl_buf_init(&output->names, FRAGMENT_BYTES_MAX);
+    sl_buf_init(&output->values, FRAGMENT_BYTES_MAX);
+    sl_buf_init(&output->tops, FRAGMENT_BYTES_MAX);
+    sl_buf_init(&output->offsets, FRAGMENT_BYTES_MAX);
+}
+
+sl_status output_init(struct output *output, const struct output_args *args)
+{
+    const struct api_completion *completion = args->completion;
     memset(output, 0, sizeof(*output));
-    output->tokenizer = tokenizer;
-    output->model = model;
+    output->tokenizer = args->tokenizer;
+    output->model = args->model;
     output->created = (uint64_t)sl_wall_seconds();
+    output->chat = completion->chat;
     output->stream = completion->stream;
     output->include_usage = completion->include_usage;
     output->return_token_ids = completion->return_token_ids;
+    output->include_stop_str = completion->include_stop_str;
+    output->show_thought = completion->include_reasoning;
     output->n_logprobs = completion->logprobs;
     output->max_tokens = completion->max_tokens;
     output->min_tokens = completion->min_tokens;
@@ -53,18 +85,11 @@ sl_status output_init(struct output *output, const struct text_tokenizer *tokeni
     memcpy(output->stop_ids, completion->stop_ids, sizeof(output->stop_ids));
     output->stop_string = -1;
     output->stop_id = -1;
-    uint64_t random = 0;
-    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
-        random = sl_real_us();
-    snprintf(output->id, sizeof(output->id), "cmpl-%016" PRIx64, random);
-    text_detokenizer_init(&output->detokenizer, tokenizer, true);
-    sl_buf_init(&output->text, OUTPUT_TEXT_BYTES_MAX);
-    sl_buf_init(&output->piece, NAME_BYTES_MAX * 4);
-    sl_buf_init(&output->ids, FRAGMENT_BYTES_MAX);
-    sl_buf_init(&output->names, FRAGMENT_BYTES_MAX);
-    sl_buf_init(&output->values, FRAGMENT_BYTES_MAX);
-    sl_buf_init(&output->tops, FRAGMENT_BYTES_MAX);
-    sl_buf_init(&output->offsets, FRAGMENT_BYTES_MAX);
+    init_id(output, completion);
+    text_detokenizer_init(&output->detokenizer, args->tokenizer, completion->skip_special_tokens);
+    if (args->marks != NULL)
+        text_reasoning_init(&output->reasoning, args->marks, args->reasoning_open);
+    init_bufs(output);
     sl_status status = create_stop(output, completion);
     if (status != SL_OK)
         output_fini(output);
@@ -80,8 +105,11 @@ void output_fini(struct output *output)
     for (uint32_t i = 0; i < output->n_stops; i++)
         sl_free(output->stop_texts[i]);
     sl_buf_fini(&output->text);
+    sl_buf_fini(&output->thought);
+    sl_buf_fini(&output->cleared);
     sl_buf_fini(&output->piece);
     sl_buf_fini(&output->ids);
+    sl_buf_fini(&output->entries);
     sl_buf_fini(&output->names);
     sl_buf_fini(&output->values);
     sl_buf_fini(&output->tops);
@@ -91,8 +119,9 @@ void output_fini(struct output *output)
 
 sl_status output_status(const struct output *output)
 {
-    const struct sl_buf *const bufs[] = {&output->text,   &output->ids,  &output->names,
-                                         &output->values, &output->tops, &output->offsets};
+    const struct sl_buf *const bufs[] = {&output->text,   &output->thought, &output->cleared,
+                                         &output->ids,    &output->entries, &output->names,
+                                         &output->values, &output->tops,    &output->offsets};
     for (size_t i = 0; i < sizeof(bufs) / sizeof(bufs[0]); i++)
         if (bufs[i]->failed)
             return sl_buf_status(bufs[i], "completion");
@@ -147,6 +176,38 @@ static bool collides(struct output *output, const uint32_t *ids, uint32_t i)
     return same;
 }
 
+/* What chat shows of one token. */
+static void add_entry(struct output *output, uint32_t id, float logprob, struct sl_buf *out)
+{
+    size_t n_bytes = 0;
+    const char *bytes = text_tokenizer_token_bytes(output->tokenizer, id, &n_bytes);
+    sl_buf_add_text(out, "{\"token\":");
+    add_name(output, id, false, out);
+    sl_buf_add_text(out, ",\"logprob\":");
+    add_logprob(out, logprob);
+    sl_buf_add_text(out, ",\"bytes\":");
+    for (size_t i = 0; i < n_bytes; i++)
+        sl_buf_add_format(out, i > 0 ? ",%u" : "[%u", (unsigned)(unsigned char)bytes[i]);
+    sl_buf_add_text(out, bytes == NULL ? "null" : n_bytes > 0 ? "]" : "[]");
+}
+
+static void add_entries(struct output *output, uint32_t id, const struct output_logprob *logprob)
+{
+    struct sl_buf *out = &output->entries;
+    uint32_t n = logprob != NULL ? logprob->n_top : 0;
+    comma(out);
+    /* A node that did not send them: as one that is not finite. */
+    add_entry(output, id, logprob != NULL ? logprob->sampled : NAN, out);
+    sl_buf_add_text(out, ",\"top_logprobs\":[");
+    for (uint32_t i = 0; i < n && i < (uint32_t)output->n_logprobs; i++) {
+        if (i > 0)
+            sl_buf_add_text(out, ",");
+        add_entry(output, logprob->top_ids[i], logprob->top[i], out);
+        sl_buf_add_text(out, "}");
+    }
+    sl_buf_add_text(out, "]}");
+}
+
 static void add_logprobs(struct output *output, uint32_t id, const struct output_logprob *logprob,
                          uint64_t offset)
 {
@@ -175,18 +236,72 @@ static void add_logprobs(struct output *output, uint32_t id, const struct output
     sl_buf_add_text(&output->tops, "}");
 }
 
+/* Where text goes behind the stop strings: to whoever tells the reasoning from it, or straight on. */
+static struct sl_buf *stop_target(struct output *output)
+{
+    return output->reasoning.marks != NULL ? &output->cleared : &output->text;
+}
+
+/* Of the text behind the stop strings, what is reasoning and what is not. */
+static void divide(struct output *output, bool end)
+{
+    if (output->reasoning.marks == NULL)
+        return;
+    const char *text = output->cleared.data != NULL ? output->cleared.data : "";
+    if (end)
+        text_reasoning_flush(&output->reasoning, text, output->cleared.bytes, &output->thought,
+                             &output->text);
+    else
+        text_reasoning_push(&output->reasoning, text, output->cleared.bytes, &output->thought,
+                            &output->text);
+    output->text.failed |= output->cleared.failed;
+    sl_buf_reset(&output->cleared);
+    if (!output->show_thought)
+        sl_buf_reset(&output->thought);
+}
+
+/* The scratch piece through the stop strings. */
+static bool stops(struct output *output)
+{
+    const char *text = output->piece.data != NULL ? output->piece.data : "";
+    if (!text_stop_push(output->stop, text, output->piece.bytes, stop_target(output)))
+        return false;
+    output->finish = OUTPUT_STOP;
+    output->stop_string = text_stop_index(output->stop);
+    return true;
+}
+
 /* Whatever is held back belongs to the text now, unless it completes a stop string. */
 static void close_text(struct output *output)
 {
     sl_buf_reset(&output->piece);
     text_detokenizer_flush(&output->detokenizer, &output->piece);
-    if (output->piece.bytes > 0 &&
-        text_stop_push(output->stop, output->piece.data, output->piece.bytes, &output->text)) {
-        output->finish = OUTPUT_STOP;
-        output->stop_string = text_stop_index(output->stop);
+    if (output->piece.bytes == 0 || !stops(output))
+        text_stop_flush(output->stop, stop_target(output));
+}
+
+/* A mark that is a special token has no text, but is one here. */
+static void add_mark(struct output *output, uint32_t id)
+{
+    const struct text_reasoning_marks *marks = output->reasoning.marks;
+    if (marks == NULL || !output->detokenizer.skip_special ||
+        !text_tokenizer_is_special(output->tokenizer, id))
         return;
-    }
-    text_stop_flush(output->stop, &output->text);
+    size_t n;
+    const char *bytes = text_tokenizer_token_bytes(output->tokenizer, id, &n);
+    const char *const both[] = {marks->open, marks->close};
+    for (int i = 0; i < 2; i++)
+        if (n == strlen(both[i]) && memcmp(bytes, both[i], n) == 0)
+            sl_buf_add_text(&output->piece, both[i]);
+}
+
+/* The text of a token; true when it completes a stop string. */
+static bool take_text(struct output *output, uint32_t id, struct text_offset *offset)
+{
+    sl_buf_reset(&output->piece);
+    text_detokenizer_push(&output->detokenizer, id, &output->piece, offset);
+    add_mark(output, id);
+    return stops(output);
 }
 
 static bool ends(struct output *output, uint32_t id)
@@ -208,148 +323,21 @@ enum output_finish output_push(struct output *output, uint32_t id,
     bool end = ends(output, id);
     output->n_tokens++;
     output->n_pending++;
-    if (end) {
-        output->finish = OUTPUT_STOP;
+    bool stopped = (!end || output->include_stop_str) && take_text(output, id, &offset);
+    if (!stopped && (end || output->n_tokens >= output->max_tokens)) {
+        output->finish = end ? OUTPUT_STOP : OUTPUT_LENGTH;
         close_text(output);
-    } else {
-        sl_buf_reset(&output->piece);
-        text_detokenizer_push(&output->detokenizer, id, &output->piece, &offset);
-        const char *text = output->piece.data != NULL ? output->piece.data : "";
-        if (text_stop_push(output->stop, text, output->piece.bytes, &output->text)) {
-            output->finish = OUTPUT_STOP;
-            output->stop_string = text_stop_index(output->stop);
-        } else if (output->n_tokens >= output->max_tokens) {
-            output->finish = OUTPUT_LENGTH;
-            close_text(output);
-        }
     }
+    divide(output, false);
+    if (output->finish != OUTPUT_OPEN)
+        divide(output, true);
     if (output->return_token_ids) {
         comma(&output->ids);
         sl_buf_add_format(&output->ids, "%u", id);
     }
-    if (output->n_logprobs >= 0)
+    if (output->n_logprobs >= 0 && output->chat)
+        add_entries(output, id, logprob);
+    else if (output->n_logprobs >= 0)
         add_logprobs(output, id, logprob, offset.chars);
     return output->finish;
-}
-
-static void add_buf(struct sl_buf *out, const struct sl_buf *from)
-{
-    if (from->bytes > 0)
-        sl_buf_add(out, from->data, from->bytes);
-}
-
-static void add_prompt_ids(struct sl_buf *out, const uint32_t *ids, uint32_t n_ids)
-{
-    sl_buf_add_text(out, ",\"prompt_token_ids\":[");
-    for (uint32_t i = 0; i < n_ids; i++)
-        sl_buf_add_format(out, i > 0 ? ",%u" : "%u", ids[i]);
-    sl_buf_add_text(out, "]");
-}
-
-static void add_finish(const struct output *output, struct sl_buf *out)
-{
-    static const char *const names[] = {"null", "\"stop\"", "\"length\""};
-    sl_buf_add_format(out, ",\"finish_reason\":%s,\"stop_reason\":", names[output->finish]);
-    if (output->stop_string >= 0) {
-        const char *text = output->stop_texts[output->stop_string];
-        sl_buf_add_json_string(out, text, strlen(text));
-    } else if (output->stop_id >= 0) {
-        sl_buf_add_format(out, "%" PRId64, output->stop_id);
-    } else {
-        sl_buf_add_text(out, "null");
-    }
-}
-
-static void add_choice(const struct output *output, const uint32_t *prompt_ids, uint32_t n_prompt,
-                       struct sl_buf *out)
-{
-    sl_buf_add_text(out, "{\"index\":0,\"text\":");
-    sl_buf_add_json_string(out, output->text.data != NULL ? output->text.data : "",
-                           output->text.bytes);
-    if (output->n_logprobs >= 0) {
-        sl_buf_add_text(out, ",\"logprobs\":{\"text_offset\":[");
-        add_buf(out, &output->offsets);
-        sl_buf_add_text(out, "],\"token_logprobs\":[");
-        add_buf(out, &output->values);
-        sl_buf_add_text(out, "],\"tokens\":[");
-        add_buf(out, &output->names);
-        sl_buf_add_text(out, "],\"top_logprobs\":[");
-        add_buf(out, &output->tops);
-        sl_buf_add_text(out, "]}");
-    } else {
-        sl_buf_add_text(out, ",\"logprobs\":null");
-    }
-    add_finish(output, out);
-    if (output->return_token_ids) {
-        sl_buf_add_text(out, ",\"token_ids\":[");
-        add_buf(out, &output->ids);
-        sl_buf_add_text(out, "]");
-        if (prompt_ids != NULL)
-            add_prompt_ids(out, prompt_ids, n_prompt);
-    }
-    sl_buf_add_text(out, "}");
-}
-
-static void add_head(const struct output *output, struct sl_buf *out)
-{
-    sl_buf_add_format(
-        out, "{\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%" PRIu64 ",\"model\":",
-        output->id, output->created);
-    sl_buf_add_json_string(out, output->model, strlen(output->model));
-    sl_buf_add_text(out, ",\"choices\":[");
-}
-
-static void add_usage(const struct output_usage *usage, struct sl_buf *out)
-{
-    sl_buf_add_format(out,
-                      ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,"
-                      "\"total_tokens\":%u,\"prompt_tokens_details\":{\"cached_tokens\":%u}}",
-                      usage->prompt_tokens, usage->completion_tokens,
-                      usage->prompt_tokens + usage->completion_tokens, usage->cached_tokens);
-}
-
-void output_chunk(struct output *output, const uint32_t *prompt_ids, uint32_t n_prompt_ids,
-                  struct sl_buf *out)
-{
-    sl_buf_add_text(out, "data: ");
-    add_head(output, out);
-    add_choice(output, output->first_chunk_sent ? NULL : prompt_ids, n_prompt_ids, out);
-    sl_buf_add_text(out, output->include_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
-    output->first_chunk_sent = true;
-    output->n_pending = 0;
-    sl_buf_reset(&output->text);
-    sl_buf_reset(&output->ids);
-    sl_buf_reset(&output->names);
-    sl_buf_reset(&output->values);
-    sl_buf_reset(&output->tops);
-    sl_buf_reset(&output->offsets);
-}
-
-void output_done(const struct output *output, const struct output_usage *usage, struct sl_buf *out)
-{
-    if (output->include_usage) {
-        sl_buf_add_text(out, "data: ");
-        add_head(output, out);
-        sl_buf_add_text(out, "]");
-        add_usage(usage, out);
-        sl_buf_add_text(out, "}\n\n");
-    }
-    sl_buf_add_text(out, "data: [DONE]\n\n");
-}
-
-void output_body(const struct output *output, const struct output_usage *usage,
-                 const uint32_t *prompt_ids, struct sl_buf *out)
-{
-    add_head(output, out);
-    add_choice(output, prompt_ids, usage->prompt_tokens, out);
-    sl_buf_add_text(out, "]");
-    add_usage(usage, out);
-    sl_buf_add_text(out, "}");
-}
-
-void output_error(const struct api_error *error, struct sl_buf *out)
-{
-    sl_buf_add_text(out, "data: ");
-    api_error_body(error, out);
-    sl_buf_add_text(out, "\n\n");
 }

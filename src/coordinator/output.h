@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "coordinator/api.h"
 #include "text/detokenizer.h"
+#include "text/reasoning.h"
 #include "text/stop.h"
 #include "text/tokenizer.h"
 
@@ -28,16 +29,28 @@ struct output_usage {
     uint32_t prompt_tokens;
     uint32_t completion_tokens;
     uint32_t cached_tokens;
+    const char *prefill, *decode; /* ids of the nodes that served it last, "-" for none */
+    uint32_t attempts;
+};
+
+struct output_args {
+    const struct text_tokenizer *tokenizer;   /* borrowed for the output's life */
+    const struct api_completion *completion;  /* what it needs is copied */
+    const char *model;                        /* borrowed for the output's life */
+    const struct text_reasoning_marks *marks; /* NULL: reasoning is not told from the rest */
+    bool reasoning_open;                      /* the prompt ends with the open mark */
 };
 
 struct output {
     const struct text_tokenizer *tokenizer;
     struct text_detokenizer detokenizer;
     struct text_stop *stop;
-    char id[32];
+    struct text_reasoning reasoning; /* without marks: unused */
+    char id[API_REQUEST_ID_BYTES + 16];
     const char *model; /* borrowed */
     uint64_t created;
-    bool stream, include_usage, return_token_ids;
+    uint32_t index; /* of the choice */
+    bool chat, stream, include_usage, return_token_ids, include_stop_str, show_thought;
     int32_t n_logprobs; /* -1: none */
     uint32_t max_tokens, min_tokens;
     bool ignore_eos;
@@ -52,15 +65,15 @@ struct output {
     char *stop_texts[TEXT_STOPS_MAX];
     uint32_t n_stops;
     /* Not yet handed out: all of it for a body, the next chunk's for a stream. */
-    struct sl_buf text, ids, names, values, tops, offsets;
+    struct sl_buf text, thought, ids;
+    struct sl_buf entries;                      /* logprobs of a chat … */
+    struct sl_buf names, values, tops, offsets; /* … and of a completion */
     uint32_t n_pending;
-    struct sl_buf piece; /* scratch */
+    struct sl_buf piece, cleared; /* scratch */
     bool first_chunk_sent;
 };
 
-/* Copies what it needs of `completion`, but for the pointers marked borrowed. */
-sl_status output_init(struct output *output, const struct text_tokenizer *tokenizer,
-                      const struct api_completion *completion, const char *model) SL_MUST_USE;
+sl_status output_init(struct output *output, const struct output_args *args) SL_MUST_USE;
 void output_fini(struct output *output);
 /* One more token; logprob may be NULL. Not after the end. */
 enum output_finish output_push(struct output *output, uint32_t id,

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/params.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -22,7 +23,17 @@
 #define JSON           "application/json"
 #define TOKENIZE_MAX   (1u << 22) /* ids that /tokenize gives */
 #define BODY_BYTES_MAX (64u << 20)
-#define PROBE_BYTES    8u /* of text for each token that is allowed */
+#define PROBE_BYTES    8u          /* of text for each token that is allowed */
+#define PROMPT_BYTES   (16u << 20) /* that a chat template may make of a body */
+#define UNKNOWN_MAX    64u /* names of members that are told once each; further ones are not */
+#define UNKNOWN_BYTES  48u
+
+/* Names of members that mean nothing, as they were told in the log. */
+struct unknown {
+    pthread_mutex_t mutex;
+    uint32_t n;
+    char names[UNKNOWN_MAX][UNKNOWN_BYTES];
+};
 
 struct prepare {
     struct coordinator *coordinator;
@@ -31,6 +42,7 @@ struct prepare {
     struct http_exchange *queue[QUEUE_MAX]; /* ring */
     uint32_t first, n_queued;
     bool stopping;
+    struct unknown unknown;
     uint32_t n_threads;
     struct sl_thread threads[THREADS_MAX];
 };
@@ -54,6 +66,27 @@ void request_destroy(struct request *request)
     sl_free(request->hashes);
     http_exchange_release(request->exchange);
     sl_free(request);
+}
+
+/* Says once for each name that it is ignored: a misspelt field costs somebody an afternoon. */
+static void note_unknown(void *arg, const char *member)
+{
+    struct unknown *unknown = arg;
+    char name[UNKNOWN_BYTES];
+    bool known = false;
+    snprintf(name, sizeof(name), "%s", member);
+    for (char *p = name; *p != '\0'; p++)
+        if (*p < '!' || *p > '~' || *p == '"')
+            *p = '?';
+    pthread_mutex_lock(&unknown->mutex);
+    for (uint32_t i = 0; i < unknown->n && !known; i++)
+        known = strcmp(unknown->names[i], name) == 0;
+    bool noted = !known && unknown->n < UNKNOWN_MAX;
+    if (noted)
+        memcpy(unknown->names[unknown->n++], name, sizeof(name));
+    pthread_mutex_unlock(&unknown->mutex);
+    if (noted)
+        sl_warn("unknown_field", "field=\"%s\" ignored=yes", name);
 }
 
 static sl_status check_model(const struct coordinator *c, const char *model,
@@ -107,48 +140,77 @@ static bool too_long(const struct coordinator *c, const struct api_prompt *promp
     return status == SL_EXHAUSTED;
 }
 
+/* field: what the text came from, for the sentences. */
 static sl_status encode(const struct coordinator *c, const struct api_prompt *prompt,
-                        bool add_special_tokens, uint32_t len_max, struct text_ids *ids,
-                        struct api_error *error)
+                        const char *field, bool add_special_tokens, uint32_t len_max,
+                        struct text_ids *ids, struct api_error *error)
 {
     sl_status status = SL_EXHAUSTED;
     if (!too_long(c, prompt, ids->n_ids_max))
         status = text_tokenizer_encode(c->tokenizer, prompt->text, prompt->text_bytes,
                                        add_special_tokens, ids);
     if (status == SL_EXHAUSTED)
-        return api_fail(error, 400, "context_length_exceeded", "prompt",
-                        "`prompt` has over %zu tokens; the context length is %u", ids->n_ids_max,
+        return api_fail(error, 400, "context_length_exceeded", field,
+                        "`%s` has over %zu tokens; the context length is %u", field, ids->n_ids_max,
                         len_max);
     if (status == SL_NO_MEMORY)
         return api_fail(error, 503, "no_memory", NULL, "no memory to tokenize");
     if (status != SL_OK)
-        return api_fail(error, 400, "invalid_value", "prompt", "`prompt`: %s", sl_error());
+        return api_fail(error, 400, "invalid_value", field, "`%s`: %s", field, sl_error());
     return SL_OK;
 }
 
-static sl_status read_prompt(const struct coordinator *c, struct request *request,
-                             struct api_error *error)
+/* Keeps the last tokens of a prompt that may be cut. */
+static sl_status truncate_prompt(const struct api_completion *params, uint32_t len_max,
+                                 struct text_ids *ids, struct api_error *error)
+{
+    size_t keep = params->truncate_prompt_tokens;
+    if (keep == API_TOKENS_MAX) /* as much as leaves room for an answer */
+        keep = len_max - 1;
+    if (keep >= len_max)
+        return api_fail(error, 400, "invalid_value", "truncate_prompt_tokens",
+                        "`truncate_prompt_tokens` is %zu; the context length is %u", keep, len_max);
+    if (ids->n_ids <= keep)
+        return SL_OK;
+    memmove(ids->ids, ids->ids + (ids->n_ids - keep), keep * sizeof(ids->ids[0]));
+    ids->n_ids = keep;
+    return SL_OK;
+}
+
+static sl_status read_tokens(const struct coordinator *c, struct request *request,
+                             const char *field, struct api_error *error)
 {
     struct api_completion *params = &request->params;
     uint32_t len_max = atomic_load(&c->model_len_max);
-    text_ids_init(&request->tokens, len_max);
+    bool cut = params->truncate_prompt_tokens > 0;
+    text_ids_init(&request->tokens, cut ? TOKENIZE_MAX : len_max);
     sl_status status = params->prompt.text != NULL
-                           ? encode(c, &params->prompt, params->add_special_tokens, len_max,
+                           ? encode(c, &params->prompt, field, params->add_special_tokens, len_max,
                                     &request->tokens, error)
-                           : copy_ids(c, &params->prompt, "prompt", &request->tokens, error);
-    if (status != SL_OK)
-        return status;
+                           : copy_ids(c, &params->prompt, field, &request->tokens, error);
+    if (status == SL_OK && cut)
+        status = truncate_prompt(params, len_max, &request->tokens, error);
+    if (status == SL_OK && request->tokens.n_ids == 0)
+        status = api_fail(error, 400, "invalid_value", field, "`%s` has no tokens; want at least 1",
+                          field);
+    if (status == SL_OK && request->tokens.n_ids >= len_max)
+        status = api_fail(error, 400, "context_length_exceeded", field,
+                          "`%s` has %zu tokens; the context length is %u", field,
+                          request->tokens.n_ids, len_max);
+    return status;
+}
+
+/* How long the answer may become, beside this prompt. */
+static sl_status fit_length(const struct coordinator *c, struct request *request, const char *field,
+                            struct api_error *error)
+{
+    struct api_completion *params = &request->params;
+    uint32_t len_max = atomic_load(&c->model_len_max);
     size_t n = request->tokens.n_ids;
-    if (n == 0)
-        return api_fail(error, 400, "invalid_value", "prompt",
-                        "`prompt` has no tokens; want at least 1");
-    if (n >= len_max)
-        return api_fail(error, 400, "context_length_exceeded", "prompt",
-                        "`prompt` has %zu tokens; the context length is %u", n, len_max);
     if (params->has_max_tokens && params->max_tokens > len_max - n)
         return api_fail(error, 400, "context_length_exceeded", "max_tokens",
-                        "`max_tokens` is %u and `prompt` has %zu tokens; the context length is %u",
-                        params->max_tokens, n, len_max);
+                        "`max_tokens` is %u and `%s` has %zu tokens; the context length is %u",
+                        params->max_tokens, field, n, len_max);
     if (params->max_tokens > len_max - n)
         params->max_tokens = (uint32_t)(len_max - n);
     if (params->min_tokens > params->max_tokens)
@@ -171,34 +233,96 @@ static sl_status check_stop_ids(const struct coordinator *c, const struct api_co
     return SL_OK;
 }
 
-static sl_status build_request(struct coordinator *c, struct http_exchange *exchange,
-                               struct request *request, struct api_error *error)
+/* The salt of the prompt's blocks: who does not know it shares none of them. It comes of what the
+ * client gave and is never that itself, so that no client reaches the blocks of those who gave none,
+ * or another's by a salt that looks like a derived one. */
+static void derive_salt(struct request *request)
 {
-    size_t bytes;
-    const char *body = http_exchange_body(exchange, &bytes);
-    sl_status status = api_check_shape(body, bytes, atomic_load(&c->model_len_max), error);
+    static const uint8_t label[16] = "sluice-salt-1";
+    const char *given = request->params.cache_salt;
+    request->has_salt = given != NULL && given[0] != '\0';
+    if (request->has_salt)
+        request->salt = kv_hash_root(label, given, (uint32_t)strlen(given));
+}
+
+/* The rest of making a request, once the parameters and the prompt are there. */
+static sl_status finish_request(struct coordinator *c, struct request *request, const char *field,
+                                const struct output_args *output, struct api_error *error)
+{
+    sl_status status = read_tokens(c, request, field, error);
     if (status == SL_OK)
-        status = api_parse_completion(body, bytes, &request->params, error);
-    if (status != SL_OK)
-        return status;
-    status = check_model(c, request->params.model, error);
-    if (status == SL_OK)
-        status = read_prompt(c, request, error);
+        status = fit_length(c, request, field, error);
     if (status == SL_OK)
         status = check_stop_ids(c, &request->params, error);
     if (status != SL_OK)
         return status;
-    status = output_init(&request->output, c->tokenizer, &request->params, c->model_name);
+    status = output_init(&request->output, output);
     if (status != SL_OK)
         return api_fail(error, 400, "invalid_value", "stop", "`stop`: %s", sl_error());
+    derive_salt(request);
+    params_unknown(&request->params, note_unknown, &c->prepare->unknown);
     /* Room for what will be generated; the prompt's body is not needed any more. */
     request->tokens.n_ids_max = request->n_prompt + request->params.max_tokens;
     json_decref(request->params.body);
     request->params.body = NULL;
     request->params.model = NULL;
+    request->params.cache_salt = NULL;
+    request->params.request_id = NULL;
     memset(&request->params.prompt, 0, sizeof(request->params.prompt));
     memset(request->params.stops, 0, sizeof(request->params.stops));
     return SL_OK;
+}
+
+static sl_status build_completion(struct coordinator *c, const char *body, size_t bytes,
+                                  struct request *request, struct api_error *error)
+{
+    sl_status status = api_parse_completion(body, bytes, &c->defaults, &request->params, error);
+    if (status == SL_OK)
+        status = check_model(c, request->params.model, error);
+    struct output_args output = {
+        .tokenizer = c->tokenizer, .completion = &request->params, .model = c->model_name};
+    return status == SL_OK ? finish_request(c, request, "prompt", &output, error) : status;
+}
+
+static sl_status build_chat(struct coordinator *c, const char *body, size_t bytes,
+                            struct request *request, struct api_error *error)
+{
+    struct api_chat chat;
+    struct sl_buf prompt;
+    sl_status status = api_parse_chat(body, bytes, &c->defaults, &chat, error);
+    if (status != SL_OK)
+        return status;
+    sl_buf_init(&prompt, PROMPT_BYTES);
+    request->params = chat.params; /* the body with it */
+    status = check_model(c, request->params.model, error);
+    if (status == SL_OK)
+        status = chat_render(&c->chat, &chat.input, &prompt, error);
+    if (status == SL_OK) {
+        struct output_args output = {.tokenizer = c->tokenizer,
+                                     .completion = &request->params,
+                                     .model = c->model_name,
+                                     .marks = c->chat.marks,
+                                     .reasoning_open =
+                                         chat_opens_reasoning(&c->chat, &chat.input, &prompt)};
+        request->params.prompt.text = prompt.data != NULL ? prompt.data : "";
+        request->params.prompt.text_bytes = prompt.bytes;
+        status = finish_request(c, request, "messages", &output, error);
+    }
+    sl_buf_fini(&prompt);
+    return status;
+}
+
+static sl_status build_request(struct coordinator *c, struct http_exchange *exchange,
+                               struct request *request, struct api_error *error)
+{
+    size_t bytes;
+    bool chat = http_exchange_route(exchange) == ROUTE_CHAT;
+    const char *body = http_exchange_body(exchange, &bytes);
+    sl_status status = api_check_shape(body, bytes, chat, atomic_load(&c->model_len_max), error);
+    if (status != SL_OK)
+        return status;
+    return chat ? build_chat(c, body, bytes, request, error)
+                : build_completion(c, body, bytes, request, error);
 }
 
 static void prepare_completion(struct coordinator *c, struct http_exchange *exchange)
@@ -238,6 +362,26 @@ static void reply_ids(struct coordinator *c, struct http_exchange *exchange,
     sl_buf_fini(&body);
 }
 
+/* The ids of a text, or of what the chat template makes of messages. */
+static sl_status tokenize(struct coordinator *c, struct api_tokenize *params, struct text_ids *ids,
+                          struct api_error *error)
+{
+    struct sl_buf prompt;
+    const char *field = params->input.messages != NULL ? "messages" : "prompt";
+    sl_buf_init(&prompt, PROMPT_BYTES);
+    sl_status status = check_model(c, params->model, error);
+    if (status == SL_OK && params->input.messages != NULL) {
+        status = chat_render(&c->chat, &params->input, &prompt, error);
+        params->prompt.text = prompt.data != NULL ? prompt.data : "";
+        params->prompt.text_bytes = prompt.bytes;
+    }
+    if (status == SL_OK)
+        status =
+            encode(c, &params->prompt, field, params->add_special_tokens, TOKENIZE_MAX, ids, error);
+    sl_buf_fini(&prompt);
+    return status;
+}
+
 static void answer_tokenize(struct coordinator *c, struct http_exchange *exchange)
 {
     struct api_tokenize params;
@@ -245,7 +389,7 @@ static void answer_tokenize(struct coordinator *c, struct http_exchange *exchang
     struct text_ids ids;
     size_t bytes;
     const char *body = http_exchange_body(exchange, &bytes);
-    sl_status status = api_check_shape(body, bytes, TOKENIZE_MAX, &error);
+    sl_status status = api_check_shape(body, bytes, true, TOKENIZE_MAX, &error);
     if (status == SL_OK)
         status = api_parse_tokenize(body, bytes, &params, &error);
     if (status != SL_OK) {
@@ -253,9 +397,7 @@ static void answer_tokenize(struct coordinator *c, struct http_exchange *exchang
         return;
     }
     text_ids_init(&ids, TOKENIZE_MAX);
-    status = check_model(c, params.model, &error);
-    if (status == SL_OK)
-        status = encode(c, &params.prompt, params.add_special_tokens, TOKENIZE_MAX, &ids, &error);
+    status = tokenize(c, &params, &ids, &error);
     if (status == SL_OK)
         reply_ids(c, exchange, &ids);
     else
@@ -271,7 +413,7 @@ static void answer_detokenize(struct coordinator *c, struct http_exchange *excha
     struct text_ids ids;
     size_t bytes;
     const char *body = http_exchange_body(exchange, &bytes);
-    sl_status status = api_check_shape(body, bytes, TOKENIZE_MAX, &error);
+    sl_status status = api_check_shape(body, bytes, false, TOKENIZE_MAX, &error);
     if (status == SL_OK)
         status = api_parse_detokenize(body, bytes, &params, &error);
     if (status != SL_OK) {
@@ -309,6 +451,7 @@ static void prepare_one(struct coordinator *c, struct http_exchange *exchange)
         return;
     switch (http_exchange_route(exchange)) {
     case ROUTE_COMPLETIONS:
+    case ROUTE_CHAT:
         prepare_completion(c, exchange);
         break;
     case ROUTE_TOKENIZE:
@@ -357,6 +500,7 @@ sl_status prepare_start(struct coordinator *c, struct prepare **prepare_out)
     struct prepare *p = sl_zalloc(1, sizeof(*p));
     p->coordinator = c;
     pthread_mutex_init(&p->mutex, NULL);
+    pthread_mutex_init(&p->unknown.mutex, NULL);
     pthread_cond_init(&p->more, NULL);
     uint32_t n = c->config.text_threads;
     n = n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : n;
@@ -388,6 +532,7 @@ void prepare_stop(struct prepare *p)
         p->first = (p->first + 1) % QUEUE_MAX;
     }
     pthread_cond_destroy(&p->more);
+    pthread_mutex_destroy(&p->unknown.mutex);
     pthread_mutex_destroy(&p->mutex);
     sl_free(p);
 }

@@ -154,6 +154,9 @@ static struct output_usage usage_of(const struct request *request)
         .completion_tokens = request->output.n_tokens,
         .cached_tokens = request->cached_tokens < request->n_prompt ? request->cached_tokens
                                                                     : request->n_prompt - 1,
+        .prefill = request->prefill_id,
+        .decode = request->decode_id,
+        .attempts = request->flow.attempt,
     };
 }
 
@@ -301,6 +304,24 @@ static bool refuse_now(struct coordinator *c, struct request *request, uint64_t 
     return false;
 }
 
+/* Without max_tokens an answer may become as long as the context and the largest pool allow. */
+static void fit_pool(const struct coordinator *c, struct request *request)
+{
+    uint64_t largest = 0;
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        const struct registry_node *node = &c->registry.nodes[i];
+        if (!node->used || !registry_usable(&c->registry, node) || node->prefill)
+            continue;
+        uint64_t tokens = (uint64_t)node->load.blocks_total * node->hello->block_tokens;
+        largest = tokens > largest ? tokens : largest;
+    }
+    if (request->params.has_max_tokens || largest <= request->n_prompt ||
+        largest - request->n_prompt >= request->params.max_tokens)
+        return; /* it fits, or will not whatever its length */
+    request->params.max_tokens = (uint32_t)largest - request->n_prompt;
+    request->output.max_tokens = request->params.max_tokens;
+}
+
 void requests_admit(struct coordinator *c, struct request *request, uint64_t now_us)
 {
     sl_metric_observe(c->meters.stages[STAGE_TOKENIZE],
@@ -308,6 +329,7 @@ void requests_admit(struct coordinator *c, struct request *request, uint64_t now
     if (refuse_now(c, request, now_us))
         return;
     request->counted = true;
+    fit_pool(c, request);
     request->seed = request->params.has_seed ? request->params.seed : serve_random_id();
     request->output.end_ids = c->end_ids;
     request->output.n_end_ids = c->n_end_ids;

@@ -204,8 +204,29 @@ sl_status text_template_open(const char *model_dir, struct text_template **templ
         text_template_destroy(template);
         return status;
     }
+    /* What a client reads when it cannot be rendered; the directory is not its affair. */
+    sl_free(template->what);
+    template->what = sl_strdup("chat template");
     *template_out = template;
     return SL_OK;
+}
+
+bool text_template_mentions(const struct text_template *template, const char *text)
+{
+    for (uint32_t i = 0; i < template->n_named; i++) {
+        const struct tpl_source *source = &template->named[i]->source;
+        if (memmem(source->text, source->bytes, text, strlen(text)) != NULL)
+            return true;
+    }
+    return false;
+}
+
+bool text_template_takes_parts(const struct text_template *template)
+{
+    for (uint32_t i = 0; i < template->n_named; i++)
+        if (tpl_takes_parts(&template->named[i]->source))
+            return true;
+    return false;
 }
 
 const char *text_template_special(const struct text_template *template, const char *name)
@@ -391,7 +412,8 @@ sl_status text_template_render(const struct text_template *template,
         .source = json_array_size(args->tools) > 0 ? find_source(template, "tool_use") : NULL,
         .out = &text,
         .steps_max = limits->steps_max > 0 ? limits->steps_max : 20000000,
-        .depth_max = limits->depth_max > 0 && limits->depth_max < 400 ? limits->depth_max : 400,
+        .depth_max = limits->depth_max > 0 && limits->depth_max < TPL_DEPTH_MAX ? limits->depth_max
+                                                                                : TPL_DEPTH_MAX,
         .output_bytes_max = limits->output_bytes_max > 0 ? limits->output_bytes_max : 16u << 20,
         .line = 1,
         .now = args->now > 0 ? args->now : sl_wall_seconds(),

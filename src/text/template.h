@@ -59,6 +59,11 @@ sl_status text_template_render(const struct text_template *template,
                                const struct text_template_args *args,
                                struct sl_buf *out) SL_MUST_USE;
 
+/* Whether a text stands in one of the templates, and whether one goes through the parts of a content
+ * (else content has to be text). */
+bool text_template_mentions(const struct text_template *template, const char *text);
+bool text_template_takes_parts(const struct text_template *template);
+
 /* A special token of the directory, such as "bos_token"; NULL if there is none. */
 const char *text_template_special(const struct text_template *template, const char *name);
 

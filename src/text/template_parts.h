@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define TPL_ARGS_MAX  10
+#define TPL_DEPTH_MAX 400    /* nested expressions, blocks and calls */
 #define TPL_RANGE_MAX 100000 /* jinja2's sandbox: more numbers are an error */
 
 struct tpl_list {
@@ -227,5 +228,8 @@ struct tpl_value tpl_call_macro(struct tpl_run *run, const struct tpl_macro *mac
                                 const struct tpl_args *args);
 struct tpl_value tpl_call_loop(struct tpl_run *run, const struct tpl_loop *loop,
                                const struct tpl_args *args);
+
+/* template_look.c: whether the template goes through the parts of a content. */
+bool tpl_takes_parts(const struct tpl_source *source);
 
 #endif

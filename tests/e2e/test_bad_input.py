@@ -78,7 +78,7 @@ def test_context_length_code(fleet):
 
 
 @pytest.mark.parametrize("path, method, status", [
-    ("/nothing", "GET", 404), ("/v1/completions", "GET", 405), ("/v1/chat/completions", "POST", 501),
+    ("/nothing", "GET", 404), ("/v1/completions", "GET", 405), ("/v1/responses", "POST", 501),
     ("/v1/embeddings", "POST", 501), ("/health", "DELETE", 405), ("/../etc/passwd", "GET", 404)])
 def test_routes(fleet, path, method, status):
     answer = fleet.client.request(method, path, json={"model": "x"} if method == "POST" else None)

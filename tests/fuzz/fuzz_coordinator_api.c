@@ -43,21 +43,23 @@ static void check_completion(const struct api_completion *c)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const struct api_defaults neutral = API_DEFAULTS;
     const char *text = (const char *)data;
     struct api_error error;
     struct api_completion completion;
     struct api_tokenize tokenize;
     struct api_detokenize detokenize;
-    if (api_check_shape(text, size, 100, &error) != SL_OK)
+    if (api_check_shape(text, size, false, 100, &error) != SL_OK)
         check_error(&error);
-    if (api_parse_completion(text, size, &completion, &error) == SL_OK) {
+    if (api_parse_completion(text, size, &neutral, &completion, &error) == SL_OK) {
         check_completion(&completion);
         api_completion_fini(&completion);
     } else {
         check_error(&error);
     }
     if (api_parse_tokenize(text, size, &tokenize, &error) == SL_OK) {
-        check_prompt(&tokenize.prompt);
+        if (tokenize.input.messages == NULL)
+            check_prompt(&tokenize.prompt);
         api_tokenize_fini(&tokenize);
     } else {
         check_error(&error);

@@ -5,6 +5,8 @@
 
 #include "base/buf.h"
 
+static const struct api_defaults neutral = API_DEFAULTS;
+
 struct refusal {
     const char *body;
     int status;
@@ -72,6 +74,20 @@ static const struct refusal refusals[] = {
     {"{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", 501, "response_format",
      "an object"},
     {"{\"prompt\":\"a\",\"n\":\"one\"}", 501, "n", "a string"},
+    {"{\"prompt\":\"a\",\"truncate_prompt_tokens\":0}", 400, "truncate_prompt_tokens", "is 0"},
+    {"{\"prompt\":\"a\",\"truncate_prompt_tokens\":-2}", 400, "truncate_prompt_tokens", "-1 to"},
+    {"{\"prompt\":\"a\",\"priority\":0.5}", 400, "priority", "0.5"},
+    {"{\"prompt\":\"a\",\"priority\":2147483648}", 400, "priority", "to 2147483647"},
+    {"{\"prompt\":\"a\",\"cache_salt\":7}", 400, "cache_salt", "is 7"},
+    {"{\"prompt\":\"a\",\"request_id\":\"\"}", 400, "request_id", "0 bytes"},
+    {"{\"prompt\":\"a\",\"request_id\":\"a b\"}", 400, "request_id", "letters, digits"},
+    {"{\"prompt\":\"a\",\"request_id\":"
+     "\"0123456789012345678901234567890123456789012345678901234567890123x\"}",
+     400, "request_id", "65 bytes; want 1 to 64"},
+    {"{\"prompt\":\"a\",\"user\":{}}", 400, "user", "an object"},
+    {"{\"prompt\":\"a\",\"skip_special_tokens\":1}", 400, "skip_special_tokens", "true or false"},
+    {"{\"prompt\":\"a\",\"include_stop_str_in_output\":\"x\"}", 400, "include_stop_str_in_output",
+     "true or false"},
 };
 
 static void bad_bodies_name_the_field(void **state)
@@ -81,7 +97,8 @@ static void bad_bodies_name_the_field(void **state)
         const struct refusal *r = &refusals[i];
         struct api_completion completion;
         struct api_error error;
-        sl_status status = api_parse_completion(r->body, strlen(r->body), &completion, &error);
+        sl_status status =
+            api_parse_completion(r->body, strlen(r->body), &neutral, &completion, &error);
         if (status == SL_OK)
             fail_msg("accepted: %s", r->body);
         if (error.http_status != r->status || strcmp(error.param, r->param) != 0 ||
@@ -97,7 +114,7 @@ static void defaults(void **state)
     struct api_completion c;
     struct api_error error;
     const char *body = "{\"prompt\":\"abc\"}";
-    assert_ok(api_parse_completion(body, strlen(body), &c, &error));
+    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
     assert_int_equal(c.max_tokens, 16);
     assert_false(c.has_max_tokens);
     assert_int_equal(c.min_tokens, 0);
@@ -126,7 +143,7 @@ static void every_field(void **state)
         "\"temperature\":0.5,\"top_p\":0.25,\"top_k\":-1,\"min_p\":0.125,\"max_tokens\":7,"
         "\"min_tokens\":7,\"ignore_eos\":true,\"logprobs\":0,\"return_token_ids\":true,"
         "\"add_special_tokens\":false,\"unheard_of\":{\"a\":[1]}}";
-    assert_ok(api_parse_completion(body, strlen(body), &c, &error));
+    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
     assert_string_equal(c.model, "m");
     assert_null(c.prompt.text);
     assert_int_equal(json_array_size(c.prompt.ids), 3);
@@ -163,7 +180,7 @@ static void neutral_values(void **state)
     for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
         struct api_completion c;
         struct api_error error;
-        if (api_parse_completion(bodies[i], strlen(bodies[i]), &c, &error) != SL_OK)
+        if (api_parse_completion(bodies[i], strlen(bodies[i]), &neutral, &c, &error) != SL_OK)
             fail_msg("%s: %s", bodies[i], error.message);
         assert_true(c.prompt.text != NULL || json_array_size(c.prompt.ids) == 2);
         api_completion_fini(&c);
@@ -182,8 +199,13 @@ static void tokenize_and_detokenize(void **state)
     assert_false(t.add_special_tokens);
     api_tokenize_fini(&t);
     body = "{\"messages\":[]}";
-    assert_int_equal(api_parse_tokenize(body, strlen(body), &t, &error), SL_UNSUPPORTED);
+    assert_int_equal(api_parse_tokenize(body, strlen(body), &t, &error), SL_INVALID);
     assert_string_equal(error.param, "messages");
+    body = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"add_generation_prompt\":false}";
+    assert_ok(api_parse_tokenize(body, strlen(body), &t, &error));
+    assert_int_equal(json_array_size(t.input.messages), 1);
+    assert_false(t.input.add_generation_prompt || t.add_special_tokens);
+    api_tokenize_fini(&t);
     body = "{\"tokens\":[1,2]}";
     assert_ok(api_parse_detokenize(body, strlen(body), &d, &error));
     assert_int_equal(json_array_size(d.prompt.ids), 2);
@@ -204,7 +226,7 @@ static sl_status check_repeated(const char *item, uint32_t n, struct api_error *
     for (uint32_t i = 0; i < n; i++)
         sl_buf_add_text(&body, item);
     sl_buf_add_text(&body, "]}");
-    sl_status status = api_check_shape(body.data, body.bytes, 100, error);
+    sl_status status = api_check_shape(body.data, body.bytes, false, 100, error);
     sl_buf_fini(&body);
     return status;
 }
@@ -224,7 +246,7 @@ static void shapes(void **state)
     assert_int_equal(check_repeated(" \"\\\"\",:", 5000, &error), SL_INVALID);
     const char *ends[] = {"", "\"", "\"\\", "{\"a\":\"\\"};
     for (size_t i = 0; i < 4; i++)
-        assert_ok(api_check_shape(ends[i], strlen(ends[i]), 1, &error));
+        assert_ok(api_check_shape(ends[i], strlen(ends[i]), false, 1, &error));
 }
 
 static void error_object(void **state)

@@ -675,7 +675,8 @@ static void bad_requests(void **state)
     expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":400}", 400,
                  "need 25 blocks of KV memory; the largest node has 20 blocks");
     expect_error(f, path, "{\"prompt\":\"a\",\"stop_token_ids\":[999]}", 400, "stop_token_ids");
-    expect_error(f, "/v1/chat/completions", "{}", 501, "not served yet");
+    expect_error(f, "/v1/embeddings", "{}", 501, "not served yet");
+    expect_error(f, "/v1/chat/completions", "{}", 400, "`messages` is missing");
     expect_error(f, "/tokenize", "{\"prompt\":3}", 400, "prompt");
     struct sl_buf body;
     sl_buf_init(&body, 1 << 20);

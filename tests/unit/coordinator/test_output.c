@@ -29,8 +29,11 @@ static void start(struct output *output, const char *body)
 {
     struct api_completion completion;
     struct api_error error;
-    assert_ok(api_parse_completion(body, strlen(body), &completion, &error));
-    assert_ok(output_init(output, tokenizer, &completion, "m"));
+    static const struct api_defaults neutral = API_DEFAULTS;
+    assert_ok(api_parse_completion(body, strlen(body), &neutral, &completion, &error));
+    const struct output_args args = {
+        .tokenizer = tokenizer, .completion = &completion, .model = "m"};
+    assert_ok(output_init(output, &args));
     api_completion_fini(&completion);
     output->end_ids = end_ids;
     output->n_end_ids = 1;
@@ -45,6 +48,12 @@ static enum output_finish push(struct output *output, const char *text, bool end
     if (end && finish == OUTPUT_OPEN)
         finish = output_push(output, FAKE_EOS, NULL);
     return finish;
+}
+
+static struct output_usage cost(uint32_t prompt, uint32_t completion, uint32_t cached)
+{
+    return (struct output_usage){
+        .prompt_tokens = prompt, .completion_tokens = completion, .cached_tokens = cached};
 }
 
 static json_t *body_of(struct output *output, struct output_usage usage, const uint32_t *ids)
@@ -70,7 +79,7 @@ static void expect_end(const char *body, const char *tokens, bool end, const cha
     struct output output;
     start(&output, body);
     push(&output, tokens, end);
-    json_t *json = body_of(&output, (struct output_usage){1, output.n_tokens, 0}, NULL);
+    json_t *json = body_of(&output, cost(1, output.n_tokens, 0), NULL);
     const char *got = json_string_value(json_object_get(choice(json), "text"));
     const char *finish = json_string_value(json_object_get(choice(json), "finish_reason"));
     if (strcmp(got, text) != 0 || finish == NULL || strcmp(finish, reason) != 0 ||
@@ -100,6 +109,19 @@ static void ends(void **state)
                false, "abcbd", "stop", 6);
     expect_end("{\"prompt\":\"p\",\"max_tokens\":9,\"min_tokens\":3,\"stop\":\"b\"}", "abcdbe",
                false, "abcd", "stop", 5);
+    /* What ended it belongs to the text when that is asked for. */
+    expect_end("{\"prompt\":\"p\",\"max_tokens\":9,\"stop\":\"cd\",\"include_stop_str_in_output\":"
+               "true}",
+               "abcdef", false, "abcd", "stop", 4);
+    expect_end("{\"prompt\":\"p\",\"max_tokens\":9,\"stop_token_ids\":[99],"
+               "\"include_stop_str_in_output\":true}",
+               "abcd", false, "abc", "stop", 3);
+    expect_end("{\"prompt\":\"p\",\"max_tokens\":9,\"include_stop_str_in_output\":true,"
+               "\"skip_special_tokens\":false}",
+               "ab", true, "ab<|end|>", "stop", 3);
+    expect_end("{\"prompt\":\"p\",\"max_tokens\":3,\"ignore_eos\":true,\"skip_special_tokens\":"
+               "false}",
+               "ab", true, "ab<|end|>", "length", 3);
     /* An incomplete character at the end. */
     expect_end("{\"prompt\":\"p\",\"max_tokens\":3}", "a\xe2\x82", false, "a\xef\xbf\xbd", "length",
                3);
@@ -153,7 +175,7 @@ static void a_stream_says_the_same(void **state)
         output_push(&output, (uint8_t)*p, NULL);
         output_chunk(&output, prompt, 2, &out);
     }
-    struct output_usage usage = {2, output.n_tokens, 1};
+    struct output_usage usage = cost(2, output.n_tokens, 1);
     output_done(&output, &usage, &out);
     uint32_t n_ids, n_chunks;
     bool done;
@@ -190,7 +212,7 @@ static void logprobs(void **state)
     output_push(&output, 0xaf, &logprob);
     output_push(&output, 'b', &logprob);
     output_push(&output, FAKE_EOS, &logprob);
-    json_t *json = body_of(&output, (struct output_usage){1, 5, 0}, NULL);
+    json_t *json = body_of(&output, cost(1, 5, 0), NULL);
     json_t *l = json_object_get(choice(json), "logprobs");
     const char *const fields[] = {"tokens", "token_logprobs", "top_logprobs", "text_offset"};
     for (int i = 0; i < 4; i++)
@@ -219,7 +241,7 @@ static void without_logprobs_they_are_null(void **state)
     struct output output;
     start(&output, "{\"prompt\":\"p\",\"max_tokens\":1}");
     push(&output, "a", false);
-    json_t *json = body_of(&output, (struct output_usage){1, 1, 0}, NULL);
+    json_t *json = body_of(&output, cost(1, 1, 0), NULL);
     assert_true(json_is_null(json_object_get(choice(json), "logprobs")));
     assert_null(json_object_get(choice(json), "token_ids"));
     assert_string_equal(json_string_value(json_object_get(json, "object")), "text_completion");

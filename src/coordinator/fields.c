@@ -1,0 +1,134 @@
+/* Members of a body, one at a time: the types and limits that every field is checked by, and the
+ * sentences of what is refused. Pure; any thread. */
+#include "coordinator/fields.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+const char *field_show(const json_t *value, char text[FIELD_SHOW_BYTES])
+{
+    switch (json_typeof(value)) {
+    case JSON_INTEGER:
+        snprintf(text, FIELD_SHOW_BYTES, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        break;
+    case JSON_REAL:
+        snprintf(text, FIELD_SHOW_BYTES, "%g", json_real_value(value));
+        break;
+    case JSON_STRING:
+        snprintf(text, FIELD_SHOW_BYTES, "a string of %zu bytes", json_string_length(value));
+        break;
+    case JSON_ARRAY:
+        snprintf(text, FIELD_SHOW_BYTES, "a list of %zu", json_array_size(value));
+        break;
+    case JSON_OBJECT:
+        snprintf(text, FIELD_SHOW_BYTES, "an object");
+        break;
+    case JSON_TRUE:
+        snprintf(text, FIELD_SHOW_BYTES, "true");
+        break;
+    case JSON_FALSE:
+        snprintf(text, FIELD_SHOW_BYTES, "false");
+        break;
+    case JSON_NULL:
+        snprintf(text, FIELD_SHOW_BYTES, "null");
+        break;
+    }
+    return text;
+}
+
+sl_status field_wrong(struct api_error *error, const char *field, const json_t *value,
+                      const char *want)
+{
+    char text[FIELD_SHOW_BYTES];
+    return api_fail(error, 400, "invalid_value", field, "`%s` is %s; want %s", field,
+                    field_show(value, text), want);
+}
+
+const json_t *field_get(const json_t *object, const char *field)
+{
+    const json_t *value = json_object_get(object, field);
+    return json_is_null(value) ? NULL : value;
+}
+
+sl_status field_bool(const json_t *object, const char *field, bool *value_out,
+                     struct api_error *error)
+{
+    const json_t *value = field_get(object, field);
+    if (value == NULL)
+        return SL_OK;
+    if (!json_is_boolean(value))
+        return field_wrong(error, field, value, "true or false");
+    *value_out = json_is_true(value);
+    return SL_OK;
+}
+
+sl_status field_text(const json_t *object, const char *field, const char **value_out,
+                     struct api_error *error)
+{
+    const json_t *value = field_get(object, field);
+    if (value == NULL)
+        return SL_OK;
+    if (!json_is_string(value))
+        return field_wrong(error, field, value, "a string");
+    *value_out = json_string_value(value);
+    return SL_OK;
+}
+
+sl_status field_number(const json_t *object, const char *field, double min, double max,
+                       double *value_out, struct api_error *error)
+{
+    const json_t *value = field_get(object, field);
+    if (value == NULL)
+        return SL_OK;
+    double number = json_number_value(value);
+    if (!json_is_number(value) || !isfinite(number) || number < min || number > max) {
+        char want[FIELD_SHOW_BYTES];
+        snprintf(want, sizeof(want), "a number of %g to %g", min, max);
+        return field_wrong(error, field, value, want);
+    }
+    *value_out = number;
+    return SL_OK;
+}
+
+sl_status field_int(const json_t *object, const char *field, int64_t min, int64_t max,
+                    int64_t *value_out, bool *found_out, struct api_error *error)
+{
+    const json_t *value = field_get(object, field);
+    if (value == NULL)
+        return SL_OK;
+    if (!json_is_integer(value) || json_integer_value(value) < min ||
+        json_integer_value(value) > max) {
+        char want[FIELD_SHOW_BYTES];
+        snprintf(want, sizeof(want), "an integer of %" PRId64 " to %" PRId64, min, max);
+        return field_wrong(error, field, value, want);
+    }
+    *value_out = json_integer_value(value);
+    if (found_out != NULL)
+        *found_out = true;
+    return SL_OK;
+}
+
+static bool is_token_id(const json_t *value)
+{
+    return json_is_integer(value) && json_integer_value(value) >= 0 &&
+           json_integer_value(value) <= UINT32_MAX;
+}
+
+sl_status field_check_ids(const json_t *ids, const char *field, struct api_error *error)
+{
+    size_t i;
+    json_t *id;
+    if (json_array_size(ids) > API_TOKENS_MAX)
+        return api_fail(error, 400, "invalid_value", field, "`%s` has %zu token ids; at most %u",
+                        field, json_array_size(ids), API_TOKENS_MAX);
+    json_array_foreach(ids, i, id)
+    {
+        char text[FIELD_SHOW_BYTES];
+        if (!is_token_id(id))
+            return api_fail(error, 400, "invalid_value", field,
+                            "`%s[%zu]` is %s; want a token id of 0 to %u", field, i,
+                            field_show(id, text), UINT32_MAX);
+    }
+    return SL_OK;
+}

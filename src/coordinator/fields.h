@@ -1,0 +1,34 @@
+/* Readers of one member of a JSON body. Absent and null leave the default; a wrong type, or a value
+ * outside its limits, is a 400 whose sentence names the field, the value and the limit, with `param`.
+ * `field` is the member's name, and stands so in the error. */
+#ifndef SL_COORDINATOR_FIELDS_H
+#define SL_COORDINATOR_FIELDS_H
+
+#include "coordinator/api.h"
+
+#define FIELD_SHOW_BYTES 64
+
+/* NULL when absent or null. */
+const json_t *field_get(const json_t *object, const char *field);
+/* A value as an error shows it: numbers and literals as they are, of the rest only the kind. */
+const char *field_show(const json_t *value, char text[FIELD_SHOW_BYTES]);
+/* "`field` is 7; want a string". */
+sl_status field_wrong(struct api_error *error, const char *field, const json_t *value,
+                      const char *want);
+
+/* Each leaves *value_out alone when there is no such member. */
+sl_status field_bool(const json_t *object, const char *field, bool *value_out,
+                     struct api_error *error) SL_MUST_USE;
+/* Borrowed from the object. */
+sl_status field_text(const json_t *object, const char *field, const char **value_out,
+                     struct api_error *error) SL_MUST_USE;
+sl_status field_number(const json_t *object, const char *field, double min, double max,
+                       double *value_out, struct api_error *error) SL_MUST_USE;
+/* Integers only: 3.0 is a number of another kind for most servers too. found_out may be NULL. */
+sl_status field_int(const json_t *object, const char *field, int64_t min, int64_t max,
+                    int64_t *value_out, bool *found_out, struct api_error *error) SL_MUST_USE;
+/* Whether every item of a list is a token id, and there are at most API_TOKENS_MAX. */
+sl_status field_check_ids(const json_t *ids, const char *field,
+                          struct api_error *error) SL_MUST_USE;
+
+#endif
