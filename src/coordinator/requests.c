@@ -228,6 +228,9 @@ static void admit_once(struct coordinator *c, struct request *request, uint64_t 
     sl_metric_observe(c->meters.stages[STAGE_ROUTE],
                       (double)(request->placed_us - request->tokenized_us) / SL_SECOND_US);
     request->sent_us = now_us;
+    /* Whom it was placed at; a stream that goes on elsewhere says so with its usage. */
+    (void)http_add_header(request->exchange, "x-sluice-prefill", request->prefill_id);
+    (void)http_add_header(request->exchange, "x-sluice-decode", request->decode_id);
     if (request->output.stream)
         (void)http_stream_begin(request->exchange);
 }
