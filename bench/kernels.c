@@ -148,7 +148,7 @@ static void set_up(struct bench *b, const char *path, uint32_t threads)
 static void set_batch(struct bench *b, uint32_t n_seqs, uint32_t n, uint32_t end)
 {
     for (uint32_t s = 0; s < n_seqs; s++) {
-        b->seqs[s] = (struct kernel_seq){s * n, n, end - n, b->tables[s], CONTEXT / BLOCK};
+        b->seqs[s] = (struct kernel_seq){s * n, n, end - n, {b->tables[s]}, CONTEXT / BLOCK};
         b->rows[s] = s * n;
         for (uint32_t i = 0; i < n; i++)
             b->positions[s * n + i] = end - n + i;

@@ -57,10 +57,15 @@ static inline float kernel_source_at(const struct kernel_weight_source *source, 
     return ((const float *)source->data)[i];
 }
 
-/* The K tile of a head in a block; its V tile is kv->v_offset bytes further. */
-static inline unsigned char *kernel_kv_tile(const struct kernel_kv *kv, uint32_t block,
+/* The K tile of a head in the block that holds tokens [index * block_tokens, …) of a sequence; its V
+ * tile is kv->v_offset bytes further. */
+static inline unsigned char *kernel_kv_tile(const struct kernel_kv *kv,
+                                            const struct kernel_seq *seq, uint32_t index,
                                             uint32_t head)
 {
+    SL_ASSERT(index < seq->n_blocks);
+    uint32_t block = seq->block_tables[kv->class_index][index];
+    SL_ASSERT(block < kv->pool->bytes / kv->block_bytes); /* no hole */
     return (unsigned char *)kv->pool->address + (size_t)block * kv->block_bytes + kv->layer_offset +
            (size_t)head * kv->head_bytes;
 }

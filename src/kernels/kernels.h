@@ -22,6 +22,7 @@
 
 #define KERNEL_HEAD_DIM_MAX 256
 #define KERNEL_ROWS_MAX     8192
+#define KERNEL_CLASSES_MAX  4 /* KV_CLASSES_MAX agrees */
 
 enum kernel_element {
     KERNEL_F32 = 0,
@@ -47,10 +48,11 @@ struct kernel_shape {
 /* Where the KV bytes are. Element strides come from kv/geometry.h by the caller. */
 struct kernel_kv {
     const struct device_memory *pool;
-    size_t block_bytes;  /* from block to block */
-    size_t layer_offset; /* of this layer within a block */
-    size_t head_bytes;   /* from kv head to kv head (K tile then V tile) */
-    size_t v_offset;     /* of the V tile after the head's K tile */
+    uint32_t class_index; /* whose block table of a sequence names the blocks */
+    size_t block_bytes;   /* from block to block */
+    size_t layer_offset;  /* of this layer within a block */
+    size_t head_bytes;    /* from kv head to kv head (K tile then V tile) */
+    size_t v_offset;      /* of the V tile after the head's K tile */
     uint32_t block_tokens;
     enum kernel_element element;
 };
@@ -61,8 +63,11 @@ struct kernel_seq {
     uint32_t n_rows;
     uint32_t
         first_position; /* of its first row; context of row r = first_position + r + 1 tokens */
-    const uint32_t *block_table; /* host memory, borrowed until the batch retires */
-    uint32_t n_blocks;
+    /* Of each KV class that a layer names; host memory, borrowed until the batch retires. Entry i is
+     * the block of tokens [i * block_tokens, …). Blocks that lie wholly in front of the window of every
+     * row may be missing (any value): an op reads no entry and no block outside the window. */
+    const uint32_t *block_tables[KERNEL_CLASSES_MAX];
+    uint32_t n_blocks; /* of every table */
 };
 
 struct kernel_batch {

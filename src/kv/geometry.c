@@ -111,3 +111,21 @@ uint32_t kv_blocks_of(const struct kv_geometry *geometry, uint32_t n_tokens)
 {
     return n_tokens / geometry->block_tokens + (n_tokens % geometry->block_tokens != 0);
 }
+
+uint32_t kv_window_first(const struct kv_geometry *geometry, uint32_t class_index,
+                         uint32_t position)
+{
+    uint32_t window = class_of(geometry, class_index)->window;
+    return window == 0 || position < window ? 0 : (position + 1 - window) / geometry->block_tokens;
+}
+
+uint32_t kv_window_blocks(const struct kv_geometry *geometry, uint32_t class_index,
+                          uint32_t n_tokens, uint32_t chunk_tokens)
+{
+    uint64_t window = class_of(geometry, class_index)->window, size = geometry->block_tokens;
+    uint32_t all = kv_blocks_of(geometry, n_tokens);
+    /* A step at the worst place reads and writes window - 1 + chunk tokens, of which the first is
+     * the last of its block. */
+    uint64_t most = (window + chunk_tokens + size - 3) / size + 1;
+    return window == 0 || all < most ? all : (uint32_t)most;
+}

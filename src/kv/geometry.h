@@ -51,5 +51,13 @@ size_t kv_v_offset(const struct kv_geometry *geometry, uint32_t class_index, uin
                    uint32_t kv_head);
 /* Blocks that n_tokens fill, the last one perhaps partly. */
 uint32_t kv_blocks_of(const struct kv_geometry *geometry, uint32_t n_tokens);
+/* The first block that the token at `position` reads in a class: those before it lie outside its
+ * window, and outside that of every later token. 0 without a window. */
+uint32_t kv_window_first(const struct kv_geometry *geometry, uint32_t class_index,
+                         uint32_t position);
+/* The most blocks of a class that a sequence of n_tokens has to hold at once while at most
+ * chunk_tokens (>= 1) are computed in a step. */
+uint32_t kv_window_blocks(const struct kv_geometry *geometry, uint32_t class_index,
+                          uint32_t n_tokens, uint32_t chunk_tokens);
 
 #endif

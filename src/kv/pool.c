@@ -4,12 +4,15 @@
  *   cached list  double links; oldest release at the head, the newest at the tail
  *
  * Invariants: counts of the states add up to the total; promised <= free + cached. What could break
- * the second (taking without a promise, referencing a cached block, admitting) asks first.
+ * the second (taking without a promise, referencing a cached block, admitting) asks first. In a
+ * sliding pool it follows from budgets <= total: promised = budgets - references, and the blocks that
+ * are neither free nor cached have a reference each, at least.
  *
  * Why the cached list needs no tree: whoever references a block of a chain references everything in
  * front of it, and releases the last block first. So a cached block's parent was released no earlier
  * than the block itself, the parent stands nearer to the tail, and the head of the list is always a
- * leaf. Heaps and explicit child counts would say the same for more work.
+ * leaf. Heaps and explicit child counts would say the same for more work. (In a sliding pool a chain
+ * has no such order: what its window has passed is released first and goes first.)
  *
  * An id that is out of range or in the wrong state is our own bug: assertions. Scheduler thread. */
 #include "kv/pool.h"
@@ -29,14 +32,16 @@ struct kv_pool {
     struct block *blocks;
     uint32_t n_blocks;
     uint32_t counts[KV_BLOCK_STATE_COUNT];
+    bool sliding;
     uint32_t promised;
+    uint32_t budgets; /* sliding: promised, and one for each reference */
     uint32_t free_head;
     uint32_t cached_head, cached_tail;
     void (*evicted)(void *arg, kv_block_id block);
     void *evicted_arg;
 };
 
-sl_status kv_pool_create(uint32_t n_blocks, struct kv_pool **pool_out)
+sl_status kv_pool_create(uint32_t n_blocks, bool sliding, struct kv_pool **pool_out)
 {
     if (n_blocks == 0 || n_blocks > KV_POOL_BLOCKS_MAX)
         return sl_fail(SL_INVALID, "kv pool of %u blocks; want 1..%u", n_blocks,
@@ -48,6 +53,7 @@ sl_status kv_pool_create(uint32_t n_blocks, struct kv_pool **pool_out)
         return sl_fail(SL_NO_MEMORY, "kv pool: %u block headers", n_blocks);
     }
     pool->n_blocks = n_blocks;
+    pool->sliding = sliding;
     pool->counts[KV_BLOCK_FREE] = n_blocks;
     pool->cached_head = pool->cached_tail = NO_BLOCK;
     for (uint32_t i = 0; i < n_blocks; i++)
@@ -136,8 +142,15 @@ uint32_t kv_pool_references(const struct kv_pool *pool, kv_block_id block)
     return block_at(pool, block)->references;
 }
 
+bool kv_pool_sliding(const struct kv_pool *pool)
+{
+    return pool->sliding;
+}
+
 uint32_t kv_pool_available(const struct kv_pool *pool)
 {
+    if (pool->sliding)
+        return pool->n_blocks - pool->budgets;
     return pool->counts[KV_BLOCK_FREE] + pool->counts[KV_BLOCK_CACHED] - pool->promised;
 }
 
@@ -154,17 +167,25 @@ static void reference(struct kv_pool *pool, kv_block_id id)
     SL_ASSERT(block->references != 0);
 }
 
+bool kv_pool_fits(const struct kv_pool *pool, const kv_block_id *hits, uint32_t n_hits,
+                  uint32_t n_blocks)
+{
+    uint32_t n_paid = 0; /* hits that are taken out of what is available */
+    for (uint32_t i = 0; i < n_hits; i++)
+        n_paid += pool->sliding || block_at(pool, hits[i])->state == KV_BLOCK_CACHED;
+    return (uint64_t)n_paid + n_blocks <= kv_pool_available(pool);
+}
+
 bool kv_pool_admit(struct kv_pool *pool, const kv_block_id *hits, uint32_t n_hits,
                    uint32_t n_blocks)
 {
-    uint32_t n_idle = 0;
-    for (uint32_t i = 0; i < n_hits; i++)
-        n_idle += block_at(pool, hits[i])->state == KV_BLOCK_CACHED;
-    if ((uint64_t)n_idle + n_blocks > kv_pool_available(pool))
+    if (!kv_pool_fits(pool, hits, n_hits, n_blocks))
         return false;
     for (uint32_t i = 0; i < n_hits; i++)
         reference(pool, hits[i]);
     pool->promised += n_blocks;
+    if (pool->sliding)
+        pool->budgets += n_hits + n_blocks;
     return true;
 }
 
@@ -172,6 +193,8 @@ void kv_pool_unpromise(struct kv_pool *pool, uint32_t n_blocks)
 {
     SL_ASSERT(n_blocks <= pool->promised);
     pool->promised -= n_blocks;
+    if (pool->sliding)
+        pool->budgets -= n_blocks;
 }
 
 bool kv_pool_evict_one(struct kv_pool *pool)
@@ -209,11 +232,15 @@ kv_block_id kv_pool_take_promised(struct kv_pool *pool)
 
 kv_block_id kv_pool_take(struct kv_pool *pool)
 {
-    return kv_pool_available(pool) == 0 ? KV_BLOCK_NONE : take_one(pool);
+    if (kv_pool_available(pool) == 0)
+        return KV_BLOCK_NONE;
+    pool->budgets += pool->sliding;
+    return take_one(pool);
 }
 
 bool kv_pool_acquire(struct kv_pool *pool, kv_block_id block)
 {
+    SL_ASSERT(!pool->sliding);
     if (block_at(pool, block)->state == KV_BLOCK_CACHED && kv_pool_available(pool) == 0)
         return false;
     reference(pool, block);
@@ -224,6 +251,7 @@ void kv_pool_release(struct kv_pool *pool, kv_block_id block)
 {
     struct block *header = block_at(pool, block);
     SL_ASSERT(header->state == KV_BLOCK_USED && header->references > 0);
+    pool->promised += pool->sliding;
     if (--header->references > 0)
         return;
     if (header->kept)
@@ -258,6 +286,7 @@ void kv_pool_unquarantine(struct kv_pool *pool, kv_block_id block)
     struct block *header = block_at(pool, block);
     SL_ASSERT(header->state == KV_BLOCK_QUARANTINED);
     header->references = 0;
+    pool->budgets -= pool->sliding; /* whose it was has given up the rest */
     free_push(pool, block);
 }
 

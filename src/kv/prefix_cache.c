@@ -27,6 +27,10 @@ struct kv_prefix_cache {
     struct kv_hash *hashes;
     bool *stored;
     uint32_t n_stored;
+    struct kv_prefix_cache *first; /* of the group; itself in the first class */
+    /* The first class's: */
+    struct kv_prefix_cache *group[KV_CLASSES_MAX];
+    uint32_t n_group;
     struct kv_cache_event *events; /* [KV_EVENTS_MAX], event number s at s % KV_EVENTS_MAX */
     uint64_t seq;                  /* last event's number */
     uint64_t drained;              /* events up to this one are gone */
@@ -49,8 +53,23 @@ static uint32_t slot_of(const struct kv_prefix_cache *cache, const struct kv_has
     return slot;
 }
 
-static void event_add(struct kv_prefix_cache *cache, bool evicted, const struct kv_hash *hash)
+/* Whether every class of the group but `cache` holds the hash. */
+static bool others_hold(const struct kv_prefix_cache *cache, const struct kv_hash *hash)
 {
+    const struct kv_prefix_cache *first = cache->first;
+    for (uint32_t i = 0; i < first->n_group; i++)
+        if (first->group[i] != cache &&
+            kv_prefix_cache_find(first->group[i], hash) == KV_BLOCK_NONE)
+            return false;
+    return true;
+}
+
+/* The class has come to hold the hash, or holds it no more: news if the others do. */
+static void event_add(struct kv_prefix_cache *changed, bool evicted, const struct kv_hash *hash)
+{
+    if (!others_hold(changed, hash))
+        return;
+    struct kv_prefix_cache *cache = changed->first;
     cache->seq++;
     cache->events[cache->seq % KV_EVENTS_MAX] =
         (struct kv_cache_event){.evicted = evicted, .hash = *hash};
@@ -88,8 +107,9 @@ static void on_evict(void *arg, kv_block_id block)
 }
 
 sl_status kv_prefix_cache_create(struct kv_pool *pool, uint32_t n_blocks,
-                                 struct kv_prefix_cache **cache_out)
+                                 struct kv_prefix_cache *first, struct kv_prefix_cache **cache_out)
 {
+    SL_ASSERT(first == NULL || (first->first == first && first->n_group < KV_CLASSES_MAX));
     uint32_t n_slots = 16;
     while (n_slots < 2 * n_blocks)
         n_slots *= 2;
@@ -100,15 +120,18 @@ sl_status kv_prefix_cache_create(struct kv_pool *pool, uint32_t n_blocks,
     cache->slots = sl_try_zalloc(n_slots, sizeof(*cache->slots));
     cache->hashes = sl_try_zalloc(n_blocks, sizeof(*cache->hashes));
     cache->stored = sl_try_zalloc(n_blocks, sizeof(*cache->stored));
-    cache->events = sl_try_zalloc(KV_EVENTS_MAX, sizeof(*cache->events));
+    if (first == NULL)
+        cache->events = sl_try_zalloc(KV_EVENTS_MAX, sizeof(*cache->events));
     if (cache->slots == NULL || cache->hashes == NULL || cache->stored == NULL ||
-        cache->events == NULL) {
+        (first == NULL && cache->events == NULL)) {
         cache->pool = NULL;
         kv_prefix_cache_destroy(cache);
         return sl_fail(SL_NO_MEMORY, "kv prefix cache for %u blocks", n_blocks);
     }
     for (uint32_t i = 0; i < n_slots; i++)
         cache->slots[i] = KV_BLOCK_NONE;
+    cache->first = first != NULL ? first : cache;
+    cache->first->group[cache->first->n_group++] = cache;
     kv_pool_on_evict(pool, on_evict, cache);
     *cache_out = cache;
     return SL_OK;
@@ -200,7 +223,7 @@ uint32_t kv_prefix_cache_snapshot(struct kv_prefix_cache *cache, struct kv_hash 
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < cache->n_blocks && n < max; i++)
-        if (cache->stored[i])
+        if (cache->stored[i] && others_hold(cache, &cache->hashes[i]))
             hashes_out[n++] = cache->hashes[i];
     cache->drained = cache->seq;
     return n;

@@ -137,30 +137,27 @@ static sl_status set_info(struct model_engine *engine, const struct model_engine
         info->layers_per_group = info->n_layers;
     info->n_eos_ids = config->n_eos_ids;
     memcpy(info->eos_ids, config->eos_ids, sizeof(config->eos_ids));
-    info->geometry = (struct kv_geometry){
-        .block_tokens = args->block_tokens,
-        .n_classes = 1,
-        .classes = {{.n_layers = config->n_layers,
-                     .n_kv_heads = config->n_kv_heads,
-                     .k_dim = config->head_dim,
-                     .v_dim = config->head_dim,
-                     .element = element,
-                     .tile_format = KV_TILE_PLAIN}},
-    };
-    return kv_geometry_check(&info->geometry);
+    status = model_classes_make(config, args->block_tokens, element, &engine->classes);
+    if (status != SL_OK)
+        return status;
+    info->geometry = engine->classes.geometry;
+    memcpy(info->class_of_layer, engine->classes.class_of, sizeof(info->class_of_layer));
+    model_classes_blocks(&engine->classes, args->n_blocks, args->seqs_max, args->rows_max,
+                         info->n_blocks);
+    return SL_OK;
 }
 
 static sl_status create_pools(struct model_engine *engine)
 {
     for (uint32_t i = 0; i < engine->info.geometry.n_classes; i++) {
+        uint32_t n_blocks = engine->info.n_blocks[i];
         size_t bytes, block_bytes = kv_block_bytes(&engine->info.geometry, i);
-        if (__builtin_mul_overflow(block_bytes, (size_t)engine->n_blocks, &bytes))
-            return sl_fail(SL_INVALID, "engine: %u KV blocks of %zu bytes", engine->n_blocks,
-                           block_bytes);
+        if (__builtin_mul_overflow(block_bytes, (size_t)n_blocks, &bytes))
+            return sl_fail(SL_INVALID, "engine: %u KV blocks of %zu bytes", n_blocks, block_bytes);
         sl_status status = device_alloc(engine->device, bytes, &engine->pools[i]);
         if (status == SL_NO_MEMORY)
-            return sl_fail(SL_NO_MEMORY, "engine: %u KV blocks of %zu bytes (%zu in all)",
-                           engine->n_blocks, block_bytes, bytes);
+            return sl_fail(SL_NO_MEMORY, "engine: %u KV blocks of %zu bytes (%zu in all)", n_blocks,
+                           block_bytes, bytes);
         if (status != SL_OK)
             return status;
     }
@@ -174,7 +171,8 @@ static sl_status create_ticket(const struct model_engine *engine, struct engine_
     ticket->positions = sl_try_zalloc(rows, sizeof(*ticket->positions));
     ticket->seqs = sl_try_zalloc(seqs, sizeof(*ticket->seqs));
     ticket->runs = sl_try_zalloc(seqs, sizeof(*ticket->runs));
-    ticket->tables = sl_try_zalloc(seqs * engine->table_max, sizeof(*ticket->tables));
+    ticket->tables = sl_try_zalloc(seqs * engine->info.geometry.n_classes * engine->table_max,
+                                   sizeof(*ticket->tables));
     ticket->logit_rows = sl_try_zalloc(seqs + rows, sizeof(*ticket->logit_rows));
     ticket->logit_runs = sl_try_zalloc(seqs, sizeof(*ticket->logit_runs));
     ticket->results = sl_try_zalloc(seqs, sizeof(*ticket->results));
@@ -238,7 +236,7 @@ static sl_status create_device_side(struct model_engine *engine)
         .ops = engine->ops,
         .acts = engine->acts,
         .stream = engine->stream,
-        .geometry = &engine->info.geometry,
+        .classes = &engine->classes,
         .pools = engine->pools,
         .inv_freq = engine->inv_freq,
     };
@@ -271,11 +269,11 @@ static sl_status open_engine(struct model_engine *engine, const struct model_eng
         status = set_info(engine, args);
     if (status != SL_OK)
         return status;
-    engine->n_blocks = args->n_blocks;
     engine->rows_max = args->rows_max;
     engine->seqs_max = args->seqs_max;
-    engine->table_max =
-        least(kv_blocks_of(&engine->info.geometry, engine->info.context_max), args->n_blocks);
+    engine->table_max = kv_blocks_of(&engine->info.geometry, engine->info.context_max);
+    if (engine->info.geometry.classes[0].window == 0) /* all blocks of a sequence are in the pool */
+        engine->table_max = least(engine->table_max, args->n_blocks);
     engine->logits_max = least(ENGINE_LOGITS_MAX, args->rows_max);
     engine->notify = args->notify;
     engine->notify_arg = args->notify_arg;
@@ -311,7 +309,7 @@ sl_status model_engine_open(const struct model_engine_args *args, struct model_e
              "family=%s layers=%u parameters=%" PRIu64 " bytes=%" PRIu64
              " numerics=%s blocks=%u block_bytes=%zu us=%" PRIu64,
              engine->info.family, engine->info.n_layers, engine->info.n_parameters,
-             engine->info.weight_bytes, engine->info.numerics_id, engine->n_blocks,
+             engine->info.weight_bytes, engine->info.numerics_id, engine->info.n_blocks[0],
              kv_block_bytes(&engine->info.geometry, 0), sl_now_us() - start_us);
     *engine_out = engine;
     return SL_OK;
@@ -361,6 +359,22 @@ void model_engine_close(struct model_engine *engine)
 
 /* ---- submit ---- */
 
+/* Entries that are read must name blocks of their class. */
+static sl_status check_tables(const struct model_engine *engine, const struct model_run *run,
+                              uint32_t index, uint32_t n_blocks)
+{
+    const struct kv_geometry *geometry = &engine->info.geometry;
+    for (uint32_t c = 0; c < geometry->n_classes; c++) {
+        if (run->block_tables[c] == NULL)
+            return sl_fail(SL_INVALID, "batch run %u: no block table of class %u", index, c);
+        for (uint32_t i = kv_window_first(geometry, c, run->first_position); i < n_blocks; i++)
+            if (run->block_tables[c][i] >= engine->info.n_blocks[c])
+                return sl_fail(SL_INVALID, "batch run %u: block %u of a pool of %u", index,
+                               run->block_tables[c][i], engine->info.n_blocks[c]);
+    }
+    return SL_OK;
+}
+
 static sl_status check_run(const struct model_engine *engine, const struct model_run *run,
                            uint32_t index)
 {
@@ -377,10 +391,9 @@ static sl_status check_run(const struct model_engine *engine, const struct model
     if (run->n_blocks < n_blocks || n_blocks > engine->table_max)
         return sl_fail(SL_INVALID, "batch run %u: %u blocks for %" PRIu64 " tokens; want %u", index,
                        run->n_blocks, end, n_blocks);
-    for (uint32_t i = 0; i < n_blocks; i++)
-        if (run->block_table[i] >= engine->n_blocks)
-            return sl_fail(SL_INVALID, "batch run %u: block %u of a pool of %u", index,
-                           run->block_table[i], engine->n_blocks);
+    sl_status status = check_tables(engine, run, index, n_blocks);
+    if (status != SL_OK)
+        return status;
     for (uint32_t i = 0; i < run->n_tokens; i++)
         if (run->tokens[i] >= engine->info.vocab && run->tokens[i] != MODEL_TOKEN_PREVIOUS)
             return sl_fail(SL_INVALID, "batch run %u: token %u; the vocabulary has %u", index,
@@ -432,14 +445,27 @@ static sl_status reserve_all_logits(const struct model_engine *engine,
     return SL_OK;
 }
 
+/* Copies a run's table of class c; what is not read is made a hole. */
+static const uint32_t *add_table(const struct model_engine *engine, struct engine_ticket *ticket,
+                                 const struct model_run *run, uint32_t index, uint32_t c,
+                                 uint32_t n_blocks)
+{
+    const struct kv_geometry *geometry = &engine->info.geometry;
+    size_t at = ((size_t)index * geometry->n_classes + c) * engine->table_max;
+    uint32_t first = kv_window_first(geometry, c, run->first_position);
+    uint32_t *table = ticket->tables + at;
+    for (uint32_t i = 0; i < first; i++)
+        table[i] = KV_BLOCK_NONE;
+    memcpy(table + first, run->block_tables[c] + first, (n_blocks - first) * sizeof(*table));
+    return table;
+}
+
 /* Appends a checked run to the ticket. */
 static void add_run(const struct model_engine *engine, struct engine_ticket *ticket,
                     const struct model_run *run, uint32_t index)
 {
     uint32_t first_row = ticket->batch.n_rows;
-    uint32_t *table = ticket->tables + (size_t)index * engine->table_max;
     uint32_t n_blocks = kv_blocks_of(&engine->info.geometry, run->first_position + run->n_tokens);
-    memcpy(table, run->block_table, n_blocks * sizeof(*table));
     for (uint32_t i = 0; i < run->n_tokens; i++) {
         ticket->tokens[first_row + i] = run->tokens[i];
         ticket->positions[first_row + i] = run->first_position + i;
@@ -448,9 +474,10 @@ static void add_run(const struct model_engine *engine, struct engine_ticket *tic
         .first_row = first_row,
         .n_rows = run->n_tokens,
         .first_position = run->first_position,
-        .block_table = table,
         .n_blocks = n_blocks,
     };
+    for (uint32_t c = 0; c < engine->info.geometry.n_classes; c++)
+        ticket->seqs[index].block_tables[c] = add_table(engine, ticket, run, index, c, n_blocks);
     ticket->runs[index] = (struct engine_run){
         .slot = run->slot,
         .logits = run->logits,
@@ -520,9 +547,9 @@ sl_status model_engine_copy_block(struct model_engine *engine, uint32_t class_in
     if (class_index >= engine->info.geometry.n_classes)
         return sl_fail(SL_INVALID, "block copy in class %u of %u", class_index,
                        engine->info.geometry.n_classes);
-    if (to >= engine->n_blocks || from >= engine->n_blocks || to == from)
-        return sl_fail(SL_INVALID, "block copy from %u to %u in a pool of %u", from, to,
-                       engine->n_blocks);
+    uint32_t n_blocks = engine->info.n_blocks[class_index];
+    if (to >= n_blocks || from >= n_blocks || to == from)
+        return sl_fail(SL_INVALID, "block copy from %u to %u in a pool of %u", from, to, n_blocks);
     if (engine->n_copies == ENGINE_COPIES_MAX)
         return sl_fail(SL_EXHAUSTED, "%d block copies wait for the next batch", ENGINE_COPIES_MAX);
     engine->copies[engine->n_copies++] =

@@ -29,7 +29,7 @@ struct model_engine_args {
     const char *directory;     /* Hugging Face model */
     const char *backend;       /* "cpu", "ref", "fake" (ref on the fake device), "cuda" */
     uint32_t n_threads;        /* compute team; 0: as many as CPUs */
-    uint32_t n_blocks;         /* KV pool, in blocks */
+    uint32_t n_blocks;         /* KV pool of class 0; the others' follow from it (model_info) */
     uint32_t block_tokens;     /* 64 */
     const char *kv_type;       /* "bf16", "f32" */
     uint32_t rows_max;         /* new tokens in one batch */
@@ -59,6 +59,8 @@ struct model_info {
     uint64_t weight_bytes;               /* as stored */
     uint64_t n_parameters;
     struct kv_geometry geometry;
+    uint32_t n_blocks[KV_CLASSES_MAX];     /* of each class's pool */
+    uint8_t class_of_layer[KV_LAYERS_MAX]; /* whose KV is in which class, in ascending order */
 };
 
 enum model_logits { MODEL_LOGITS_NONE, MODEL_LOGITS_LAST, MODEL_LOGITS_ALL };
@@ -70,8 +72,10 @@ struct model_run {
     const uint32_t *tokens; /* [n_tokens]; MODEL_TOKEN_PREVIOUS: what this slot sampled last */
     uint32_t n_tokens;      /* 1 when decoding, a chunk when prefilling */
     uint32_t first_position;
-    const kv_block_id *block_table; /* covers first_position + n_tokens */
-    uint32_t n_blocks;
+    /* Of each class; covers first_position + n_tokens. Entries in front of kv_window_first(class,
+     * first_position) are not looked at. */
+    const kv_block_id *block_tables[KV_CLASSES_MAX];
+    uint32_t n_blocks;              /* of every table */
     enum model_logits logits;       /* LAST: a token is sampled after the last one */
     struct model_sampling sampling; /* used with LAST */
 };

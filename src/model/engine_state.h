@@ -4,6 +4,7 @@
 
 #include "base/ring.h"
 #include "base/thread.h"
+#include "model/classes.h"
 #include "model/engine.h"
 #include "model/forward.h"
 
@@ -33,7 +34,7 @@ struct engine_ticket {
     uint32_t *positions;     /* [rows_max] */
     struct kernel_seq *seqs; /* [seqs_max] */
     struct engine_run *runs; /* [seqs_max] */
-    uint32_t *tables;        /* [seqs_max][table_max] */
+    uint32_t *tables;        /* [seqs_max][n_classes][table_max] */
     uint32_t *logit_rows;    /* [seqs_max + rows_max]: rows of LAST, then those of ALL */
     uint32_t *logit_runs;    /* [seqs_max]: whose row each of LAST is */
     uint32_t n_last, n_all;
@@ -57,7 +58,8 @@ struct model_engine {
     /* Constant once open. */
     struct model_info info;
     struct model_config config;
-    uint32_t n_blocks, rows_max, seqs_max, table_max, logits_max, n_groups;
+    struct model_classes classes;
+    uint32_t rows_max, seqs_max, table_max, logits_max, n_groups;
     const struct kernel_ops *ops;
     struct device *device;
     struct kernel_context *context;

@@ -7,26 +7,21 @@
  * and the pieces leave while the layer's attention still runs. Compute thread only. */
 #include "model/forward.h"
 
-/* Layers are in one class so far; the class and the index within it come from here. */
-static uint32_t class_of(const struct model_forward *forward, uint32_t layer)
-{
-    SL_ASSERT(layer < forward->geometry->classes[0].n_layers);
-    return 0;
-}
-
 struct kernel_kv model_forward_kv(const struct model_forward *forward, uint32_t layer)
 {
-    const struct kv_geometry *geometry = forward->geometry;
-    uint32_t class_index = class_of(forward, layer);
+    const struct kv_geometry *geometry = &forward->classes->geometry;
+    uint32_t class_index = forward->classes->class_of[layer];
+    uint32_t index = forward->classes->index_of[layer];
     const struct kv_class *class = &geometry->classes[class_index];
-    size_t layer_offset = kv_k_offset(geometry, class_index, layer, 0);
-    size_t v_offset = kv_v_offset(geometry, class_index, layer, 0) - layer_offset;
+    size_t layer_offset = kv_k_offset(geometry, class_index, index, 0);
+    size_t v_offset = kv_v_offset(geometry, class_index, index, 0) - layer_offset;
     size_t head_bytes =
         v_offset + (size_t)geometry->block_tokens * class->v_dim * kv_element_bytes(class->element);
     if (class->n_kv_heads > 1)
-        head_bytes = kv_k_offset(geometry, class_index, layer, 1) - layer_offset;
+        head_bytes = kv_k_offset(geometry, class_index, index, 1) - layer_offset;
     return (struct kernel_kv){
         .pool = &forward->pools[class_index],
+        .class_index = class_index,
         .block_bytes = kv_block_bytes(geometry, class_index),
         .layer_offset = layer_offset,
         .head_bytes = head_bytes,

@@ -4,6 +4,7 @@
 
 #include "kernels/kernels.h"
 #include "kv/geometry.h"
+#include "model/classes.h"
 #include "model/config.h"
 #include "model/weights.h"
 
@@ -13,7 +14,7 @@ struct model_forward {
     const struct kernel_ops *ops;
     struct kernel_acts *acts;
     struct device_stream *stream;
-    const struct kv_geometry *geometry;
+    const struct model_classes *classes;
     const struct device_memory *pools; /* [n_classes] */
     const float *inv_freq;
 };

@@ -215,7 +215,7 @@ void request_release_blocks(struct worker *worker, struct worker_request *reques
 {
     while (request->table.n > 0) {
         uint32_t last = request->table.n - 1;
-        kv_block_table_truncate(&request->table, worker->pool, last);
+        kv_pool_release(worker->pool, kv_block_table_pop_last(&request->table));
         if (request->shadows[last] != KV_BLOCK_NONE)
             kv_pool_release(worker->pool, request->shadows[last]);
         request->shadows[last] = KV_BLOCK_NONE;

@@ -108,7 +108,7 @@ static void add_run(struct worker *worker, struct worker_request *request, uint3
         .tokens = request->tokens + request->n_computed,
         .n_tokens = n_tokens,
         .first_position = request->n_computed,
-        .block_table = request->table.blocks,
+        .block_tables = {request->table.blocks},
         .n_blocks = request->table.n,
         .logits = last ? MODEL_LOGITS_LAST : MODEL_LOGITS_NONE,
         .sampling = request->sampling,

@@ -74,9 +74,9 @@ static sl_status allocate(struct worker *worker)
 static sl_status create_parts(struct worker *worker)
 {
     uint32_t n_blocks = worker->args.n_blocks;
-    sl_status status = kv_pool_create(n_blocks, &worker->pool);
+    sl_status status = kv_pool_create(n_blocks, false, &worker->pool);
     if (status == SL_OK)
-        status = kv_prefix_cache_create(worker->pool, n_blocks, &worker->cache);
+        status = kv_prefix_cache_create(worker->pool, n_blocks, NULL, &worker->cache);
     if (status == SL_OK)
         status = worker_map_create(WORKER_REQUESTS_MAX, &worker->by_id);
     if (status == SL_OK)

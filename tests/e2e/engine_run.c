@@ -113,7 +113,7 @@ static sl_status run_request(struct driver *driver, const uint32_t *prompt, uint
         return sl_fail(SL_INVALID, "request of %u blocks; --kv-blocks is %u", n_blocks,
                        (unsigned)driver->config->kv_blocks);
     struct model_run run = {
-        .block_table = driver->table, .n_blocks = n_blocks, .sampling = *sampling};
+        .block_tables = {driver->table}, .n_blocks = n_blocks, .sampling = *sampling};
     uint32_t token = 0;
     for (uint32_t done = 0; done < n_prompt; done += run.n_tokens) {
         run.tokens = prompt + done;

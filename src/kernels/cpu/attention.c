@@ -112,9 +112,7 @@ static const unsigned char *slot_of(const struct cpu_attention_unit *unit, uint3
                                     size_t row_bytes)
 {
     const struct kernel_kv *kv = &unit->kv;
-    uint32_t index = position / kv->block_tokens;
-    SL_ASSERT(index < unit->seq->n_blocks);
-    return kernel_kv_tile(kv, unit->seq->block_table[index], unit->kv_head) +
+    return kernel_kv_tile(kv, unit->seq, position / kv->block_tokens, unit->kv_head) +
            position % kv->block_tokens * row_bytes;
 }
 

@@ -275,7 +275,6 @@ static void attn_in_row(void *arg, uint32_t index, uint32_t thread)
 
     const struct kernel_seq *seq = &acts->batch.seqs[acts->row_seq[row]];
     uint32_t position = row_position(acts, row), block = position / kv->block_tokens;
-    SL_ASSERT(block < seq->n_blocks);
     size_t angles = (size_t)row * (dim / 2);
     for (uint32_t head = 0; head < n_q + n_kv; head++) {
         float *x = qkv + (size_t)head * dim;
@@ -289,7 +288,7 @@ static void attn_in_row(void *arg, uint32_t index, uint32_t thread)
     size_t slot =
         (size_t)(position % kv->block_tokens) * dim * (kv->element == KERNEL_BF16 ? 2 : 4);
     for (uint32_t head = 0; head < n_kv; head++) {
-        unsigned char *to = kernel_kv_tile(kv, seq->block_table[block], head) + slot;
+        unsigned char *to = kernel_kv_tile(kv, seq, block, head) + slot;
         const float *k = qkv + (size_t)(n_q + head) * dim;
         path->to_kv(kv->element, k, dim, to);
         path->to_kv(kv->element, k + (size_t)n_kv * dim, dim, to + kv->v_offset);

@@ -187,10 +187,8 @@ static float activate(enum kernel_activation activation, float x)
 static unsigned char *slot(const struct kernel_kv *kv, const struct kernel_seq *seq, uint32_t head,
                            uint32_t position, uint32_t head_dim)
 {
-    uint32_t index = position / kv->block_tokens;
-    SL_ASSERT(index < seq->n_blocks);
     size_t element_bytes = kv->element == KERNEL_BF16 ? 2 : 4;
-    return kernel_kv_tile(kv, seq->block_table[index], head) +
+    return kernel_kv_tile(kv, seq, position / kv->block_tokens, head) +
            (size_t)(position % kv->block_tokens) * head_dim * element_bytes;
 }
 

@@ -183,6 +183,7 @@ void fx_open(struct fx *fx, const struct fx_run_args *args)
     fx->blocks_per_seq = (args->context_max + s->block_tokens - 1) / s->block_tokens;
     fx->n_blocks = fx->ids * fx->blocks_per_seq + 3;
     fx->kv = (struct kernel_kv){.pool = &fx->pool,
+                                .class_index = s->window > 0,
                                 .block_bytes = 2 * s->n_kv * 2 * tile,
                                 .layer_offset = s->n_kv * 2 * tile,
                                 .head_bytes = 2 * tile,
@@ -346,20 +347,33 @@ static void enqueue(struct fx *fx, const struct kernel_batch *batch, const uint3
     memset(&logits, 0xff, sizeof(logits));
 }
 
+/* A sequence's table, with holes where the window of its first row has passed. */
+static void fill_table(const struct fx *fx, const struct fx_seq *seq, uint32_t *table)
+{
+    const struct fx_shape *s = fx->model->shape;
+    uint32_t first = s->window > 0 && seq->first_position >= s->window
+                         ? (seq->first_position + 1 - s->window) / s->block_tokens
+                         : 0;
+    for (uint32_t i = 0; i < fx->blocks_per_seq; i++)
+        table[i] = i < first ? UINT32_MAX : fx->tables[seq->id * fx->blocks_per_seq + i];
+}
+
 void fx_layer(struct fx *fx, const struct fx_seq *seqs, uint32_t n_seqs, struct fx_result *r)
 {
     const struct fx_shape *s = fx->model->shape;
     struct kernel_seq kernel_seqs[FX_SEQS_MAX];
     uint32_t n = 0, *words = sl_zalloc(3 * (size_t)fx->rows_max, sizeof(*words));
     uint32_t *tokens = words, *positions = words + fx->rows_max, *rows = positions + fx->rows_max;
+    uint32_t *tables = sl_zalloc((size_t)n_seqs * fx->blocks_per_seq, sizeof(*tables));
     for (uint32_t i = 0; i < n_seqs; i++) {
+        fill_table(fx, &seqs[i], tables + i * fx->blocks_per_seq);
         kernel_seqs[i] = (struct kernel_seq){
             .first_row = n,
             .n_rows = seqs[i].n_rows,
             .first_position = seqs[i].first_position,
-            .block_table = fx->tables + seqs[i].id * fx->blocks_per_seq,
             .n_blocks =
                 (seqs[i].first_position + seqs[i].n_rows + s->block_tokens - 1) / s->block_tokens};
+        kernel_seqs[i].block_tables[fx->kv.class_index] = tables + i * fx->blocks_per_seq;
         for (uint32_t row = 0; row < seqs[i].n_rows; row++, n++) {
             assert_true(n < fx->rows_max);
             positions[n] = seqs[i].first_position + row;
@@ -378,5 +392,6 @@ void fx_layer(struct fx *fx, const struct fx_seq *seqs, uint32_t n_seqs, struct 
     struct kernel_batch batch = {n, n_seqs, tokens, positions, kernel_seqs};
     enqueue(fx, &batch, rows, r);
     must(device_stream_wait(fx->stream));
+    sl_free(tables);
     sl_free(words);
 }

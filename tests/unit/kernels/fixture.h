@@ -2,8 +2,10 @@
  *
  * The KV pool has two layers, of which the second is used. Every byte of it begins as 0xff (NaN in both
  * element types), so a slot that nobody wrote cannot be read unnoticed; blocks are dealt to
- * sequences by a seeded permutation. Tokens and keys of a context are functions of (sequence id,
- * position), so that the same sequence means the same whatever its blocks and batches are. */
+ * sequences by a seeded permutation. A shape with a window is in the second KV class, and its tables
+ * have holes where every row's window has passed: an op that touches one ends the test. Tokens and keys
+ * of a context are functions of (sequence id, position), so that the same sequence means the same
+ * whatever its blocks and batches are. */
 #ifndef SL_TESTS_KERNELS_FIXTURE_H
 #define SL_TESTS_KERNELS_FIXTURE_H
 

@@ -75,6 +75,42 @@ static void test_blocks_of(void **state)
     assert_int_equal(kv_blocks_of(&g, UINT32_MAX), 1u << 26);
 }
 
+/* The first block that a token reads, from its keys; and the most that a sequence holds at once, from
+ * every place at which a step can begin. */
+static void test_window(void **state)
+{
+    (void)state;
+    struct kv_geometry g = geometry_of(16, 1, 1, 64, 64, KV_BF16);
+    static const uint32_t windows[] = {1, 2, 15, 16, 17, 33, 64, 100}, chunks[] = {1, 7, 16, 40};
+    for (size_t w = 0; w < sizeof(windows) / sizeof(windows[0]); w++) {
+        uint32_t window = g.classes[0].window = windows[w];
+        for (uint32_t position = 0; position < 300; position++) {
+            uint32_t key = position;
+            while (key > 0 && position - (key - 1) < window)
+                key--;
+            assert_int_equal(kv_window_first(&g, 0, position), key / 16);
+        }
+        for (size_t c = 0; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
+            uint32_t most = 0;
+            for (uint32_t n = 1; n < 300; n++) {
+                for (uint32_t at = 0; at < n; at++) {
+                    uint32_t end = at + chunks[c] < n ? at + chunks[c] : n;
+                    uint32_t held = kv_blocks_of(&g, end) - kv_window_first(&g, 0, at);
+                    most = held > most ? held : most;
+                    assert_true(held <= kv_window_blocks(&g, 0, n, chunks[c]));
+                }
+            }
+            assert_int_equal(kv_window_blocks(&g, 0, 299, chunks[c]), most); /* and no more */
+        }
+    }
+    g.classes[0].window = 0;
+    assert_int_equal(kv_window_first(&g, 0, 100000), 0);
+    assert_int_equal(kv_window_blocks(&g, 0, 299, 1), 19);
+    g.classes[0].window = UINT32_MAX;
+    assert_int_equal(kv_window_first(&g, 0, UINT32_MAX - 1), 0);
+    assert_int_equal(kv_window_blocks(&g, 0, UINT32_MAX, UINT32_MAX), 1u << 28);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -105,9 +141,8 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_offsets),
-        cmocka_unit_test(test_known_size),
-        cmocka_unit_test(test_blocks_of),
+        cmocka_unit_test(test_offsets),   cmocka_unit_test(test_known_size),
+        cmocka_unit_test(test_blocks_of), cmocka_unit_test(test_window),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

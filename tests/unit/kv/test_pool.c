@@ -352,8 +352,8 @@ static void step(struct world *w)
 static void world_open(struct world *w, uint64_t seed)
 {
     *w = (struct world){.random = seed * 0x9e3779b97f4a7c15ull + 1, .next_seq = 1};
-    assert_int_equal(kv_pool_create(BLOCKS, &w->pool), SL_OK);
-    assert_int_equal(kv_prefix_cache_create(w->pool, BLOCKS, &w->cache), SL_OK);
+    assert_int_equal(kv_pool_create(BLOCKS, false, &w->pool), SL_OK);
+    assert_int_equal(kv_prefix_cache_create(w->pool, BLOCKS, NULL, &w->cache), SL_OK);
 }
 
 /* Everything ends: all blocks are free or cached, and the cache can be emptied. */
@@ -400,10 +400,10 @@ static void test_limits(void **state)
 {
     (void)state;
     struct kv_pool *pool = NULL;
-    assert_int_equal(kv_pool_create(0, &pool), SL_INVALID);
-    assert_int_equal(kv_pool_create(KV_POOL_BLOCKS_MAX + 1, &pool), SL_INVALID);
+    assert_int_equal(kv_pool_create(0, false, &pool), SL_INVALID);
+    assert_int_equal(kv_pool_create(KV_POOL_BLOCKS_MAX + 1, false, &pool), SL_INVALID);
     assert_null(pool);
-    assert_int_equal(kv_pool_create(1, &pool), SL_OK);
+    assert_int_equal(kv_pool_create(1, false, &pool), SL_OK);
     kv_block_id block = kv_pool_take(pool);
     assert_int_equal(block, 0);
     assert_int_equal(kv_pool_take(pool), KV_BLOCK_NONE);
@@ -423,8 +423,8 @@ static void test_event_gap(void **state)
     (void)state;
     struct kv_pool *pool;
     struct kv_prefix_cache *cache;
-    assert_int_equal(kv_pool_create(1, &pool), SL_OK);
-    assert_int_equal(kv_prefix_cache_create(pool, 1, &cache), SL_OK);
+    assert_int_equal(kv_pool_create(1, false, &pool), SL_OK);
+    assert_int_equal(kv_prefix_cache_create(pool, 1, NULL, &cache), SL_OK);
     for (uint32_t i = 0; i < KV_EVENTS_MAX; i++) { /* two events each: stored, evicted */
         struct kv_hash hash = {{0}};
         memcpy(hash.bytes, &i, sizeof(i));
@@ -447,8 +447,8 @@ static void test_forget(void **state)
     (void)state;
     struct kv_pool *pool;
     struct kv_prefix_cache *cache;
-    assert_int_equal(kv_pool_create(2, &pool), SL_OK);
-    assert_int_equal(kv_prefix_cache_create(pool, 2, &cache), SL_OK);
+    assert_int_equal(kv_pool_create(2, false, &pool), SL_OK);
+    assert_int_equal(kv_prefix_cache_create(pool, 2, NULL, &cache), SL_OK);
     struct kv_hash one = {{1}}, two = {{2}};
     kv_block_id a = kv_pool_take(pool), b = kv_pool_take(pool);
     assert_int_equal(kv_prefix_cache_insert(cache, &one, a), a);
@@ -474,9 +474,9 @@ static void test_torture(void **state)
         struct kv_pool *pool = NULL;
         struct kv_prefix_cache *cache = NULL;
         sl_fault_torture(nth);
-        sl_status status = kv_pool_create(BLOCKS, &pool);
+        sl_status status = kv_pool_create(BLOCKS, false, &pool);
         if (status == SL_OK)
-            status = kv_prefix_cache_create(pool, BLOCKS, &cache);
+            status = kv_prefix_cache_create(pool, BLOCKS, NULL, &cache);
         bool fired = sl_fault_fired();
         sl_fault_torture(0);
         assert_int_equal(status, fired ? SL_NO_MEMORY : SL_OK);

@@ -462,7 +462,7 @@ static void test_submit_refusals(void **state)
     refuse_batch(engine, &run, 1, "the context is 32768");
     run = good;
     const uint32_t bad_table[] = {RUN_BLOCKS};
-    run.block_table = bad_table;
+    run.block_tables[0] = bad_table;
     run.n_blocks = 1;
     refuse_batch(engine, &run, 1, "block 80 of a pool of 80");
     run = good;
@@ -556,7 +556,7 @@ static void test_torture(void **state)
         if (status == SL_OK) {
             const struct model_run run = {.tokens = tokens,
                                           .n_tokens = 3,
-                                          .block_table = table,
+                                          .block_tables = {table},
                                           .n_blocks = 1,
                                           .logits = MODEL_LOGITS_ALL};
             const struct model_batch batch = {&run, 1};
@@ -733,7 +733,7 @@ static void test_callbacks_and_info(void **state)
     assert_true(strncmp(info->numerics_id, "cpu", 3) == 0);
     const uint32_t token = 3, table[] = {0};
     const struct model_run run = {
-        .tokens = &token, .n_tokens = 1, .block_table = table, .n_blocks = 1};
+        .tokens = &token, .n_tokens = 1, .block_tables = {table}, .n_blocks = 1};
     struct model_event event = run_one(engine, run);
     assert_false(event.results[0].sampled); /* logits NONE */
     uint32_t n_rows;

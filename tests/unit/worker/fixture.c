@@ -750,7 +750,7 @@ void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t
         struct model_run run = {.tokens = tokens + computed,
                                 .n_tokens = n - computed,
                                 .first_position = computed,
-                                .block_table = table,
+                                .block_tables = {table},
                                 .n_blocks = CONTEXT / FX_BLOCK,
                                 .logits = MODEL_LOGITS_LAST};
         run.sampling = (struct model_sampling){.temperature = submit->temperature,
