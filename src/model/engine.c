@@ -398,7 +398,14 @@ static sl_status check_run(const struct model_engine *engine, const struct model
         if (run->tokens[i] >= engine->info.vocab && run->tokens[i] != MODEL_TOKEN_PREVIOUS)
             return sl_fail(SL_INVALID, "batch run %u: token %u; the vocabulary has %u", index,
                            run->tokens[i], engine->info.vocab);
-    return run->logits == MODEL_LOGITS_LAST ? model_sampling_check(&run->sampling) : SL_OK;
+    if (run->logits != MODEL_LOGITS_LAST)
+        return SL_OK;
+    const struct model_adjust *adjust = run->sampling.adjust;
+    if (adjust != NULL && adjust->n_taken != end)
+        return sl_fail(SL_INVALID,
+                       "batch run %u: ends at position %" PRIu64 "; its adjustments know %u tokens",
+                       index, end, adjust->n_taken);
+    return model_sampling_check(&run->sampling);
 }
 
 /* Sizes and slots over the whole batch. */

@@ -80,7 +80,8 @@ struct model_run {
     struct model_sampling sampling; /* used with LAST */
 };
 
-/* Copied by submit, tables and tokens included. Sum of n_tokens <= rows_max. ALL is for one run of a
+/* Copied by submit, tables and tokens included, but for sampling.adjust, which is borrowed until the batch retires
+ * and must not take tokens before. Sum of n_tokens <= rows_max. ALL is for one run of a
  * batch at most; its logits are read with model_engine_logits. */
 struct model_batch {
     const struct model_run *runs;

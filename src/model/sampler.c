@@ -1,6 +1,7 @@
 /* The sampler: logits in, one token out.
  *
- * What a token is: the weights are exp((logit - max) / temperature). Tokens are ranked by logit,
+ * What a token is: stop ids that may not come yet are masked, then adjust.h has its way; logprobs stay those of the
+ * raw logits. Greedy takes the largest logit. Else the weights are exp((logit - max) / temperature). Tokens are ranked by logit,
  * ties to the lower id. top_k keeps the first k; top_p keeps, of what is left, the shortest prefix of
  * the ranking whose weight reaches top_p of it; min_p drops what weighs less than min_p of the first.
  * A number in [0, 1) that depends on (seed, position) only is then laid over the kept tokens' weights
@@ -29,7 +30,7 @@
 
 struct model_sampler {
     uint32_t vocab;
-    float *masked;  /* [vocab]: the logits with stop ids at -inf */
+    float *masked;  /* [vocab]: the logits as they are chosen from, where they differ */
     float *weights; /* [vocab] */
     uint32_t *keys; /* [vocab] */
     uint32_t counts[BUCKETS_MAX];
@@ -364,16 +365,19 @@ static void add_logprobs(struct model_sampler *sampler, const float *logits, flo
         token->top_logprobs[i] = (float)((double)(logits[token->top_ids[i]] - max) - sum);
 }
 
-/* The logits with the stop ids at -inf while the position is below min_position. */
-static const float *mask_stops(struct model_sampler *sampler, const float *logits,
-                               const struct model_sampling *sampling, uint32_t position)
+/* The logits that the token is chosen from: stop ids are at -inf while the position is below min_position. */
+static const float *adjust_logits(struct model_sampler *sampler, const float *logits,
+                                  const struct model_sampling *sampling, uint32_t position)
 {
-    if (position >= sampling->min_position || sampling->n_stop_ids == 0)
+    uint32_t n_masked = position < sampling->min_position ? sampling->n_stop_ids : 0;
+    if (n_masked == 0 && sampling->adjust == NULL)
         return logits;
     memcpy(sampler->masked, logits, sampler->vocab * sizeof(float));
-    for (uint32_t i = 0; i < sampling->n_stop_ids; i++)
+    for (uint32_t i = 0; i < n_masked; i++)
         if (sampling->stop_ids[i] < sampler->vocab)
             sampler->masked[sampling->stop_ids[i]] = -INFINITY;
+    if (sampling->adjust != NULL)
+        model_adjust_apply(sampling->adjust, sampler->masked, sampler->vocab);
     return sampler->masked;
 }
 
@@ -386,7 +390,7 @@ sl_status model_sample(struct model_sampler *sampler, const float *logits,
     if (status != SL_OK)
         return status;
     max = raw_max;
-    const float *allowed = mask_stops(sampler, logits, sampling, position);
+    const float *allowed = adjust_logits(sampler, logits, sampling, position);
     if (allowed != logits)
         status = find_max(allowed, sampler->vocab, &max);
     if (status != SL_OK)

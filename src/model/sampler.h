@@ -1,13 +1,14 @@
-/* Sampling: temperature, then top_k, top_p, min_p; counter-based on (seed, position), so a token is a
- * function of the logits, the parameters, the seed and its position only. */
+/* Sampling: what adjust.h says, then temperature, top_k, top_p, min_p; counter-based on (seed, position), so a
+ * token is a function of the logits, the parameters, the tokens before it, the seed and its position only. */
 #ifndef SL_MODEL_SAMPLER_H
 #define SL_MODEL_SAMPLER_H
 
 #include "base/status.h"
+#include "model/adjust.h"
 
 #include <stdint.h>
 
-#define MODEL_LOGPROBS_MAX 5
+#define MODEL_LOGPROBS_MAX 20
 #define MODEL_STOP_IDS_MAX 32
 
 #define MODEL_TEMPERATURE_MAX 100.0f
@@ -18,10 +19,11 @@ struct model_sampling {
     float top_p;       /* 1: all */
     float min_p;       /* 0: all */
     uint64_t seed;
-    int32_t n_logprobs;    /* -1: none; 0..5: the sampled token's and so many of the likeliest */
+    int32_t n_logprobs;    /* -1: none; 0..20: the sampled token's and so many of the likeliest */
     uint32_t min_position; /* stop_ids are masked for tokens at positions below (min_tokens) */
     uint32_t n_stop_ids;   /* end and stop token ids that the mask covers */
     uint32_t stop_ids[MODEL_STOP_IDS_MAX];
+    const struct model_adjust *adjust; /* NULL: none. Borrowed; has taken the tokens before */
 };
 
 struct model_token {

@@ -166,6 +166,13 @@ static const struct limit sampling_limits[] = {
     LIMIT(Sluice__Sampling, min_tokens, 0, RPC_CONTEXT_MAX),
     LIST(Sluice__Sampling, stop_ids, 0, RPC_STOP_IDS_MAX, ID_MAX),
     LIST(Sluice__Sampling, masked_ids, 0, RPC_STOP_IDS_MAX, ID_MAX),
+    LIMIT(Sluice__Sampling, repetition_penalty, 0, RPC_REPETITION_MAX),
+    LIMIT(Sluice__Sampling, presence_penalty, -RPC_PENALTY_MAX, RPC_PENALTY_MAX),
+    LIMIT(Sluice__Sampling, frequency_penalty, -RPC_PENALTY_MAX, RPC_PENALTY_MAX),
+    LIST(Sluice__Sampling, bias_ids, 0, RPC_BIASES_MAX, ID_MAX),
+    LIST(Sluice__Sampling, biases, 0, RPC_BIASES_MAX, RPC_BIAS_MAX),
+    LIST(Sluice__Sampling, word_lengths, 0, RPC_WORDS_MAX, RPC_WORD_IDS_MAX),
+    LIST(Sluice__Sampling, word_ids, 0, RPC_WORD_IDS_MAX, ID_MAX),
 };
 static const struct limit peer_limits[] = {
     LIMIT(Sluice__Peer, node_id, 1, RPC_NODE_ID_BYTES_MAX),
@@ -304,6 +311,27 @@ static sl_status peer_agree(const ProtobufCMessage *base)
     return node_id_check("Peer.node_id", ((const Sluice__Peer *)base)->node_id);
 }
 
+static sl_status sampling_agree(const ProtobufCMessage *base)
+{
+    const Sluice__Sampling *sampling = (const Sluice__Sampling *)base;
+    uint64_t n_ids = 0;
+    if (sampling->n_bias_ids != sampling->n_biases)
+        return sl_fail(SL_INVALID,
+                       "Sampling.bias_ids has %zu entries, Sampling.biases %zu; want as many",
+                       sampling->n_bias_ids, sampling->n_biases);
+    for (size_t i = 0; i < sampling->n_word_lengths; i++) {
+        if (sampling->word_lengths[i] == 0)
+            return sl_fail(SL_INVALID, "Sampling.word_lengths[%zu] is 0; want at least 1", i);
+        n_ids += sampling->word_lengths[i];
+    }
+    if (n_ids != sampling->n_word_ids)
+        return sl_fail(SL_INVALID,
+                       "Sampling.word_lengths add up to %" PRIu64
+                       ", Sampling.word_ids has %zu entries",
+                       n_ids, sampling->n_word_ids);
+    return SL_OK;
+}
+
 static sl_status submit_list_agree(const Sluice__Submit *submit)
 {
     uint64_t first = submit->n_tokens, total = submit->total_tokens, parts = submit->n_parts;
@@ -356,7 +384,7 @@ static const struct rule rules[] = {
     RULE(token_runs, runs_limits, NULL),
     RULE(submit, submit_limits, submit_agree),
     RULE(submit_part, part_limits, NULL),
-    RULE(sampling, sampling_limits, NULL),
+    RULE(sampling, sampling_limits, sampling_agree),
     RULE(peer, peer_limits, peer_agree),
     RULE(rank, rank_limits, NULL),
     RULE(admitted, admitted_limits, NULL),

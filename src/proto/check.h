@@ -23,6 +23,12 @@
 #define RPC_BLOCKS_MAX          (1u << 30)
 #define RPC_SEQS_MAX            65536u
 #define RPC_LOGPROBS_MAX        20u
+#define RPC_BIASES_MAX          1024u
+#define RPC_BIAS_MAX            100.0
+#define RPC_WORDS_MAX           512u
+#define RPC_WORD_IDS_MAX        4096u
+#define RPC_REPETITION_MAX      100.0
+#define RPC_PENALTY_MAX         2.0
 #define RPC_SAMPLES_MAX         32u
 #define RPC_TRANSFER_TOTALS_MAX 512u
 #define RPC_SNAPSHOT_PARTS_MAX  65536u

@@ -120,7 +120,7 @@ static bool append(struct worker *worker, struct worker_request *request, const 
     for (size_t i = 0; i < n; i++) {
         if (tokens[i] >= worker->info->vocab)
             return false;
-        request->tokens[request->n_tokens++] = tokens[i];
+        request_take_token(request, tokens[i]);
     }
     return true;
 }
@@ -174,7 +174,8 @@ void admission_submit(struct worker *worker, const Sluice__Submit *submit)
         refuse(worker, submit, SLUICE__REASON__REASON_FULL, "too many requests, or no memory");
         return;
     }
-    if (model_sampling_check(&request->sampling) != SL_OK) {
+    if (model_sampling_check(&request->sampling) != SL_OK ||
+        model_adjust_check(&request->adjust, worker->info->vocab) != SL_OK) {
         refuse_request(worker, request, SLUICE__REASON__REASON_INVALID, TRANSFER_CANCELLED,
                        sl_error());
         return;

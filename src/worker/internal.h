@@ -87,6 +87,7 @@ struct worker_request {
     uint32_t prompt_tokens, first_index, max_tokens;
     uint32_t parts, parts_max;
     struct model_sampling sampling;
+    struct model_adjust adjust; /* sampling points at it, unless it is neutral */
     uint32_t
         n_stops; /* the first of sampling.stop_ids end the request, the others are only masked */
 

@@ -6,6 +6,8 @@
 
 /* request.c */
 struct worker_request *request_create(struct worker *worker, const Sluice__Submit *submit);
+/* The next token of the sequence: of the prompt, delivered before, or sampled. */
+void request_take_token(struct worker_request *request, uint32_t token);
 void request_move(struct worker *worker, struct worker_request *request, enum request_state state);
 /* To the front of the waiting ones. */
 void request_requeue(struct worker *worker, struct worker_request *request);

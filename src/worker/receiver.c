@@ -192,7 +192,7 @@ static void sealed(struct worker *worker, struct worker_stream *stream,
         return;
     }
     adopt(worker, stream);
-    request->tokens[request->n_tokens++] = event->token;
+    request_take_token(request, event->token);
     request->decoding = true;
     request->first_token_us = request->computed_us = request->stepped_us = sl_now_us();
     struct model_token token = {.id = event->token};

@@ -129,6 +129,53 @@ static void set_sampling(struct worker_request *request, const Sluice__Submit *s
         to->stop_ids[to->n_stop_ids++] = from->masked_ids[i];
 }
 
+static bool copy_ids(struct sl_arena *arena, const uint32_t *from, size_t n, const uint32_t **to)
+{
+    uint32_t *copy = sl_arena_try_alloc(arena, n, sizeof(*copy));
+    if (copy == NULL)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        copy[i] = from[i];
+    *to = copy;
+    return true;
+}
+
+/* Lists are copied, counts get their room for the whole sequence. False without memory. */
+static bool set_adjust(struct worker *worker, struct worker_request *request,
+                       const Sluice__Submit *submit)
+{
+    const Sluice__Sampling *from = submit->sampling;
+    struct sl_arena *arena = &request->arena;
+    struct model_adjust *to = &request->adjust;
+    to->repetition = from->repetition_penalty;
+    to->presence = from->presence_penalty;
+    to->frequency = from->frequency_penalty;
+    to->n_biases = (uint32_t)from->n_bias_ids;
+    to->n_words = (uint32_t)from->n_word_lengths;
+    to->n_prompt = submit->prompt_tokens;
+    to->tokens = request->tokens;
+    if (model_adjust_is_neutral(to))
+        return true;
+    float *biases = sl_arena_try_alloc(arena, from->n_biases, sizeof(*biases));
+    if (biases == NULL)
+        return false;
+    for (size_t i = 0; i < from->n_biases; i++)
+        biases[i] = from->biases[i];
+    to->biases = biases;
+    uint32_t n_counts, n_slots;
+    model_adjust_room(to, request->tokens_max, worker->info->vocab, &n_counts, &n_slots);
+    struct model_count *counts = sl_arena_try_alloc(arena, n_counts, sizeof(*counts));
+    uint32_t *slots = sl_arena_try_alloc(arena, n_slots, sizeof(*slots));
+    if (counts == NULL || slots == NULL ||
+        !copy_ids(arena, from->bias_ids, from->n_bias_ids, &to->bias_ids) ||
+        !copy_ids(arena, from->word_lengths, from->n_word_lengths, &to->word_lengths) ||
+        !copy_ids(arena, from->word_ids, from->n_word_ids, &to->word_ids))
+        return false;
+    model_adjust_init(to, counts, n_counts, slots, n_slots);
+    request->sampling.adjust = to;
+    return true;
+}
+
 static uint64_t instant(uint64_t now, uint64_t duration)
 {
     return duration > UINT64_MAX - now ? UINT64_MAX : now + duration;
@@ -157,7 +204,7 @@ struct worker_request *request_create(struct worker *worker, const Sluice__Submi
     if (request == NULL)
         return NULL;
     sl_arena_init(&request->arena, ARENA_CHUNK_BYTES, ARENA_BYTES_MAX);
-    if (!allocate(worker, request, submit) ||
+    if (!allocate(worker, request, submit) || !set_adjust(worker, request, submit) ||
         !worker_map_put(worker->by_id, submit->request, request)) {
         destroy(request);
         return NULL;
@@ -178,6 +225,13 @@ struct worker_request *request_create(struct worker *worker, const Sluice__Submi
     list_append(&worker->lists[REQUEST_ASSEMBLING], request);
     worker->n_requests++;
     return request;
+}
+
+void request_take_token(struct worker_request *request, uint32_t token)
+{
+    request->tokens[request->n_tokens++] = token;
+    if (request->sampling.adjust != NULL)
+        model_adjust_take(&request->adjust, request->n_tokens);
 }
 
 void request_hash(struct worker *worker, struct worker_request *request)

@@ -190,7 +190,7 @@ static void sampled(struct worker *worker, struct worker_request *request,
 {
     uint64_t now = sl_now_us();
     uint32_t index = request->n_tokens - request->prompt_tokens;
-    request->tokens[request->n_tokens++] = token->id;
+    request_take_token(request, token->id);
     if (request->first_token_us == 0) {
         request->first_token_us = now;
         if (request->mode != SLUICE__MODE__MODE_PREFILL)

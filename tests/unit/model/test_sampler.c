@@ -297,7 +297,8 @@ static void test_logprobs(void **state)
                                           .top_k = 20,
                                           .top_p = 1,
                                           .seed = round,
-                                          .n_logprobs = (int32_t)(round % 6)};
+                                          .n_logprobs =
+                                              (int32_t)(round % (MODEL_LOGPROBS_MAX + 1))};
         struct model_token token = sample(sampler, logits, &sampling, round);
         double sum = 0;
         for (uint32_t i = 0; i < n; i++)
@@ -401,7 +402,7 @@ static void test_check(void **state)
     s.min_p = NAN;
     check_refused(s, "min_p");
     s = good;
-    s.n_logprobs = 6;
+    s.n_logprobs = MODEL_LOGPROBS_MAX + 1;
     check_refused(s, "logprobs");
     s = good;
     s.n_stop_ids = MODEL_STOP_IDS_MAX + 1;

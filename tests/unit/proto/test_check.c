@@ -319,6 +319,39 @@ static void test_ends_and_cache(void **state)
     REFUSED(check_snapshot, "CacheSnapshot.n_parts 0", s->snapshot.n_parts = 0);
 }
 
+/* Lists of a Sampling that must agree with each other. */
+static void adjustments(void)
+{
+    static uint32_t ids[RPC_WORD_IDS_MAX + 1], lengths[] = {2, 1};
+    static float biases[RPC_BIASES_MAX + 1] = {-100, 100};
+    struct sample s;
+    sample_fill(&s);
+    s.sampling.bias_ids = s.sampling.word_ids = ids;
+    s.sampling.biases = biases;
+    s.sampling.word_lengths = lengths;
+    s.sampling.n_bias_ids = s.sampling.n_biases = 2;
+    s.sampling.n_word_lengths = 2;
+    s.sampling.n_word_ids = 3;
+    assert_ok(check_submit(&s));
+    s.sampling.n_biases = 1;
+    assert_fails(check_submit(&s), SL_INVALID, "bias_ids has 2 entries, Sampling.biases 1");
+    s.sampling.n_bias_ids = s.sampling.n_biases = RPC_BIASES_MAX + 1;
+    assert_fails(check_submit(&s), SL_INVALID, "bias_ids has 1025 entries; want 0..1024");
+    s.sampling.n_bias_ids = s.sampling.n_biases = 2;
+    biases[1] = 100.5f;
+    assert_fails(check_submit(&s), SL_INVALID, "Sampling.biases 100.5; want -100..100");
+    biases[1] = 100;
+    ids[0] = RPC_VOCAB_MAX;
+    assert_fails(check_submit(&s), SL_INVALID, "Sampling.bias_ids 16777216");
+    ids[0] = 0;
+    s.sampling.n_word_ids = 4;
+    assert_fails(check_submit(&s), SL_INVALID, "word_lengths add up to 3");
+    s.sampling.n_word_ids = 2;
+    lengths[1] = 0;
+    assert_fails(check_submit(&s), SL_INVALID, "word_lengths[1] is 0");
+    lengths[1] = 1;
+}
+
 static void test_submit(void **state)
 {
     (void)state;
@@ -341,8 +374,15 @@ static void test_submit(void **state)
     REFUSED(check_submit, "Sampling.top_p 1.5; want 0..1", s->sampling.top_p = 1.5f);
     REFUSED(check_submit, "Sampling.logprobs -2; want -1..20", s->sampling.logprobs = -2);
     REFUSED(check_submit, "Sampling.stop_ids has 257", s->sampling.n_stop_ids = 257);
+    REFUSED(check_submit, "Sampling.repetition_penalty -1; want 0..100",
+            s->sampling.repetition_penalty = -1);
+    REFUSED(check_submit, "Sampling.presence_penalty 2.5; want -2..2",
+            s->sampling.presence_penalty = 2.5f);
+    REFUSED(check_submit, "Sampling.frequency_penalty is not",
+            s->sampling.frequency_penalty = NAN_F);
     REFUSED(check_submit, "Peer.ranks has 0", s->peer.n_ranks = 0);
     REFUSED(check_submit, "Peer.incarnation 0", s->peer.incarnation = 0);
+    adjustments();
     struct sample s;
     sample_fill(&s);
     s.submit.mode = SLUICE__MODE__MODE_LOCAL;

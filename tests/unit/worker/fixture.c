@@ -487,6 +487,20 @@ static void set_sampling(const struct fx_submit *submit, Sluice__Sampling *sampl
     sampling->min_tokens = submit->min_tokens;
     sampling->n_stop_ids = submit->n_stop_ids;
     sampling->stop_ids = (uint32_t *)(uintptr_t)submit->stop_ids;
+    const struct model_adjust *adjust = submit->adjust;
+    if (adjust == NULL)
+        return;
+    sampling->repetition_penalty = adjust->repetition;
+    sampling->presence_penalty = adjust->presence;
+    sampling->frequency_penalty = adjust->frequency;
+    sampling->n_bias_ids = sampling->n_biases = adjust->n_biases;
+    sampling->bias_ids = (uint32_t *)(uintptr_t)adjust->bias_ids;
+    sampling->biases = (float *)(uintptr_t)adjust->biases;
+    sampling->n_word_lengths = adjust->n_words;
+    sampling->word_lengths = (uint32_t *)(uintptr_t)adjust->word_lengths;
+    for (uint32_t i = 0; i < adjust->n_words; i++)
+        sampling->n_word_ids += adjust->word_lengths[i];
+    sampling->word_ids = (uint32_t *)(uintptr_t)adjust->word_ids;
 }
 
 static void send_parts(struct fx *fx, uint32_t node, const struct fx_submit *submit,
@@ -735,6 +749,23 @@ static struct model_engine *reference_engine(void)
     return reference;
 }
 
+/* The adjustments of a submit, for the tokens of the reference's run. */
+static struct model_adjust *reference_adjust(const struct fx_submit *submit, uint32_t prompt,
+                                             const uint32_t *tokens)
+{
+    static struct model_adjust adjust;
+    static struct model_count counts[FX_VOCAB];
+    static uint32_t slots[2 * FX_VOCAB];
+    if (submit->adjust == NULL)
+        return NULL;
+    adjust = *submit->adjust;
+    adjust.n_prompt = prompt;
+    adjust.tokens = tokens;
+    memset(slots, 0, sizeof(slots));
+    model_adjust_init(&adjust, counts, FX_VOCAB, slots, 2 * FX_VOCAB);
+    return &adjust;
+}
+
 void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t *n_out)
 {
     struct model_engine *engine = reference_engine();
@@ -745,6 +776,7 @@ void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t
     for (uint32_t i = 0; i < CONTEXT / FX_BLOCK; i++)
         table[i] = i;
     uint32_t n = submit->n_tokens, computed = 0;
+    struct model_adjust *adjust = reference_adjust(submit, prompt, tokens);
     *n_out = 0;
     for (bool stop = false; !stop && n - prompt < submit->max_tokens;) {
         struct model_run run = {.tokens = tokens + computed,
@@ -760,6 +792,9 @@ void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t
                                                .min_position = prompt + submit->min_tokens,
                                                .n_stop_ids = submit->n_stop_ids};
         memcpy(run.sampling.stop_ids, submit->stop_ids, sizeof(submit->stop_ids));
+        run.sampling.adjust = adjust;
+        if (adjust != NULL)
+            model_adjust_take(adjust, n);
         computed = n;
         tokens[n] = run_alone(engine, &run).id;
         tokens_out[(*n_out)++] = tokens[n];

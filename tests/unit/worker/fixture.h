@@ -105,7 +105,8 @@ struct fx_submit {
     float temperature;
     uint64_t seed;
     uint32_t stop_ids[4], n_stop_ids, min_tokens;
-    int32_t logprobs; /* 0: none; n + 1 asks for n */
+    int32_t logprobs;                  /* 0: none; n + 1 asks for n */
+    const struct model_adjust *adjust; /* parameters and lists; NULL: none */
     uint64_t deadline_us, admission_us;
     uint32_t part_tokens; /* 0: all in the Submit */
     uint64_t incarnation; /* 0: the node's */

@@ -144,17 +144,32 @@ static void test_duplicates(void **state)
     fx_close(&fx);
 }
 
+/* Penalties of every kind, a bias, and words: what follows depends on all the tokens before. */
+static const uint32_t bias_ids[] = {7, 200}, word_lengths[] = {1, 2}, word_ids[] = {9, 11, 12};
+static const float biases[] = {1.5f, -3};
+static const struct model_adjust adjust = {.repetition = 1.3f,
+                                           .presence = 0.4f,
+                                           .frequency = 0.6f,
+                                           .n_biases = 2,
+                                           .bias_ids = bias_ids,
+                                           .biases = biases,
+                                           .n_words = 2,
+                                           .word_lengths = word_lengths,
+                                           .word_ids = word_ids};
+
 /* A pool that cannot hold all of them to their end: some are recomputed, none changes. */
-static void test_preemption(void **state)
+static void run_preemption(const struct model_adjust *adjusted)
 {
-    (void)state;
     fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 16, .chunk_tokens = 32});
     static uint32_t prompts[6][16];
     struct fx_submit submits[6];
     for (uint32_t i = 0; i < 6; i++) {
         fx_prompt(prompts[i], 16, 50 + i);
-        submits[i] = (struct fx_submit){
-            .id = 1 + i, .tokens = prompts[i], .n_tokens = 10 + i, .max_tokens = 90};
+        submits[i] = (struct fx_submit){.id = 1 + i,
+                                        .tokens = prompts[i],
+                                        .n_tokens = 10 + i,
+                                        .max_tokens = 90,
+                                        .adjust = adjusted};
         (void)fx_local(&fx, 0, &submits[i]);
     }
     for (uint32_t i = 0; i < 6; i++)
@@ -166,6 +181,49 @@ static void test_preemption(void **state)
         assert_int_equal(fx.requests[i].n_admitted, 1);
         assert_int_equal(fx.requests[i].n_repeated, 0);
         fx_expect(&fx.requests[i], &submits[i]);
+    }
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+static void test_preemption(void **state)
+{
+    (void)state;
+    run_preemption(NULL);
+    run_preemption(&adjust);
+}
+
+/* Each of them changes the tokens; a word never comes, nor twice what a high penalty forbids. */
+static void test_adjustments(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[40], first_word[2], lengths[] = {2};
+    fx_prompt(prompt, 40, 22);
+    const struct fx_submit plain = {.id = 1, .tokens = prompt, .n_tokens = 40, .max_tokens = 40};
+    struct fx_request *r = fx_local(&fx, 0, &plain);
+    fx_wait(&fx, r);
+    memcpy(first_word, r->tokens + 1, sizeof(first_word));
+    const float bias = -50;
+    const struct model_adjust cases[] = {
+        {.repetition = 2},
+        {.presence = 2},
+        {.frequency = 2},
+        {.n_biases = 1, .bias_ids = &r->tokens[3], .biases = &bias},
+        {.n_words = 1, .word_lengths = lengths, .word_ids = first_word},
+    };
+    for (uint32_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct fx_submit submit = plain;
+        submit.id = 2 + i;
+        submit.adjust = &cases[i];
+        struct fx_request *s = fx_local(&fx, 0, &submit);
+        fx_wait(&fx, s);
+        assert_int_equal(s->n, 40);
+        assert_memory_not_equal(s->tokens, r->tokens, 40 * sizeof(uint32_t));
+        fx_expect(s, &submit);
+        for (uint32_t k = 0; k < 39; k++)
+            assert_true(i != 4 || s->tokens[k] != first_word[0] ||
+                        s->tokens[k + 1] != first_word[1]);
     }
     fx_settled(&fx);
     fx_close(&fx);
@@ -210,9 +268,8 @@ static void test_stop_ids_and_logprobs(void **state)
 }
 
 /* A resumed attempt goes on with the token that the first would have given. */
-static void test_resume(void **state)
+static void run_resume(const struct model_adjust *adjusted)
 {
-    (void)state;
     fx_open(&fx, &(struct fx_args){.n_decode = 2});
     uint32_t prompt[64];
     fx_prompt(prompt, 20, 31);
@@ -221,7 +278,8 @@ static void test_resume(void **state)
                                .n_tokens = 20,
                                .max_tokens = 30,
                                .temperature = 1.0f,
-                               .seed = 77};
+                               .seed = 77,
+                               .adjust = adjusted};
     struct fx_request *r = fx_local(&fx, 0, &submit);
     while (r->n < 12)
         (void)fx_turn(&fx);
@@ -239,6 +297,13 @@ static void test_resume(void **state)
     fx_expect(r, &submit);
     fx_settled(&fx);
     fx_close(&fx);
+}
+
+static void test_resume(void **state)
+{
+    (void)state;
+    run_resume(NULL);
+    run_resume(&adjust);
 }
 
 static void test_parts(void **state)
@@ -283,6 +348,11 @@ static void test_refusals(void **state)
     assert_int_equal(refused(&bad)->refused, SLUICE__REASON__REASON_INVALID);
     struct fx_submit context = {.id = 4, .tokens = prompt, .n_tokens = 4, .max_tokens = 4000};
     assert_int_equal(refused(&context)->refused, SLUICE__REASON__REASON_INVALID);
+    static const uint32_t beyond[] = {FX_VOCAB};
+    const struct model_adjust outside_bias = {.n_biases = 1, .bias_ids = beyond, .biases = biases};
+    struct fx_submit biased = {
+        .id = 10, .tokens = prompt, .n_tokens = 4, .max_tokens = 2, .adjust = &outside_bias};
+    assert_int_equal(refused(&biased)->refused, SLUICE__REASON__REASON_INVALID);
     struct fx_submit old = {
         .id = 5, .tokens = prompt, .n_tokens = 4, .max_tokens = 2, .incarnation = 12345};
     assert_int_equal(refused(&old)->refused, SLUICE__REASON__REASON_INCARNATION);
@@ -511,6 +581,7 @@ int main(void)
         cmocka_unit_test(test_prefix_hits),
         cmocka_unit_test(test_duplicates),
         cmocka_unit_test(test_preemption),
+        cmocka_unit_test(test_adjustments),
         cmocka_unit_test(test_stop_ids_and_logprobs),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_parts),

@@ -94,6 +94,49 @@ static void test_many(void **state)
     fx_close(&fx);
 }
 
+/* The first token comes from the source, the others from the destination: both know what came before. */
+static void test_adjusted(void **state)
+{
+    (void)state;
+    static const uint32_t bias_ids[] = {5}, word_lengths[] = {1, 2}, word_ids[] = {9, 3, 4};
+    static const float biases[] = {2};
+    static const struct model_adjust adjust = {.repetition = 1.4f,
+                                               .presence = 0.5f,
+                                               .frequency = 0.7f,
+                                               .n_biases = 1,
+                                               .bias_ids = bias_ids,
+                                               .biases = biases,
+                                               .n_words = 2,
+                                               .word_lengths = word_lengths,
+                                               .word_ids = word_ids};
+    fx_open(&fx,
+            &(struct fx_args){.n_prefill = 1, .n_decode = 1, .chunk_tokens = 37, .loop = rough});
+    static uint32_t prompts[6][128], plain[FX_TOKENS_MAX];
+    struct fx_submit submits[6];
+    for (uint32_t i = 0; i < 6; i++) {
+        fx_prompt(prompts[i], 128, 500 + i);
+        submits[i] = (struct fx_submit){.id = 1 + i,
+                                        .tokens = prompts[i],
+                                        .n_tokens = 5 + 20 * i,
+                                        .max_tokens = 30,
+                                        .temperature = i % 2 == 0 ? 0.8f : 0.0f,
+                                        .seed = i,
+                                        .adjust = &adjust};
+        (void)fx_pair(&fx, 0, 1, &submits[i]);
+    }
+    for (uint32_t i = 0; i < 6; i++)
+        fx_wait(&fx, &fx.requests[i]);
+    for (uint32_t i = 0; i < 6; i++) {
+        fx_expect(&fx.requests[i], &submits[i]);
+        uint32_t n;
+        submits[i].adjust = NULL;
+        fx_reference(&submits[i], plain, &n);
+        assert_memory_not_equal(plain, fx.requests[i].tokens, n * sizeof(*plain));
+    }
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
 static uint64_t block_bytes(void)
 {
     return kv_block_bytes(&model_engine_info(fx.nodes[0].engine)->geometry, 0);
@@ -456,19 +499,13 @@ static int remove_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_many),
-        cmocka_unit_test(test_repeat_sends_nothing),
-        cmocka_unit_test(test_one_token),
-        cmocka_unit_test(test_cancel_everywhere),
-        cmocka_unit_test(test_redirect),
-        cmocka_unit_test(test_refused_by_destination),
-        cmocka_unit_test(test_source_dies),
-        cmocka_unit_test(test_link_cut),
-        cmocka_unit_test(test_hold),
-        cmocka_unit_test(test_redirect_unknown),
-        cmocka_unit_test(test_spoilt),
-        cmocka_unit_test(test_preempted_destination),
+        cmocka_unit_test(test_tokens),      cmocka_unit_test(test_many),
+        cmocka_unit_test(test_adjusted),    cmocka_unit_test(test_repeat_sends_nothing),
+        cmocka_unit_test(test_one_token),   cmocka_unit_test(test_cancel_everywhere),
+        cmocka_unit_test(test_redirect),    cmocka_unit_test(test_refused_by_destination),
+        cmocka_unit_test(test_source_dies), cmocka_unit_test(test_link_cut),
+        cmocka_unit_test(test_hold),        cmocka_unit_test(test_redirect_unknown),
+        cmocka_unit_test(test_spoilt),      cmocka_unit_test(test_preempted_destination),
     };
     return cmocka_run_group_tests(tests, NULL, remove_model);
 }
