@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Records what transformers' logits processors make of logits: tests/golden/sampling/adjust.json.
+"""Records what transformers makes of logits: tests/golden/sampling/{adjust,scores}.json.
 
     make_sampling_goldens.py
 
-Needs torch and transformers; the test (tests/unit/model/test_adjust.c) needs only the file. A case has
-parameters, a prompt, what was generated after it, logits, and what must come of them, both as the bits of
-float32. The oracle, in the order in which vLLM applies them:
+Needs torch and transformers; the tests need only the files.
+
+adjust.json (tests/unit/model/test_adjust.c): a case has parameters, a prompt, what was generated after it,
+logits, and what must come of them, both as the bits of float32. The oracle, in the order in which vLLM applies
+them:
 
   words         NoBadWordsLogitsProcessor over what was generated. It asks for one token more before a word
                 than the word needs, so it is given one in front that no word has.
@@ -13,18 +15,28 @@ float32. The oracle, in the order in which vLLM applies them:
   repetition    RepetitionPenaltyLogitsProcessor over prompt and generated tokens
   frequency and presence   no processor has them: the formula of OpenAI's API reference, in float32:
                 logit - count * frequency - (count > 0) * presence
+
+scores.json (tests/unit/model/test_scores.c, tests/e2e/test_sampling.py): log-softmax, in float32, of models of
+tests/golden/models over the beginning of their prompt. For each position from the second on: the logprob of the
+prompt's own token, its rank, how far its logit is from the nearest other one ("gap"), and the likeliest six
+with their logprobs (one more than asked for, to see how far the last one is from the next).
 """
 
 import json
 import os
 import random
+import tempfile
 
 import torch
-from transformers import (NoBadWordsLogitsProcessor, RepetitionPenaltyLogitsProcessor,
-                          SequenceBiasLogitsProcessor)
+from transformers import (AutoModelForCausalLM, NoBadWordsLogitsProcessor,
+                          RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor)
 
-OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "golden", "sampling")
+import make_random
+
+GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "golden")
+OUT = os.path.join(GOLDEN, "sampling")
 VOCAB, N_CASES = 61, 48
+SCORED_MODELS, N_SCORED, N_TOP = ["llama-64", "qwen3-128"], 150, 6
 
 
 def draw_case(draw):
@@ -67,7 +79,7 @@ def bits(values):
     return values.view(torch.int32).bitwise_and(-1).to(torch.int64).remainder(1 << 32).tolist()
 
 
-def main():
+def record_adjust():
     draw = random.Random(4)
     torch.manual_seed(4)
     rows = []
@@ -77,9 +89,46 @@ def main():
         result = expected(case, logits)
         case["biases"] = sorted(case["biases"].items())
         rows.append(json.dumps({**case, "logits": bits(logits), "expected": bits(result)}))
-    os.makedirs(OUT, exist_ok=True)
     with open(os.path.join(OUT, "adjust.json"), "w", encoding="utf-8") as file:
         file.write(f'{{"vocab": {VOCAB}, "cases": [\n' + ",\n".join(rows) + "\n]}\n")
+
+
+def score(logits, token):
+    """What the row says of the token."""
+    logprobs = logits.log_softmax(0)
+    top = logprobs.topk(N_TOP)
+    gaps = (logits - logits[token]).abs()
+    gaps[token] = float("inf")
+    return {"logprob": round(float(logprobs[token]), 6), "rank": int((logits > logits[token]).sum()) + 1,
+            "gap": round(float(gaps.min()), 6), "top_ids": top.indices.tolist(),
+            "top": [round(value, 6) for value in top.values.tolist()]}
+
+
+@torch.no_grad()
+def record_scores():
+    models = []
+    for name in SCORED_MODELS:
+        with open(os.path.join(GOLDEN, "models", name, "golden.json"), encoding="utf-8") as file:
+            golden = json.load(file)
+        with tempfile.TemporaryDirectory() as directory:
+            make_random.write_model(make_random.parse_arguments([directory, *golden["arguments"]]))
+            model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32,
+                                                         attn_implementation="eager").eval()
+        prompt = golden["prompt"][:N_SCORED]
+        logits = model(torch.tensor([prompt])).logits[0]
+        rows = [json.dumps(score(logits[i - 1], prompt[i])) for i in range(1, N_SCORED)]
+        models.append(json.dumps({"model": golden["model"], "f32_error": golden["f32_error"],
+                                  "prompt": prompt})[:-1] +
+                      ', "scores": [\n' + ",\n".join(rows) + "\n]}")
+    with open(os.path.join(OUT, "scores.json"), "w", encoding="utf-8") as file:
+        file.write('{"models": [\n' + ",\n".join(models) + "\n]}\n")
+
+
+def main():
+    torch.set_num_threads(1)
+    os.makedirs(OUT, exist_ok=True)
+    record_adjust()
+    record_scores()
 
 
 if __name__ == "__main__":

@@ -176,18 +176,21 @@ static sl_status create_ticket(const struct model_engine *engine, struct engine_
     ticket->logit_rows = sl_try_zalloc(seqs + rows, sizeof(*ticket->logit_rows));
     ticket->logit_runs = sl_try_zalloc(seqs, sizeof(*ticket->logit_runs));
     ticket->results = sl_try_zalloc(seqs, sizeof(*ticket->results));
+    ticket->scored = sl_try_zalloc(rows, sizeof(*ticket->scored));
+    ticket->scores = sl_try_zalloc(rows, sizeof(*ticket->scores));
     if (ticket->tokens == NULL || ticket->positions == NULL || ticket->seqs == NULL ||
         ticket->runs == NULL || ticket->tables == NULL || ticket->logit_rows == NULL ||
-        ticket->logit_runs == NULL || ticket->results == NULL)
+        ticket->logit_runs == NULL || ticket->results == NULL || ticket->scored == NULL ||
+        ticket->scores == NULL)
         return sl_fail(SL_NO_MEMORY, "engine: batches of %zu rows and %zu sequences", rows, seqs);
     return SL_OK;
 }
 
 static void destroy_ticket(struct engine_ticket *ticket)
 {
-    void *all[] = {ticket->tokens,     ticket->positions, ticket->seqs,
-                   ticket->runs,       ticket->tables,    ticket->logit_rows,
-                   ticket->logit_runs, ticket->results,   ticket->all_logits};
+    void *all[] = {ticket->tokens,     ticket->positions,  ticket->seqs,       ticket->runs,
+                   ticket->tables,     ticket->logit_rows, ticket->logit_runs, ticket->results,
+                   ticket->all_logits, ticket->scored,     ticket->scores};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         sl_free(all[i]);
 }
@@ -375,6 +378,23 @@ static sl_status check_tables(const struct model_engine *engine, const struct mo
     return SL_OK;
 }
 
+static sl_status check_scored(const struct model_engine *engine, const struct model_run *run,
+                              uint32_t index)
+{
+    if (run->n_scored > run->n_tokens || run->logits == MODEL_LOGITS_ALL ||
+        run->n_scored_top > MODEL_LOGPROBS_MAX)
+        return sl_fail(
+            SL_INVALID,
+            "batch run %u: %u of %u tokens scored with %u likeliest; want at most %d of these, "
+            "and not all logits besides",
+            index, run->n_scored, run->n_tokens, run->n_scored_top, MODEL_LOGPROBS_MAX);
+    for (uint32_t i = 0; i < run->n_scored; i++)
+        if (run->scored[i] >= engine->info.vocab)
+            return sl_fail(SL_INVALID, "batch run %u: scored token %u; the vocabulary has %u",
+                           index, run->scored[i], engine->info.vocab);
+    return SL_OK;
+}
+
 static sl_status check_run(const struct model_engine *engine, const struct model_run *run,
                            uint32_t index)
 {
@@ -398,8 +418,10 @@ static sl_status check_run(const struct model_engine *engine, const struct model
         if (run->tokens[i] >= engine->info.vocab && run->tokens[i] != MODEL_TOKEN_PREVIOUS)
             return sl_fail(SL_INVALID, "batch run %u: token %u; the vocabulary has %u", index,
                            run->tokens[i], engine->info.vocab);
-    if (run->logits != MODEL_LOGITS_LAST)
-        return SL_OK;
+    if (run->n_scored > 0)
+        status = check_scored(engine, run, index);
+    if (status != SL_OK || run->logits != MODEL_LOGITS_LAST)
+        return status;
     const struct model_adjust *adjust = run->sampling.adjust;
     if (adjust != NULL && adjust->n_taken != end)
         return sl_fail(SL_INVALID,
@@ -491,13 +513,18 @@ static void add_run(const struct model_engine *engine, struct engine_ticket *tic
         .first_row = first_row,
         .n_rows = run->n_tokens,
         .sample_position = run->first_position + run->n_tokens,
+        .n_scored_top = run->n_scored_top,
     };
     if (run->logits == MODEL_LOGITS_LAST) {
         ticket->runs[index].sampling = run->sampling;
         ticket->logit_rows[ticket->n_last] = first_row + run->n_tokens - 1;
         ticket->logit_runs[ticket->n_last++] = index;
     }
-    ticket->results[index] = (struct model_result){.user = run->user};
+    ticket->results[index] = (struct model_result){
+        .user = run->user, .n_scores = run->n_scored, .scores = ticket->scores + ticket->n_scored};
+    for (uint32_t i = 0; i < run->n_scored; i++)
+        ticket->scored[ticket->n_scored++] =
+            (struct engine_scored){.row = first_row + i, .run = index, .id = run->scored[i]};
     ticket->batch.n_rows += run->n_tokens;
     ticket->batch.n_seqs++;
 }
@@ -531,6 +558,7 @@ sl_status model_engine_submit(struct model_engine *engine, const struct model_ba
         .tokens = ticket->tokens, .positions = ticket->positions, .seqs = ticket->seqs};
     ticket->n_last = 0;
     ticket->n_all = 0;
+    ticket->n_scored = 0;
     for (uint32_t i = 0; i < batch->n_runs; i++)
         add_run(engine, ticket, &batch->runs[i], i);
     add_all_rows(ticket);

@@ -77,12 +77,15 @@ struct model_run {
     const kv_block_id *block_tables[KV_CLASSES_MAX];
     uint32_t n_blocks;              /* of every table */
     enum model_logits logits;       /* LAST: a token is sampled after the last one */
+    uint32_t n_scored;              /* so many first tokens are asked what they say … */
+    const uint32_t *scored;         /* … of the token that follows each; [n_scored] */
+    uint32_t n_scored_top;          /* with so many likeliest, at most MODEL_LOGPROBS_MAX */
     struct model_sampling sampling; /* used with LAST */
 };
 
 /* Copied by submit, tables and tokens included, but for sampling.adjust, which is borrowed until the batch retires
  * and must not take tokens before. Sum of n_tokens <= rows_max. ALL is for one run of a
- * batch at most; its logits are read with model_engine_logits. */
+ * batch at most; its logits are read with model_engine_logits, and its tokens are not scored. */
 struct model_batch {
     const struct model_run *runs;
     uint32_t n_runs;
@@ -94,6 +97,8 @@ struct model_result {
                          slot had no previous token; the others of the batch are valid */
     bool sampled;     /* logits LAST, and status SL_OK */
     struct model_token token;
+    uint32_t n_scores;                /* one for each scored token, with status SL_OK */
+    const struct model_token *scores; /* until the next submit */
 };
 
 enum model_event_type { MODEL_EVENT_LAYERS_READY, MODEL_EVENT_RETIRED };

@@ -24,6 +24,12 @@ struct engine_run {
     uint32_t first_row, n_rows;
     uint32_t sample_position;
     struct model_sampling sampling;
+    uint32_t n_scored_top;
+};
+
+/* A row whose logits are asked about a token. */
+struct engine_scored {
+    uint32_t row, run, id;
 };
 
 /* One batch in the engine. Filled by submit, then the compute thread's until RETIRED is polled. */
@@ -38,6 +44,9 @@ struct engine_ticket {
     uint32_t *logit_rows;    /* [seqs_max + rows_max]: rows of LAST, then those of ALL */
     uint32_t *logit_runs;    /* [seqs_max]: whose row each of LAST is */
     uint32_t n_last, n_all;
+    struct engine_scored *scored; /* [rows_max] */
+    struct model_token *scores;   /* [rows_max], as `scored` */
+    uint32_t n_scored;
     uint32_t n_copies;
     struct engine_copy copies[ENGINE_COPIES_MAX];
     struct model_result *results; /* [seqs_max] */

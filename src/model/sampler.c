@@ -405,3 +405,24 @@ sl_status model_sample(struct model_sampler *sampler, const float *logits,
     *token_out = token;
     return SL_OK;
 }
+
+static uint32_t rank_of(const float *logits, uint32_t n, uint32_t id)
+{
+    uint32_t n_before = 0;
+    for (uint32_t i = 0; i < n; i++)
+        n_before += logits[i] > logits[id] || (logits[i] == logits[id] && i < id);
+    return n_before + 1;
+}
+
+sl_status model_score(struct model_sampler *sampler, const float *logits, uint32_t id,
+                      uint32_t n_top, struct model_token *token_out)
+{
+    float max = 0;
+    sl_status status = find_max(logits, sampler->vocab, &max);
+    if (status != SL_OK)
+        return status;
+    struct model_token token = {.id = id, .rank = rank_of(logits, sampler->vocab, id)};
+    add_logprobs(sampler, logits, max, n_top, &token);
+    *token_out = token;
+    return SL_OK;
+}

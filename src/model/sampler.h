@@ -29,6 +29,7 @@ struct model_sampling {
 struct model_token {
     uint32_t id;
     float logprob;  /* of the raw logits */
+    uint32_t rank;  /* model_score: 1 for the likeliest, ties to the lowest id; else 0 */
     uint32_t n_top; /* likeliest first, ties to the lowest id */
     uint32_t top_ids[MODEL_LOGPROBS_MAX];
     float top_logprobs[MODEL_LOGPROBS_MAX];
@@ -47,5 +48,9 @@ void model_sampler_destroy(struct model_sampler *sampler);
 sl_status model_sample(struct model_sampler *sampler, const float *logits,
                        const struct model_sampling *sampling, uint32_t position,
                        struct model_token *token_out) SL_MUST_USE;
+/* What logits [vocab] say of a token that is known: its logprob, its rank, and the n_top likeliest (at most
+ * MODEL_LOGPROBS_MAX). id is below the vocabulary. SL_CORRUPT as above. */
+sl_status model_score(struct model_sampler *sampler, const float *logits, uint32_t id,
+                      uint32_t n_top, struct model_token *token_out) SL_MUST_USE;
 
 #endif

@@ -151,9 +151,41 @@ static void sample_run(struct model_engine *engine, struct engine_ticket *ticket
                      run->slot, sl_error());
 }
 
+static void score_row(struct model_engine *engine, struct engine_ticket *ticket, uint32_t index,
+                      const float *logits)
+{
+    const struct engine_scored *scored = &ticket->scored[index];
+    struct model_result *result = &ticket->results[scored->run];
+    if (result->status == SL_OK)
+        result->status =
+            model_score(engine->sampler, logits, scored->id, ticket->runs[scored->run].n_scored_top,
+                        &ticket->scores[index]);
+    if (result->status != SL_OK)
+        result->sampled = false;
+}
+
 static uint32_t at_most(uint32_t n, uint32_t max)
 {
     return n < max ? n : max;
+}
+
+/* Scored rows; their logits are not kept. */
+static sl_status run_scores(struct model_engine *engine, struct engine_ticket *ticket)
+{
+    const size_t vocab = engine->info.vocab;
+    uint32_t rows[ENGINE_LOGITS_MAX];
+    const float *logits;
+    for (uint32_t at = 0; at < ticket->n_scored; at += engine->logits_max) {
+        uint32_t n = at_most(ticket->n_scored - at, engine->logits_max);
+        for (uint32_t i = 0; i < n; i++)
+            rows[i] = ticket->scored[at + i].row;
+        sl_status status = fetch_logits(engine, rows, n, &logits);
+        if (status != SL_OK)
+            return status;
+        for (uint32_t i = 0; i < n; i++)
+            score_row(engine, ticket, at + i, logits + i * vocab);
+    }
+    return SL_OK;
 }
 
 static sl_status run_logits(struct model_engine *engine, struct engine_ticket *ticket)
@@ -176,7 +208,7 @@ static sl_status run_logits(struct model_engine *engine, struct engine_ticket *t
             return status;
         memcpy(ticket->all_logits + at * vocab, logits, n * vocab * sizeof(float));
     }
-    return SL_OK;
+    return run_scores(engine, ticket);
 }
 
 /* ---- a ticket ---- */

@@ -99,6 +99,12 @@ static const struct limit transfer_limits[] = {
 static const struct limit logprob_limits[] = {
     LIST(Sluice__Logprob, top_ids, 0, RPC_LOGPROBS_MAX, ID_MAX),
     LIST(Sluice__Logprob, top, 0, RPC_LOGPROBS_MAX, 1e30),
+    LIMIT(Sluice__Logprob, rank, 0, RPC_VOCAB_MAX),
+};
+static const struct limit scores_limits[] = {
+    LIMIT(Sluice__PromptScores, request, 1, ANY_ID),
+    LIMIT(Sluice__PromptScores, first_position, 1, RPC_CONTEXT_MAX),
+    LIST(Sluice__PromptScores, scores, 1, RPC_SCORES_MAX, 0),
 };
 static const struct limit runs_limits[] = {
     LIST(Sluice__TokenRuns, runs, 1, RPC_SEQS_MAX, 0),
@@ -173,6 +179,7 @@ static const struct limit sampling_limits[] = {
     LIST(Sluice__Sampling, biases, 0, RPC_BIASES_MAX, RPC_BIAS_MAX),
     LIST(Sluice__Sampling, word_lengths, 0, RPC_WORDS_MAX, RPC_WORD_IDS_MAX),
     LIST(Sluice__Sampling, word_ids, 0, RPC_WORD_IDS_MAX, ID_MAX),
+    LIMIT(Sluice__Sampling, prompt_logprobs, 0, 1 + RPC_LOGPROBS_MAX),
 };
 static const struct limit peer_limits[] = {
     LIMIT(Sluice__Peer, node_id, 1, RPC_NODE_ID_BYTES_MAX),
@@ -380,6 +387,7 @@ static sl_status redirect_agree(const ProtobufCMessage *base)
 static const struct rule rules[] = {
     RULE(token_run, run_limits, run_agree),
     RULE(logprob, logprob_limits, logprob_agree),
+    RULE(prompt_scores, scores_limits, NULL),
     RULE(cache_event, event_limits, NULL),
     RULE(token_runs, runs_limits, NULL),
     RULE(submit, submit_limits, submit_agree),

@@ -23,6 +23,7 @@
 #define RPC_BLOCKS_MAX          (1u << 30)
 #define RPC_SEQS_MAX            65536u
 #define RPC_LOGPROBS_MAX        20u
+#define RPC_SCORES_MAX          1024u /* in one PromptScores: under 256 KiB */
 #define RPC_BIASES_MAX          1024u
 #define RPC_BIAS_MAX            100.0
 #define RPC_WORDS_MAX           512u

@@ -233,6 +233,8 @@ static bool promise(struct worker *worker, struct worker_request *request)
         lands(request) ? request->n_hashes : (request->n_tokens - 1) / worker->block_tokens;
     if (n_hits > request->n_hashes)
         n_hits = request->n_hashes;
+    if (request_scores(request) && !lands(request))
+        n_hits = 0;
     n_hits = kv_prefix_cache_match(worker->cache, request->hashes, n_hits, worker->hits);
     uint32_t growth = request->table.n_max - n_blocks;
     if (growth > worker->args.limits.growth_blocks)

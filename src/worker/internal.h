@@ -17,6 +17,7 @@
 #define WORKER_OUTBOX_RUNS   256  /* flushed when full */
 #define WORKER_TEXT_BYTES    160  /* of an error in Finished */
 #define WORKER_REPLY_EVENTS  512  /* cache events in one message */
+#define WORKER_SCORES_PART   512  /* prompt scores in one message: 100 KiB */
 #define WORKER_SNAPSHOT_PART 8192 /* hashes in one message: 128 KiB */
 
 /* Life of a request; each state has a list.
@@ -88,6 +89,7 @@ struct worker_request {
     uint32_t parts, parts_max;
     struct model_sampling sampling;
     struct model_adjust adjust; /* sampling points at it, unless it is neutral */
+    uint32_t prompt_logprobs;   /* 0: none; else 1 + how many likeliest */
     uint32_t
         n_stops; /* the first of sampling.stop_ids end the request, the others are only masked */
 
@@ -186,7 +188,8 @@ struct worker {
     uint32_t n_runs;
     struct outbox_finished *finished; /* [WORKER_OUTBOX_RUNS] */
     uint32_t n_finished;
-    struct kv_cache_event *events; /* [WORKER_REPLY_EVENTS], and their messages: scratch */
+    Sluice__Logprob *scores, **score_list; /* [WORKER_SCORES_PART], scratch */
+    struct kv_cache_event *events;         /* [WORKER_REPLY_EVENTS], and their messages: scratch */
     Sluice__CacheEvent *event_messages, **event_list;
     struct kv_hash *snapshot_hashes;
 

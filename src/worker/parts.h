@@ -9,6 +9,8 @@ struct worker_request *request_create(struct worker *worker, const Sluice__Submi
 /* The next token of the sequence: of the prompt, delivered before, or sampled. */
 void request_take_token(struct worker_request *request, uint32_t token);
 void request_move(struct worker *worker, struct worker_request *request, enum request_state state);
+/* Its prompt's tokens are still to be scored: it computes all of them, whatever the cache holds. */
+bool request_scores(const struct worker_request *request);
 /* To the front of the waiting ones. */
 void request_requeue(struct worker *worker, struct worker_request *request);
 /* Hashes of all full blocks of the tokens that are known. */
@@ -75,6 +77,9 @@ void receiver_event(struct worker *worker, struct worker_stream *stream,
 /* logprobs: the token carries them (it was sampled here), for a request that wants them. */
 void report_token(struct worker *worker, const struct worker_request *request, uint32_t index,
                   const struct model_token *token, bool logprobs);
+/* What the model says of n tokens of the prompt from first_position on. Sent at once: before the tokens. */
+void report_scores(struct worker *worker, const struct worker_request *request,
+                   uint32_t first_position, const struct model_token *scores, uint32_t n);
 void report_admitted(struct worker *worker, const struct worker_request *request);
 void report_refused(struct worker *worker, uint64_t id, uint32_t attempt, Sluice__Reason reason,
                     const char *text);

@@ -51,6 +51,34 @@ void report_flush(struct worker *worker)
     worker->n_finished = 0;
 }
 
+void report_scores(struct worker *worker, const struct worker_request *request,
+                   uint32_t first_position, const struct model_token *scores, uint32_t n)
+{
+    for (uint32_t at = 0; at < n; at += WORKER_SCORES_PART) {
+        uint32_t n_part = n - at < WORKER_SCORES_PART ? n - at : WORKER_SCORES_PART;
+        for (uint32_t i = 0; i < n_part; i++) {
+            const struct model_token *token = &scores[at + i];
+            Sluice__Logprob *out = &worker->scores[i];
+            sluice__logprob__init(out);
+            out->sampled = token->logprob;
+            out->rank = token->rank;
+            out->n_top_ids = out->n_top = token->n_top;
+            out->top_ids = (uint32_t *)(uintptr_t)token->top_ids;
+            out->top = (float *)(uintptr_t)token->top_logprobs;
+        }
+        Sluice__PromptScores part = SLUICE__PROMPT_SCORES__INIT;
+        part.request = request->id;
+        part.attempt = request->attempt;
+        part.first_position = first_position + at;
+        part.n_scores = n_part;
+        part.scores = worker->score_list;
+        Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
+        message.body_case = SLUICE__NODE_MESSAGE__BODY_PROMPT_SCORES;
+        message.prompt_scores = &part;
+        send(worker, RPC_URGENT, &message);
+    }
+}
+
 static void set_logprob(struct outbox_run *out, const struct model_token *token)
 {
     sluice__logprob__init(&out->logprob);

@@ -122,6 +122,7 @@ static void set_sampling(struct worker_request *request, const Sluice__Submit *s
     to->seed = from->seed;
     to->n_logprobs = from->logprobs;
     to->min_position = submit->prompt_tokens + from->min_tokens;
+    request->prompt_logprobs = from->prompt_logprobs;
     for (size_t i = 0; i < from->n_stop_ids; i++)
         to->stop_ids[to->n_stop_ids++] = from->stop_ids[i];
     request->n_stops = to->n_stop_ids;
@@ -225,6 +226,11 @@ struct worker_request *request_create(struct worker *worker, const Sluice__Submi
     list_append(&worker->lists[REQUEST_ASSEMBLING], request);
     worker->n_requests++;
     return request;
+}
+
+bool request_scores(const struct worker_request *request)
+{
+    return request->prompt_logprobs > 0 && !request->decoding;
 }
 
 void request_take_token(struct worker_request *request, uint32_t token)

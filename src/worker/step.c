@@ -98,6 +98,15 @@ static bool cover(struct worker *worker, struct worker_request *request, uint32_
     return true;
 }
 
+/* Of a run of n_tokens: how many have a prompt token behind them that is to be scored. */
+static uint32_t scored_tokens(const struct worker_request *request, uint32_t n_tokens)
+{
+    if (!request_scores(request) || request->n_computed + 1 >= request->prompt_tokens)
+        return 0;
+    uint32_t n = request->prompt_tokens - request->n_computed - 1;
+    return n < n_tokens ? n : n_tokens;
+}
+
 static void add_run(struct worker *worker, struct worker_request *request, uint32_t n_tokens)
 {
     struct worker_batch *batch = &worker->batch;
@@ -112,6 +121,9 @@ static void add_run(struct worker *worker, struct worker_request *request, uint3
         .n_blocks = request->table.n,
         .logits = last ? MODEL_LOGITS_LAST : MODEL_LOGITS_NONE,
         .sampling = request->sampling,
+        .n_scored = scored_tokens(request, n_tokens),
+        .scored = request->tokens + request->n_computed + 1,
+        .n_scored_top = request->prompt_logprobs > 0 ? request->prompt_logprobs - 1 : 0,
     };
     batch->requests[batch->n++] = request;
     batch->sample.tokens += n_tokens;
@@ -224,6 +236,8 @@ static void advance(struct worker *worker, struct worker_request *request, uint3
                     const struct model_result *result)
 {
     uint32_t before = least(request->n_computed, request->n_submitted);
+    if (result->n_scores > 0)
+        report_scores(worker, request, request->n_computed + 1, result->scores, result->n_scores);
     request->n_computed += n_tokens;
     request->stepped_us = sl_now_us();
     uint32_t n_prompt = least(request->n_computed, request->n_submitted) - before;

@@ -59,15 +59,19 @@ static sl_status allocate(struct worker *worker)
     worker->events = sl_try_zalloc(WORKER_REPLY_EVENTS, sizeof(*worker->events));
     worker->event_messages = sl_try_zalloc(WORKER_REPLY_EVENTS, sizeof(*worker->event_messages));
     worker->event_list = sl_try_zalloc(WORKER_REPLY_EVENTS, sizeof(Sluice__CacheEvent *));
+    worker->scores = sl_try_zalloc(WORKER_SCORES_PART, sizeof(*worker->scores));
+    worker->score_list = sl_try_zalloc(WORKER_SCORES_PART, sizeof(Sluice__Logprob *));
     if (worker->hits == NULL || worker->landing_position == NULL ||
         worker->snapshot_hashes == NULL || worker->runs == NULL || worker->run_list == NULL ||
         worker->finished == NULL || worker->events == NULL || worker->event_messages == NULL ||
-        worker->event_list == NULL)
+        worker->event_list == NULL || worker->scores == NULL || worker->score_list == NULL)
         return sl_fail(SL_NO_MEMORY, "worker: arrays for %u blocks", n_blocks);
     for (uint32_t i = 0; i < WORKER_REPLY_EVENTS; i++) {
         sluice__cache_event__init(&worker->event_messages[i]);
         worker->event_list[i] = &worker->event_messages[i];
     }
+    for (uint32_t i = 0; i < WORKER_SCORES_PART; i++)
+        worker->score_list[i] = &worker->scores[i];
     return SL_OK;
 }
 
@@ -176,6 +180,8 @@ void worker_destroy(struct worker *worker)
     sl_free(worker->events);
     sl_free(worker->event_messages);
     sl_free(worker->event_list);
+    sl_free(worker->scores);
+    sl_free(worker->score_list);
     (void)pthread_mutex_destroy(&worker->published_lock);
     sl_free(worker);
 }

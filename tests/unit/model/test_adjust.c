@@ -197,6 +197,24 @@ static void test_neutral(void **state)
         &(struct model_adjust){.n_words = 1, .word_lengths = &one, .word_ids = &one}));
 }
 
+/* A word that began in the prompt is none: only what was generated is looked at. */
+static void test_words_and_prompt(void **state)
+{
+    (void)state;
+    const uint32_t length = 3, word[] = {1, 2, 3}, tokens[] = {0, 1, 2, 1, 2};
+    struct model_adjust adjust = {
+        .n_words = 1, .word_lengths = &length, .word_ids = word, .tokens = tokens};
+    for (uint32_t n = 0; n <= 5; n++)
+        for (adjust.n_prompt = 0; adjust.n_prompt <= n; adjust.n_prompt++) {
+            float logits[4] = {0, 0, 0, 0};
+            model_adjust_init(&adjust, NULL, 0, NULL, 0);
+            model_adjust_take(&adjust, n);
+            model_adjust_apply(&adjust, logits, 4);
+            bool masked = (n == 3 && adjust.n_prompt <= 1) || (n == 5 && adjust.n_prompt <= 3);
+            assert_true((logits[3] < -1) == masked && logits[2] == 0);
+        }
+}
+
 static void refused(struct model_adjust adjust, const char *part)
 {
     assert_fails(model_adjust_check(&adjust, 100), SL_INVALID, part);
@@ -278,9 +296,13 @@ static void test_sampler(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden), cmocka_unit_test(test_long_sequences),
-        cmocka_unit_test(test_room),   cmocka_unit_test(test_neutral),
-        cmocka_unit_test(test_check),  cmocka_unit_test(test_sampler),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_long_sequences),
+        cmocka_unit_test(test_room),
+        cmocka_unit_test(test_neutral),
+        cmocka_unit_test(test_words_and_prompt),
+        cmocka_unit_test(test_check),
+        cmocka_unit_test(test_sampler),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -141,6 +141,31 @@ static struct fx_request *find(struct fx *fx, uint64_t id)
     return NULL;
 }
 
+static struct model_token token_of(uint32_t id, const Sluice__Logprob *from)
+{
+    struct model_token token = {.id = id, .logprob = from->sampled, .rank = from->rank};
+    token.n_top = (uint32_t)from->n_top;
+    for (size_t k = 0; k < from->n_top && k < MODEL_LOGPROBS_MAX; k++) {
+        token.top_ids[k] = from->top_ids[k];
+        token.top_logprobs[k] = from->top[k];
+    }
+    return token;
+}
+
+static void take_scores(struct fx *fx, const Sluice__PromptScores *part)
+{
+    struct fx_request *r = find(fx, part->request);
+    if (r == NULL || part->attempt != r->attempt)
+        return;
+    assert_int_equal(r->n, 0); /* before the first token */
+    for (size_t i = 0; i < part->n_scores; i++) {
+        uint32_t position = part->first_position + (uint32_t)i;
+        assert_true(position < FX_SCORES_MAX && part->scores[i]->rank > 0);
+        r->scores[position] = token_of(0, part->scores[i]);
+        r->n_scores++;
+    }
+}
+
 static void take_run(struct fx *fx, const Sluice__TokenRun *run)
 {
     struct fx_request *r = find(fx, run->request);
@@ -157,16 +182,8 @@ static void take_run(struct fx *fx, const Sluice__TokenRun *run)
         } else if (index > r->n || index == FX_TOKENS_MAX) {
             r->n_gaps++;
         } else {
-            if (index < 8 && i < run->n_logprobs) {
-                const Sluice__Logprob *from = run->logprobs[i];
-                struct model_token *to = &r->logprobs[index];
-                *to = (struct model_token){.id = run->tokens[i], .logprob = from->sampled};
-                to->n_top = (uint32_t)from->n_top;
-                for (size_t k = 0; k < from->n_top && k < MODEL_LOGPROBS_MAX; k++) {
-                    to->top_ids[k] = from->top_ids[k];
-                    to->top_logprobs[k] = from->top[k];
-                }
-            }
+            if (index < 8 && i < run->n_logprobs)
+                r->logprobs[index] = token_of(run->tokens[i], run->logprobs[i]);
             r->tokens[r->n++] = run->tokens[i];
         }
     }
@@ -217,6 +234,9 @@ static void take(struct fx_node *node, const Sluice__NodeMessage *message)
     case SLUICE__NODE_MESSAGE__BODY_TOKENS:
         for (size_t i = 0; i < message->tokens->n_runs; i++)
             take_run(fx, message->tokens->runs[i]);
+        break;
+    case SLUICE__NODE_MESSAGE__BODY_PROMPT_SCORES:
+        take_scores(fx, message->prompt_scores);
         break;
     case SLUICE__NODE_MESSAGE__BODY_ADMITTED:
         r = find(fx, message->admitted->request);
@@ -487,6 +507,7 @@ static void set_sampling(const struct fx_submit *submit, Sluice__Sampling *sampl
     sampling->min_tokens = submit->min_tokens;
     sampling->n_stop_ids = submit->n_stop_ids;
     sampling->stop_ids = (uint32_t *)(uintptr_t)submit->stop_ids;
+    sampling->prompt_logprobs = submit->prompt_logprobs;
     const struct model_adjust *adjust = submit->adjust;
     if (adjust == NULL)
         return;
@@ -813,6 +834,39 @@ void fx_expect(const struct fx_request *request, const struct fx_submit *submit)
     uint32_t first = submit->n_tokens - prompt;
     assert_int_equal(request->n, first + n);
     assert_memory_equal(request->tokens + first, tokens, n * sizeof(*tokens));
+}
+
+void fx_expect_scores(const struct fx_request *request, const struct fx_submit *submit)
+{
+    struct model_engine *engine = reference_engine();
+    static kv_block_id table[CONTEXT / FX_BLOCK];
+    for (uint32_t i = 0; i < CONTEXT / FX_BLOCK; i++)
+        table[i] = i;
+    const struct model_run run = {.tokens = submit->tokens,
+                                  .n_tokens = submit->n_tokens,
+                                  .block_tables = {table},
+                                  .n_blocks = CONTEXT / FX_BLOCK,
+                                  .logits = MODEL_LOGITS_ALL};
+    (void)run_alone(engine, &run);
+    uint32_t n_rows;
+    const float *logits = model_engine_logits(engine, &n_rows);
+    assert_int_equal(n_rows, submit->n_tokens);
+    assert_true(request->n_scores >= submit->n_tokens - 1);
+    for (uint32_t i = 1; i < submit->n_tokens; i++, logits += FX_VOCAB) {
+        const struct model_token *score = &request->scores[i];
+        double sum = 0, own = (double)logits[submit->tokens[i]];
+        uint32_t rank = 1;
+        for (uint32_t k = 0; k < FX_VOCAB; k++) {
+            sum += exp((double)logits[k]);
+            rank += (double)logits[k] > own || ((double)logits[k] == own && k < submit->tokens[i]);
+        }
+        assert_int_equal(score->rank, rank);
+        assert_true(fabs((double)score->logprob - (own - log(sum))) < 1e-5);
+        assert_int_equal(score->n_top, submit->prompt_logprobs - 1);
+        for (uint32_t k = 0; k < score->n_top; k++)
+            assert_true(fabs((double)score->top_logprobs[k] -
+                             ((double)logits[score->top_ids[k]] - log(sum))) < 1e-5);
+    }
 }
 
 void fx_prompt(uint32_t *tokens, uint32_t n, uint64_t seed)

@@ -22,6 +22,7 @@
 #define FX_REQUESTS_MAX 64u
 #define FX_TOKENS_MAX   1024u
 #define FX_VOCAB        256u
+#define FX_SCORES_MAX   200u
 
 struct fx_node {
     bool live;
@@ -47,8 +48,10 @@ struct fx_request {
     uint64_t id;
     uint32_t attempt;
     uint32_t tokens[FX_TOKENS_MAX];
-    struct model_token logprobs[8]; /* of the first ones */
-    uint32_t n;                     /* tokens accepted */
+    struct model_token logprobs[8];           /* of the first ones */
+    struct model_token scores[FX_SCORES_MAX]; /* of the prompt, by position; rank 0: none came */
+    uint32_t n_scores;                        /* messages' entries, repeated ones too */
+    uint32_t n;                               /* tokens accepted */
     uint32_t n_repeated, n_stale, n_gaps, n_wrong;
     uint32_t n_admitted, cached; /* of the last Admitted */
     uint32_t n_finished;
@@ -106,6 +109,7 @@ struct fx_submit {
     uint64_t seed;
     uint32_t stop_ids[4], n_stop_ids, min_tokens;
     int32_t logprobs;                  /* 0: none; n + 1 asks for n */
+    uint32_t prompt_logprobs;          /* as in Sampling */
     const struct model_adjust *adjust; /* parameters and lists; NULL: none */
     uint64_t deadline_us, admission_us;
     uint32_t part_tokens; /* 0: all in the Submit */
@@ -137,6 +141,8 @@ double fx_metric(struct fx *fx, uint32_t node, const char *line);
 /* One engine driven directly: the prompt in one batch, then token by token. */
 void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t *n_out);
 void fx_expect(const struct fx_request *request, const struct fx_submit *submit);
+/* All scores of the prompt have come, and are those that the reference's logits give. */
+void fx_expect_scores(const struct fx_request *request, const struct fx_submit *submit);
 /* Seeded token ids of no particular meaning. */
 void fx_prompt(uint32_t *tokens, uint32_t n, uint64_t seed);
 

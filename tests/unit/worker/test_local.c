@@ -198,7 +198,7 @@ static void test_adjustments(void **state)
 {
     (void)state;
     fx_open(&fx, &(struct fx_args){.n_decode = 1});
-    uint32_t prompt[40], first_word[2], lengths[] = {2};
+    uint32_t prompt[40], first_word[2], pair[] = {2};
     fx_prompt(prompt, 40, 22);
     const struct fx_submit plain = {.id = 1, .tokens = prompt, .n_tokens = 40, .max_tokens = 40};
     struct fx_request *r = fx_local(&fx, 0, &plain);
@@ -210,7 +210,7 @@ static void test_adjustments(void **state)
         {.presence = 2},
         {.frequency = 2},
         {.n_biases = 1, .bias_ids = &r->tokens[3], .biases = &bias},
-        {.n_words = 1, .word_lengths = lengths, .word_ids = first_word},
+        {.n_words = 1, .word_lengths = pair, .word_ids = first_word},
     };
     for (uint32_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct fx_submit submit = plain;
@@ -265,6 +265,40 @@ static void test_stop_ids_and_logprobs(void **state)
     fx_expect(m, &stopped);
     fx_settled(&fx);
     fx_close(&fx);
+}
+
+/* The prompt is scored in chunks of any size, all of it although the cache holds it already. */
+static void test_prompt_scores(void **state)
+{
+    (void)state;
+    static const uint32_t budgets[] = {1, 37, 512};
+    for (uint32_t b = 0; b < 3; b++) {
+        fx_open(&fx, &(struct fx_args){.n_decode = 1, .chunk_tokens = budgets[b]});
+        uint32_t prompt[150];
+        fx_prompt(prompt, 150, 61);
+        struct fx_submit submit = {.id = 1, .tokens = prompt, .n_tokens = 150, .max_tokens = 3};
+        struct fx_request *r = fx_local(&fx, 0, &submit);
+        fx_wait(&fx, r);
+        assert_int_equal(r->n_scores, 0);
+        for (uint32_t top = 0; top <= MODEL_LOGPROBS_MAX; top += MODEL_LOGPROBS_MAX) {
+            submit.id++;
+            submit.prompt_logprobs = 1 + top;
+            r = fx_local(&fx, 0, &submit);
+            fx_wait(&fx, r);
+            assert_int_equal(r->cached, 0);
+            assert_int_equal(r->computed, 150);
+            assert_int_equal(r->n_scores, 149);
+            fx_expect_scores(r, &submit);
+            fx_expect(r, &submit);
+        }
+        submit.n_tokens = 1; /* nothing to score */
+        submit.id++;
+        r = fx_local(&fx, 0, &submit);
+        fx_wait(&fx, r);
+        assert_int_equal(r->n_scores, 0);
+        fx_settled(&fx);
+        fx_close(&fx);
+    }
 }
 
 /* A resumed attempt goes on with the token that the first would have given. */
@@ -583,6 +617,7 @@ int main(void)
         cmocka_unit_test(test_preemption),
         cmocka_unit_test(test_adjustments),
         cmocka_unit_test(test_stop_ids_and_logprobs),
+        cmocka_unit_test(test_prompt_scores),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_refusals),

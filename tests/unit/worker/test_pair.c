@@ -137,6 +137,29 @@ static void test_adjusted(void **state)
     fx_close(&fx);
 }
 
+/* The source scores the prompt, whatever the two hold of it already. */
+static void test_prompt_scores(void **state)
+{
+    (void)state;
+    fx_open(&fx,
+            &(struct fx_args){.n_prefill = 1, .n_decode = 1, .chunk_tokens = 37, .loop = rough});
+    uint32_t prompt[150];
+    fx_prompt(prompt, 150, 62);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct fx_submit submit = {
+            .id = 1 + i, .tokens = prompt, .n_tokens = 150, .max_tokens = 5, .prompt_logprobs = 4};
+        struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
+        fx_wait(&fx, r);
+        fx_until(&fx, is_sent, r);
+        assert_int_equal(r->computed, 150);
+        assert_int_equal(r->n_scores, 149);
+        fx_expect_scores(r, &submit);
+        fx_expect(r, &submit);
+    }
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
 static uint64_t block_bytes(void)
 {
     return kv_block_bytes(&model_engine_info(fx.nodes[0].engine)->geometry, 0);
@@ -499,13 +522,21 @@ static int remove_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tokens),      cmocka_unit_test(test_many),
-        cmocka_unit_test(test_adjusted),    cmocka_unit_test(test_repeat_sends_nothing),
-        cmocka_unit_test(test_one_token),   cmocka_unit_test(test_cancel_everywhere),
-        cmocka_unit_test(test_redirect),    cmocka_unit_test(test_refused_by_destination),
-        cmocka_unit_test(test_source_dies), cmocka_unit_test(test_link_cut),
-        cmocka_unit_test(test_hold),        cmocka_unit_test(test_redirect_unknown),
-        cmocka_unit_test(test_spoilt),      cmocka_unit_test(test_preempted_destination),
+        cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_adjusted),
+        cmocka_unit_test(test_prompt_scores),
+        cmocka_unit_test(test_repeat_sends_nothing),
+        cmocka_unit_test(test_one_token),
+        cmocka_unit_test(test_cancel_everywhere),
+        cmocka_unit_test(test_redirect),
+        cmocka_unit_test(test_refused_by_destination),
+        cmocka_unit_test(test_source_dies),
+        cmocka_unit_test(test_link_cut),
+        cmocka_unit_test(test_hold),
+        cmocka_unit_test(test_redirect_unknown),
+        cmocka_unit_test(test_spoilt),
+        cmocka_unit_test(test_preempted_destination),
     };
     return cmocka_run_group_tests(tests, NULL, remove_model);
 }

@@ -49,7 +49,13 @@ static bool run(uint64_t nth, uint32_t *n_unfinished)
     static uint32_t prompt[60];
     fx_prompt(prompt, 60, 5);
     struct fx_submit pair = {.id = 1, .tokens = prompt, .n_tokens = 40, .max_tokens = 4};
-    struct fx_submit local = {.id = 2, .tokens = prompt, .n_tokens = 25, .max_tokens = 4};
+    const struct model_adjust adjust = {.repetition = 1.2f}; /* allocates too */
+    struct fx_submit local = {.id = 2,
+                              .tokens = prompt,
+                              .n_tokens = 25,
+                              .max_tokens = 4,
+                              .prompt_logprobs = 3,
+                              .adjust = &adjust};
     /* With digests: one of the points spoils bytes that have landed. */
     fx_open(&fx, &(struct fx_args){.n_prefill = 1, .n_decode = 1, .n_blocks = 20, .verify = true});
     sl_fault_torture(nth);
