@@ -1,11 +1,11 @@
 /* The sampler: logits in, one token out.
  *
- * What a token is: stop ids that may not come yet are masked, then adjust.h has its way; logprobs stay those of the
- * raw logits. Greedy takes the largest logit. Else the weights are exp((logit - max) / temperature). Tokens are ranked by logit,
- * ties to the lower id. top_k keeps the first k; top_p keeps, of what is left, the shortest prefix of
- * the ranking whose weight reaches top_p of it; min_p drops what weighs less than min_p of the first.
- * A number in [0, 1) that depends on (seed, position) only is then laid over the kept tokens' weights
- * in the order of their ids.
+ * What a token is: stop ids that may not come yet are masked, then adjust.h has its way; logprobs stay
+ * those of the raw logits. Greedy takes the largest logit. Else the weights are exp((logit - max) /
+ * temperature). Tokens are ranked by logit, ties to the lower id. top_k keeps the first k; top_p
+ * keeps, of what is left, the shortest prefix of the ranking whose weight reaches top_p of it; min_p
+ * drops what weighs less than min_p of the first. A number in [0, 1) that depends on (seed, position)
+ * only is then laid over the kept tokens' weights in the order of their ids.
  *
  * How it is found: nothing is sorted. A logit becomes a 32-bit key of the same order; a prefix of
  * the ranking is "key above a threshold, and the first n of those equal to it", and the threshold
