@@ -57,6 +57,41 @@ static void test_depth(void **state)
     json_decref(value);
 }
 
+/* Many, but none deep: what closes is left again, be it an array or an object. */
+static void test_breadth_is_no_depth(void **state)
+{
+    (void)state;
+    char text[1000];
+    size_t n = 0;
+    text[n++] = '[';
+    for (int i = 0; i < SL_JSON_DEPTH_MAX; i++)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "[],{},");
+    snprintf(text + n, sizeof(text) - n, "0]");
+    json_decref(parsed(text));
+    refuse("]]]", "body: line 1"); /* more closed than opened: not deep */
+    refuse("}", "body: line 1");
+    n = (size_t)snprintf(text, sizeof(text), "[\"a\\\"\",");
+    memset(text + n, '[', SL_JSON_DEPTH_MAX); /* behind a string they count again */
+    text[n + SL_JSON_DEPTH_MAX] = '\0';
+    refuse(text, "nested deeper than 128");
+}
+
+/* The text ends where its length says; ASan sees a byte more. */
+static void test_length_is_exact(void **state)
+{
+    (void)state;
+    json_t *value = NULL;
+    char *text = sl_try_zalloc(1, 4);
+    memcpy(text, "[12]", 4);
+    assert_ok(sl_json_parse("body", text, 4, 4, &value));
+    json_decref(value);
+    value = NULL;
+    assert_fails(sl_json_parse("body", text, 3, 4, &value), SL_INVALID, "body: line 1");
+    assert_fails(sl_json_parse("body", text, 4, 3, &value), SL_INVALID, "4 bytes; at most 3");
+    assert_null(value);
+    sl_free(text);
+}
+
 static void test_uint(void **state)
 {
     (void)state;
@@ -130,8 +165,12 @@ static void test_load(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refuses), cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_uint),    cmocka_unit_test(test_other_types),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_breadth_is_no_depth),
+        cmocka_unit_test(test_length_is_exact),
+        cmocka_unit_test(test_uint),
+        cmocka_unit_test(test_other_types),
         cmocka_unit_test(test_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -114,6 +114,45 @@ static void test_arena_reset_reuses_memory(void **state)
     sl_arena_fini(&arena);
 }
 
+/* The largest chunk is kept, wherever it stands in the list. */
+static void test_arena_reset_keeps_the_largest(void **state)
+{
+    (void)state;
+    struct sl_arena arena;
+    sl_arena_init(&arena, 128, 1 << 20);
+    assert_non_null(sl_arena_try_alloc(&arena, 1, 1000));
+    for (int i = 0; i < 3; i++)
+        assert_non_null(sl_arena_try_alloc(&arena, 1, 100));
+    sl_arena_reset(&arena);
+    assert_ok(sl_fault_configure("mem=always"));
+    assert_non_null(sl_arena_try_alloc(&arena, 1, 1000));
+    assert_null(sl_arena_try_alloc(&arena, 1, 1)); /* it is the only one left */
+    sl_fault_clear();
+    sl_arena_fini(&arena);
+}
+
+static void test_arena_without_room(void **state)
+{
+    (void)state;
+    struct sl_arena arena;
+    sl_arena_init(&arena, 64, 16384);
+    assert_null(sl_arena_try_alloc(&arena, SIZE_MAX / 2 + 1, 1));
+    assert_null(sl_arena_try_strndup(&arena, "x", SIZE_MAX));
+    assert_int_equal(arena.used_bytes, 0); /* a refusal takes nothing */
+    assert_non_null(sl_arena_try_alloc(&arena, 1, 16));
+    size_t each = arena.used_bytes; /* with ASan's gap */
+    for (size_t n = 2; n <= 16384 / each; n++) {
+        assert_non_null(sl_arena_try_alloc(&arena, 1, 16));
+        assert_int_equal(arena.used_bytes, n * each);
+    }
+    assert_null(sl_arena_try_alloc(&arena, 1, 16));
+    assert_null(sl_arena_try_strndup(&arena, "some text", 9));
+    assert_int_equal(arena.used_bytes, 16384);
+    sl_arena_reset(&arena);
+    assert_non_null(sl_arena_try_alloc(&arena, 1, 16384 - (each - 16))); /* the whole, at once */
+    sl_arena_fini(&arena);
+}
+
 static void test_buf_grows_to_its_maximum(void **state)
 {
     (void)state;
@@ -135,6 +174,18 @@ static void test_buf_grows_to_its_maximum(void **state)
     assert_string_equal(buf.data, "ab");
     assert_int_equal(buf.bytes, 2);
     sl_buf_fini(&buf);
+    sl_buf_reset(&buf); /* without memory: nothing to do */
+    assert_null(buf.data);
+    char large[1000];
+    memset(large, 'z', sizeof(large));
+    sl_buf_add(&buf, large, 1); /* then more at once than doubling gives */
+    sl_buf_add(&buf, large, 900);
+    assert_true(buf.capacity > 901);
+    sl_buf_add(&buf, large, 99);
+    assert_int_equal(buf.capacity, 1001); /* the maximum and the NUL, never more */
+    assert_ok(sl_buf_status(&buf, "body"));
+    assert_int_equal(strlen(buf.data), 1000);
+    sl_buf_fini(&buf);
 }
 
 static void test_buf_failed_stays_failed(void **state)
@@ -154,9 +205,9 @@ static void test_buf_json_string(void **state)
     (void)state;
     struct sl_buf buf;
     sl_buf_init(&buf, 1000);
-    const char text[] = "a\"b\\c\n\t\x01\x1f\0z/\xc3\xa9";
+    const char text[] = "a\"b\\c\n\t\x01\x1f\0 z/\x7f\xc3\xa9";
     sl_buf_add_json_string(&buf, text, sizeof(text) - 1);
-    assert_string_equal(buf.data, "\"a\\\"b\\\\c\\n\\t\\u0001\\u001f\\u0000z/\xc3\xa9\"");
+    assert_string_equal(buf.data, "\"a\\\"b\\\\c\\n\\t\\u0001\\u001f\\u0000 z/\x7f\xc3\xa9\"");
     sl_buf_fini(&buf);
 }
 
@@ -195,6 +246,8 @@ int main(void)
         cmocka_unit_test(test_strings),
         cmocka_unit_test(test_arena_aligns_zeroes_and_bounds),
         cmocka_unit_test(test_arena_reset_reuses_memory),
+        cmocka_unit_test(test_arena_reset_keeps_the_largest),
+        cmocka_unit_test(test_arena_without_room),
         cmocka_unit_test(test_buf_grows_to_its_maximum),
         cmocka_unit_test(test_buf_failed_stays_failed),
         cmocka_unit_test(test_buf_json_string),

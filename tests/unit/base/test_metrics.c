@@ -87,6 +87,47 @@ static void test_odd_values(void **state)
     sl_metrics_destroy(m);
 }
 
+/* One value, rendered as the label of a series. */
+static void assert_label(const char *value, const char *wanted)
+{
+    struct sl_metrics *m = sl_metrics_create();
+    struct sl_metric_family *f =
+        sl_metrics_family(m, SL_METRIC_GAUGE, "odd", "Odd.", "what", NULL, 0);
+    sl_metric_set(sl_metric_get(f, value), 1);
+    char *text = render(m), *line = sl_asprintf("\nsluice_odd{what=\"%s\"} 1\n", wanted);
+    if (strstr(text, line) == NULL)
+        fail_msg("want%s, got %s", line, text);
+    sl_free(line);
+    sl_free(text);
+    sl_metrics_destroy(m);
+}
+
+static void test_labels_are_utf8(void **state)
+{
+    (void)state;
+    static const char *const whole[] = {"\xc2\x80",         "\xdf\xbf",        "\xe0\xa0\x80",
+                                        "\xed\x9f\xbf",     "\xef\xbf\xbf",    "\xf0\x90\x80\x80",
+                                        "\xf1\x80\x80\x80", "\xf4\x8f\xbf\xbf"};
+    for (size_t i = 0; i < sizeof(whole) / sizeof(whole[0]); i++)
+        assert_label(whole[i], whole[i]);
+    static const char *const broken[] = {
+        "\xc1\x80",         "\xe0\x9f\x80",     "\xed\xa0\x80", "\xf0\x8f\x80\x80",
+        "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\x80",         "\xe0\xa0"};
+    for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++)
+        assert_label(broken[i], &"????"[4 - strlen(broken[i])]);
+    char text[300], cut[300];
+    memset(text, 'x', sizeof(text));
+    text[256] = '\0'; /* the longest one there is */
+    assert_label(text, text);
+    memcpy(cut, text, sizeof(cut));
+    text[256] = 'x';
+    text[257] = '\0';
+    assert_label(text, cut);
+    memcpy(text + 255, "\xc3\xa9", 3); /* half a character is none */
+    cut[255] = '\0';
+    assert_label(text, cut);
+}
+
 static void test_series_are_bounded(void **state)
 {
     (void)state;
@@ -176,8 +217,11 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),    cmocka_unit_test(test_odd_values),
-        cmocka_unit_test(test_refresh), cmocka_unit_test(test_series_are_bounded),
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_odd_values),
+        cmocka_unit_test(test_labels_are_utf8),
+        cmocka_unit_test(test_refresh),
+        cmocka_unit_test(test_series_are_bounded),
         cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -48,6 +48,13 @@ struct sample {
     Sluice__Submit submit;
     Sluice__SubmitPart part;
     Sluice__Redirect redirect;
+    Sluice__Admitted admitted;
+    Sluice__Refused refused;
+    Sluice__StreamFailed failed;
+    Sluice__Beat beat;
+    Sluice__Cancel cancel;
+    Sluice__Release release;
+    Sluice__Drain drain;
     Sluice__NodeMessage up;
     Sluice__CoordinatorMessage down;
 };
@@ -155,11 +162,26 @@ static void fill_rest(struct sample *s)
     s->redirect.peer = &s->peer;
 }
 
+static void fill_short_ones(struct sample *s)
+{
+    sluice__admitted__init(&s->admitted);
+    sluice__refused__init(&s->refused);
+    sluice__stream_failed__init(&s->failed);
+    sluice__beat__init(&s->beat);
+    sluice__cancel__init(&s->cancel);
+    sluice__release__init(&s->release);
+    sluice__drain__init(&s->drain);
+    s->admitted.request = s->refused.request = s->failed.request = 1;
+    s->cancel.request = s->release.request = s->beat.coordinator = 1;
+    s->refused.reason = s->failed.reason = SLUICE__REASON__REASON_FULL;
+}
+
 static void sample_fill(struct sample *s)
 {
     memset(s, 0, sizeof(*s));
     fill_up(s);
     fill_rest(s);
+    fill_short_ones(s);
     sluice__node_message__init(&s->up);
     sluice__coordinator_message__init(&s->down);
 }
@@ -224,6 +246,28 @@ static sl_status check_redirect(struct sample *s)
     return rpc_check_coordinator_message(&s->down);
 }
 
+#define CHECK_UP(name, kind, member)                                                               \
+    static sl_status check_##name(struct sample *s)                                                \
+    {                                                                                              \
+        s->up.body_case = SLUICE__NODE_MESSAGE__BODY_##kind;                                       \
+        s->up.member = &s->name;                                                                   \
+        return rpc_check_node_message(&s->up);                                                     \
+    }
+#define CHECK_DOWN(name, kind, member)                                                             \
+    static sl_status check_##name(struct sample *s)                                                \
+    {                                                                                              \
+        s->down.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_##kind;                              \
+        s->down.member = &s->name;                                                                 \
+        return rpc_check_coordinator_message(&s->down);                                            \
+    }
+CHECK_UP(admitted, ADMITTED, admitted)
+CHECK_UP(refused, REFUSED, refused)
+CHECK_UP(failed, STREAM_FAILED, stream_failed)
+CHECK_DOWN(beat, BEAT, beat)
+CHECK_DOWN(cancel, CANCEL, cancel)
+CHECK_DOWN(release, RELEASE, release)
+CHECK_DOWN(drain, DRAIN, drain)
+
 /* After `change`, `check` refuses with a sentence that has `part`; before it, it passes. */
 #define REFUSED(check, part, change)                                                               \
     do {                                                                                           \
@@ -270,6 +314,57 @@ static void test_hello(void **state)
     s.hello.protocol = 2;
     s.hello.node_id = long_id; /* another protocol comes first */
     assert_fails(check_hello(&s), SL_UNSUPPORTED, "Hello.protocol 2; this version speaks 1");
+}
+
+static void test_characters(void **state)
+{
+    (void)state;
+    struct sample s;
+    sample_fill(&s);
+    char id[2] = "";
+    s.hello.node_id = id;
+    for (int c = 1; c < 128; c++) {
+        id[0] = (char)c;
+        bool fine =
+            strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.", c) != NULL;
+        assert_int_equal(check_hello(&s), fine ? SL_OK : SL_INVALID);
+    }
+    s.hello.node_id = node_id;
+    char text[8];
+    s.hello.version = text;
+    static const char *const fine[] = {" ",
+                                       "~",
+                                       "\xc2\xa0",
+                                       "\xdf\xbf",
+                                       "\xe0\xa0\x80",
+                                       "\xed\x9f\xbf",
+                                       "\xee\x80\x80",
+                                       "\xef\xbf\xbf",
+                                       "\xf0\x90\x80\x80",
+                                       "\xf4\x8f\xbf\xbf",
+                                       "a\xc3\xa9z"};
+    for (size_t i = 0; i < sizeof(fine) / sizeof(fine[0]); i++) {
+        snprintf(text, sizeof(text), "%s", fine[i]);
+        assert_ok(check_hello(&s));
+    }
+    static const char *const wrong[] = {"\x1f",
+                                        "\x7f",
+                                        "\xc2\x80",
+                                        "\xc2\x9f",
+                                        "\xc1\xbf",
+                                        "\x80",
+                                        "\xe0\x9f\xbf",
+                                        "\xed\xa0\x80",
+                                        "\xed\xbf\xbf",
+                                        "\xf0\x8f\xbf\xbf",
+                                        "\xf4\x90\x80\x80",
+                                        "\xf5\x80\x80\x80",
+                                        "\xe2\x82z",
+                                        "\xc3\xc3"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        snprintf(text, sizeof(text), "%s", wrong[i]);
+        assert_fails(check_hello(&s), SL_INVALID, "Hello.version is not UTF-8");
+    }
 }
 
 static void test_heartbeat(void **state)
@@ -420,6 +515,213 @@ static void test_other_coordinator_messages(void **state)
     assert_fails(rpc_check_coordinator_message(&none), SL_INVALID, "body is missing");
 }
 
+/* ---- every limit of the tables, from both sides ---- */
+
+struct bound {
+    sl_status (*check)(struct sample *s);
+    const char *field; /* as sentences name it */
+    size_t offset, bytes;
+    uint64_t limit;
+};
+
+#define FIELD(check, name, member) check, name, offsetof(struct sample, member)
+#define NUMBER(check, name, member, limit)                                                         \
+    {                                                                                              \
+        FIELD(check, name, member), sizeof(((struct sample *)0)->member), limit                    \
+    }
+
+static void set_number(struct sample *s, const struct bound *bound, uint64_t value)
+{
+    char *at = (char *)s + bound->offset;
+    uint32_t narrow = (uint32_t)value;
+    if (bound->bytes == 4)
+        memcpy(at, &narrow, 4);
+    else
+        memcpy(at, &value, 8);
+}
+
+static void assert_names(const struct bound *bound, sl_status status)
+{
+    char wanted[64];
+    snprintf(wanted, sizeof(wanted), "%s ", bound->field);
+    if (status != SL_INVALID || strncmp(sl_error(), wanted, strlen(wanted)) != 0)
+        fail_msg("%s: %s %s", bound->field, sl_status_name(status), sl_error());
+}
+
+static void test_numbers_have_a_limit(void **state)
+{
+    (void)state;
+    static const struct bound bounds[] = {
+        NUMBER(check_hello, "Hello.vocab", hello.vocab, RPC_VOCAB_MAX),
+        NUMBER(check_hello, "Hello.context_max", hello.context_max, RPC_CONTEXT_MAX),
+        NUMBER(check_hello, "Hello.block_tokens", hello.block_tokens, 4096),
+        NUMBER(check_hello, "Hello.block_bytes", hello.block_bytes, 1ull << 40),
+        NUMBER(check_hello, "Hello.blocks_total", hello.blocks_total, RPC_BLOCKS_MAX),
+        NUMBER(check_hello, "Hello.seqs_max", hello.seqs_max, RPC_SEQS_MAX),
+        NUMBER(check_hello, "Hello.chunk_tokens", hello.chunk_tokens, RPC_CONTEXT_MAX),
+        NUMBER(check_heartbeat, "Load.running", load.running, RPC_SEQS_MAX),
+        NUMBER(check_heartbeat, "Load.blocks_total", load.blocks_total, RPC_BLOCKS_MAX),
+        NUMBER(check_heartbeat, "Load.blocks_free", load.blocks_free, RPC_BLOCKS_MAX),
+        NUMBER(check_heartbeat, "Load.blocks_cached", load.blocks_cached, RPC_BLOCKS_MAX),
+        NUMBER(check_heartbeat, "Load.blocks_used", load.blocks_used, RPC_BLOCKS_MAX),
+        NUMBER(check_heartbeat, "Load.blocks_landing", load.blocks_landing, RPC_BLOCKS_MAX),
+        NUMBER(check_heartbeat, "StepSample.compute_us", step.compute_us, RPC_DURATION_US_MAX),
+        NUMBER(check_heartbeat, "StepSample.seqs", step.seqs, RPC_SEQS_MAX),
+        NUMBER(check_tokens, "TokenRun.first_index", run.first_index, RPC_CONTEXT_MAX),
+        NUMBER(check_tokens, "TokenRun.tokens", ids[3], RPC_VOCAB_MAX - 1),
+        NUMBER(check_tokens, "Logprob.top_ids", top_ids[1], RPC_VOCAB_MAX - 1),
+        NUMBER(check_admitted, "Admitted.cached_tokens", admitted.cached_tokens, RPC_CONTEXT_MAX),
+        NUMBER(check_admitted, "Admitted.queue_us", admitted.queue_us, RPC_DURATION_US_MAX),
+        NUMBER(check_finished, "Finished.computed_tokens", finished.computed_tokens,
+               RPC_CONTEXT_MAX),
+        NUMBER(check_finished, "Finished.cached_tokens", finished.cached_tokens, RPC_CONTEXT_MAX),
+        NUMBER(check_finished, "StageTimes.queue_us", times.queue_us, RPC_DURATION_US_MAX),
+        NUMBER(check_finished, "StageTimes.prefill_us", times.prefill_us, RPC_DURATION_US_MAX),
+        NUMBER(check_finished, "StageTimes.transfer_us", times.transfer_us, RPC_DURATION_US_MAX),
+        NUMBER(check_finished, "StageTimes.handover_us", times.handover_us, RPC_DURATION_US_MAX),
+        NUMBER(check_finished, "StageTimes.decode_us", times.decode_us, RPC_DURATION_US_MAX),
+        NUMBER(check_finished, "StageTimes.transfer_busy_us", times.transfer_busy_us,
+               RPC_DURATION_US_MAX),
+        NUMBER(check_finished, "StageTimes.first_token_us", times.first_token_us,
+               RPC_DURATION_US_MAX),
+        NUMBER(check_snapshot, "CacheSnapshot.n_parts", snapshot.n_parts, RPC_SNAPSHOT_PARTS_MAX),
+        NUMBER(check_welcome, "Welcome.dead_us", welcome.dead_us, 600000000),
+        NUMBER(check_submit, "Submit.deadline_us", submit.deadline_us, RPC_DURATION_US_MAX),
+        NUMBER(check_submit, "Submit.admission_us", submit.admission_us, RPC_DURATION_US_MAX),
+        NUMBER(check_submit, "Submit.max_tokens", submit.max_tokens, RPC_CONTEXT_MAX),
+        NUMBER(check_submit, "Submit.tokens", ids[0], RPC_VOCAB_MAX - 1),
+        NUMBER(check_submit, "Sampling.top_k", sampling.top_k, RPC_VOCAB_MAX),
+        NUMBER(check_submit, "Sampling.logprobs", sampling.logprobs, RPC_LOGPROBS_MAX),
+        NUMBER(check_submit, "Sampling.min_tokens", sampling.min_tokens, RPC_CONTEXT_MAX),
+        NUMBER(check_part, "SubmitPart.part", part.part, RPC_SUBMIT_PARTS_MAX - 1),
+        NUMBER(check_part, "SubmitPart.tokens", ids[3], RPC_VOCAB_MAX - 1),
+        NUMBER(check_drain, "Drain.bound_us", drain.bound_us, RPC_DURATION_US_MAX),
+    };
+    for (size_t i = 0; i < sizeof(bounds) / sizeof(bounds[0]); i++) {
+        struct sample s;
+        sample_fill(&s);
+        set_number(&s, &bounds[i], bounds[i].limit);
+        assert_ok(bounds[i].check(&s));
+        set_number(&s, &bounds[i], bounds[i].limit + 1);
+        assert_names(&bounds[i], bounds[i].check(&s));
+    }
+}
+
+static void test_what_is_never_zero(void **state)
+{
+    (void)state;
+    static const struct bound bounds[] = {
+        NUMBER(check_hello, "Hello.incarnation", hello.incarnation, 1),
+        NUMBER(check_tokens, "TokenRun.request", run.request, 1),
+        NUMBER(check_admitted, "Admitted.request", admitted.request, 1),
+        NUMBER(check_refused, "Refused.request", refused.request, 1),
+        NUMBER(check_refused, "Refused.reason", refused.reason, 1),
+        NUMBER(check_failed, "StreamFailed.request", failed.request, 1),
+        NUMBER(check_failed, "StreamFailed.reason", failed.reason, 1),
+        NUMBER(check_finished, "Finished.request", finished.request, 1),
+        NUMBER(check_finished, "Finished.finish", finished.finish, 1),
+        NUMBER(check_events, "CacheEvents.first_seq", cache_events.first_seq, 1),
+        NUMBER(check_snapshot, "CacheSnapshot.n_parts", snapshot.n_parts, 2),
+        NUMBER(check_welcome, "Welcome.coordinator", welcome.coordinator, 1),
+        NUMBER(check_welcome, "Welcome.heartbeat_us", welcome.heartbeat_us, 10000),
+        NUMBER(check_beat, "Beat.coordinator", beat.coordinator, 1),
+        NUMBER(check_submit, "Submit.incarnation", submit.incarnation, 1),
+        NUMBER(check_submit, "Submit.request", submit.request, 1),
+        NUMBER(check_submit, "Submit.mode", submit.mode, 1),
+        NUMBER(check_submit, "Submit.max_tokens", submit.max_tokens, 2),
+        NUMBER(check_part, "SubmitPart.request", part.request, 1),
+        NUMBER(check_cancel, "Cancel.request", cancel.request, 1),
+        NUMBER(check_redirect, "Redirect.request", redirect.request, 1),
+        NUMBER(check_redirect, "Redirect.stream_key", redirect.stream_key, 1),
+        NUMBER(check_redirect, "Peer.incarnation", peer.incarnation, 1),
+        NUMBER(check_release, "Release.request", release.request, 1),
+    };
+    for (size_t i = 0; i < sizeof(bounds) / sizeof(bounds[0]); i++) {
+        struct sample s;
+        sample_fill(&s);
+        set_number(&s, &bounds[i], bounds[i].limit);
+        assert_ok(bounds[i].check(&s));
+        set_number(&s, &bounds[i], 0);
+        assert_names(&bounds[i], bounds[i].check(&s));
+    }
+}
+
+static void test_texts_have_a_length(void **state)
+{
+    (void)state;
+    static const struct bound bounds[] = {
+        {FIELD(check_hello, "Hello.node_id", hello.node_id), 0, RPC_NODE_ID_BYTES_MAX},
+        {FIELD(check_hello, "Hello.numerics_id", hello.numerics_id), 0, 128},
+        {FIELD(check_hello, "Hello.model_family", hello.model_family), 0, 64},
+        {FIELD(check_hello, "Hello.transport", hello.transport), 0, 15},
+        {FIELD(check_hello, "Hello.admin", hello.admin), 0, 255},
+        {FIELD(check_hello, "Hello.version", hello.version), 0, 64},
+        {FIELD(check_heartbeat, "TransferTotals.src", totals.src), 0, RPC_NODE_ID_BYTES_MAX},
+        {FIELD(check_heartbeat, "TransferTotals.dst", totals.dst), 0, RPC_NODE_ID_BYTES_MAX},
+        {FIELD(check_heartbeat, "TransferTotals.transport", totals.transport), 0, 15},
+        {FIELD(check_refused, "Refused.message", refused.message), 0, RPC_TEXT_BYTES_MAX},
+        {FIELD(check_submit, "Submit.trace", submit.trace), 0, 128},
+        {FIELD(check_submit, "Peer.node_id", peer.node_id), 0, RPC_NODE_ID_BYTES_MAX},
+    };
+    for (size_t i = 0; i < sizeof(bounds) / sizeof(bounds[0]); i++) {
+        struct sample s;
+        char text[RPC_TEXT_BYTES_MAX + 2] = "", *p = text;
+        sample_fill(&s);
+        memcpy((char *)&s + bounds[i].offset, &p, sizeof(p));
+        memset(text, 'a', bounds[i].limit);
+        assert_ok(bounds[i].check(&s));
+        text[bounds[i].limit] = 'a';
+        assert_names(&bounds[i], bounds[i].check(&s));
+        text[1] = '/';
+        text[2] = '\0';
+        bool is_id = bounds[i].limit == RPC_NODE_ID_BYTES_MAX &&
+                     strstr(bounds[i].field, "transport") == NULL;
+        if (is_id)
+            assert_names(&bounds[i], bounds[i].check(&s));
+        else
+            assert_ok(bounds[i].check(&s));
+    }
+}
+
+/* Lists of ids: their count, and each of them. */
+static void test_lists_have_a_count(void **state)
+{
+    (void)state;
+    static uint32_t many[RPC_SUBMIT_TOKENS_MAX + 1];
+    static const struct bound bounds[] = {
+        NUMBER(check_hello, "Hello.eos_ids", hello.n_eos_ids, RPC_EOS_IDS_MAX),
+        NUMBER(check_submit, "Sampling.stop_ids", sampling.n_stop_ids, RPC_STOP_IDS_MAX),
+        NUMBER(check_submit, "Sampling.masked_ids", sampling.n_masked_ids, RPC_STOP_IDS_MAX),
+        NUMBER(check_tokens, "TokenRun.tokens", run.n_tokens, 4096),
+        NUMBER(check_part, "SubmitPart.tokens", part.n_tokens, RPC_SUBMIT_TOKENS_MAX),
+    };
+    for (size_t i = 0; i < sizeof(bounds) / sizeof(bounds[0]); i++) {
+        struct sample s;
+        sample_fill(&s);
+        s.run.n_logprobs = 0;
+        s.hello.eos_ids = s.sampling.stop_ids = s.sampling.masked_ids = many;
+        s.run.tokens = s.part.tokens = many;
+        set_number(&s, &bounds[i], bounds[i].limit);
+        assert_ok(bounds[i].check(&s));
+        many[bounds[i].limit - 1] = RPC_VOCAB_MAX; /* the last one counts, too */
+        assert_names(&bounds[i], bounds[i].check(&s));
+        many[bounds[i].limit - 1] = 0;
+        set_number(&s, &bounds[i], bounds[i].limit + 1);
+        assert_names(&bounds[i], bounds[i].check(&s));
+    }
+    REFUSED(check_tokens, "TokenRuns.runs has 65537", s->token_runs.n_runs = RPC_SEQS_MAX + 1);
+    REFUSED(check_tokens, "TokenRun.logprobs has 4097", s->run.n_logprobs = 4097);
+    REFUSED(check_tokens, "Logprob.top_ids has 21", s->logprob.n_top_ids = 21);
+    REFUSED(check_events, "CacheEvents.events has 16385", s->cache_events.n_events = 16385);
+    REFUSED(check_submit, "Submit.tokens has 32769",
+            s->submit.n_tokens = RPC_SUBMIT_TOKENS_MAX + 1);
+    REFUSED(check_submit, "Peer.ranks has 65", s->peer.n_ranks = 65);
+    REFUSED(check_submit, "Sampling.min_p 1.5; want 0..1", s->sampling.min_p = 1.5f);
+    REFUSED(check_submit, "Sampling.temperature 101", s->sampling.temperature = 101.0f);
+    REFUSED(check_submit, "Submit.total_tokens 0", s->submit.total_tokens = 0);
+    REFUSED(check_submit, "Submit.prompt_tokens 0", s->submit.prompt_tokens = 0);
+}
+
 /* Lists and bytes without a limit would fall to the default of one element. */
 static void visit(const ProtobufCMessageDescriptor *message)
 {
@@ -483,6 +785,90 @@ static void test_unknown_kind_and_oversize(void **state)
     static uint8_t large[RPC_MESSAGE_BYTES_MAX + 1];
     assert_fails(rpc_node_message_unpack(large, sizeof(large), &message), SL_INVALID,
                  "at most 262144");
+}
+
+/* The largest message there may be, to the byte. */
+static void test_largest_message(void **state)
+{
+    (void)state;
+    static uint8_t hashes[RPC_MESSAGE_BYTES_MAX], bytes[RPC_MESSAGE_BYTES_MAX];
+    struct sample s;
+    sample_fill(&s);
+    s.up.body_case = SLUICE__NODE_MESSAGE__BODY_CACHE_SNAPSHOT;
+    s.up.cache_snapshot = &s.snapshot;
+    s.snapshot.hashes = bytes_of(hashes, RPC_MESSAGE_BYTES_MAX - 16);
+    for (s.snapshot.seq = 1; s.snapshot.seq < 1ull << 62; s.snapshot.seq <<= 7)
+        if (protobuf_c_message_get_packed_size(&s.up.base) == RPC_MESSAGE_BYTES_MAX)
+            break;
+    assert_int_equal(pack(&s, bytes, sizeof(bytes)), RPC_MESSAGE_BYTES_MAX);
+    Sluice__NodeMessage *message;
+    assert_ok(rpc_node_message_unpack(bytes, sizeof(bytes), &message));
+    assert_int_equal(message->cache_snapshot->hashes.len, RPC_MESSAGE_BYTES_MAX - 16);
+    rpc_node_message_free(message);
+}
+
+static void note_freed(void *arg, uint32_t bytes)
+{
+    uint32_t *seen = arg;
+    seen[0]++;
+    seen[1] += bytes;
+}
+
+static void test_coordinator_message(void **state)
+{
+    (void)state;
+    static uint32_t tokens[RPC_SUBMIT_TOKENS_MAX];
+    static uint8_t bytes[RPC_MESSAGE_BYTES_MAX];
+    struct sample s;
+    sample_fill(&s);
+    tokens[RPC_SUBMIT_TOKENS_MAX - 1] = 77;
+    s.part.tokens = tokens;
+    s.part.n_tokens = RPC_SUBMIT_TOKENS_MAX;
+    assert_ok(check_part(&s));
+    size_t n = protobuf_c_message_pack(&s.down.base, bytes);
+    Sluice__CoordinatorMessage *message = NULL;
+    assert_ok(rpc_coordinator_message_unpack(bytes, n, &message));
+    assert_int_equal(message->submit_part->n_tokens, RPC_SUBMIT_TOKENS_MAX);
+    assert_int_equal(message->submit_part->tokens[RPC_SUBMIT_TOKENS_MAX - 1], 77);
+    uint32_t seen[2] = {0};
+    rpc_message_on_free(&message->base, note_freed, seen, 123);
+    rpc_coordinator_message_free(message);
+    assert_int_equal(seen[0], 1);
+    assert_int_equal(seen[1], 123);
+    rpc_coordinator_message_free(NULL);
+    rpc_node_message_free(NULL);
+    message = NULL;
+    s.part.request = 0; /* well-formed, and refused by its check */
+    n = protobuf_c_message_pack(&s.down.base, bytes);
+    assert_fails(rpc_coordinator_message_unpack(bytes, n, &message), SL_INVALID,
+                 "SubmitPart.request 0");
+    assert_fails(rpc_coordinator_message_unpack(bytes, n - 1, &message), SL_INVALID, "malformed");
+    assert_null(message);
+}
+
+/* What flow control counts; all else is urgent and must never wait for a window. */
+static void test_counted_kinds(void **state)
+{
+    (void)state;
+    Sluice__NodeMessage up = SLUICE__NODE_MESSAGE__INIT;
+    Sluice__CoordinatorMessage down = SLUICE__COORDINATOR_MESSAGE__INIT;
+    uint32_t n_up = 0, n_down = 0;
+    for (int kind = 0; kind < 32; kind++) {
+        up.body_case = (Sluice__NodeMessage__BodyCase)kind;
+        down.body_case = (Sluice__CoordinatorMessage__BodyCase)kind;
+        n_up += rpc_node_message_counted(&up);
+        n_down += rpc_coordinator_message_counted(&down);
+    }
+    assert_int_equal(n_up, 2);
+    assert_int_equal(n_down, 2);
+    up.body_case = SLUICE__NODE_MESSAGE__BODY_CACHE_EVENTS;
+    assert_true(rpc_node_message_counted(&up));
+    up.body_case = SLUICE__NODE_MESSAGE__BODY_CACHE_SNAPSHOT;
+    assert_true(rpc_node_message_counted(&up));
+    down.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_SUBMIT;
+    assert_true(rpc_coordinator_message_counted(&down));
+    down.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_SUBMIT_PART;
+    assert_true(rpc_coordinator_message_counted(&down));
 }
 
 /* Two bytes on the wire for each of 100,000 empty events. */
@@ -574,14 +960,22 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hello),
+        cmocka_unit_test(test_characters),
         cmocka_unit_test(test_heartbeat),
         cmocka_unit_test(test_tokens),
         cmocka_unit_test(test_ends_and_cache),
         cmocka_unit_test(test_submit),
         cmocka_unit_test(test_other_coordinator_messages),
+        cmocka_unit_test(test_numbers_have_a_limit),
+        cmocka_unit_test(test_what_is_never_zero),
+        cmocka_unit_test(test_texts_have_a_length),
+        cmocka_unit_test(test_lists_have_a_count),
         cmocka_unit_test(test_every_list_has_a_limit),
         cmocka_unit_test(test_round_trip_and_every_cut),
         cmocka_unit_test(test_unknown_kind_and_oversize),
+        cmocka_unit_test(test_largest_message),
+        cmocka_unit_test(test_coordinator_message),
+        cmocka_unit_test(test_counted_kinds),
         cmocka_unit_test(test_memory_bomb),
         cmocka_unit_test(test_random_bytes),
         cmocka_unit_test(test_unpack_torture),

@@ -55,6 +55,53 @@ static void test_bound_takes_a_chain_whole_or_not(void **state)
     assert_ptr_equal(outbox_pop(&box), &c);
 }
 
+/* What leaves gives its bytes back, and a queue that was empty begins anew. */
+static void test_bound_is_given_back(void **state)
+{
+    (void)state;
+    struct outbox box;
+    outbox_init(&box, 2 * (100 + OUTBOX_ITEM_OVERHEAD), 1 << 20);
+    struct outbox_item items[6];
+    for (int i = 0; i < 6; i++)
+        items[i] = item(100, true);
+    assert_true(outbox_empty(&box));
+    assert_int_equal(outbox_push(&box, RPC_SUBMIT, &items[0]), SL_OK);
+    assert_int_equal(outbox_push(&box, RPC_SUBMIT, &items[1]), SL_OK);
+    assert_false(outbox_empty(&box));
+    assert_int_equal(outbox_push(&box, RPC_SUBMIT, &items[2]), SL_EXHAUSTED);
+    for (int i = 2; i < 6; i++) {
+        assert_ptr_equal(outbox_pop(&box), &items[i - 2]);
+        assert_null(items[i - 2].next);
+        assert_int_equal(outbox_push(&box, RPC_SUBMIT, &items[i]), SL_OK);
+    }
+    assert_ptr_equal(outbox_pop(&box), &items[4]);
+    assert_ptr_equal(outbox_pop(&box), &items[5]);
+    assert_true(outbox_empty(&box));
+    assert_int_equal(box.queues[RPC_SUBMIT].bytes, 0);
+    assert_int_equal(outbox_push(&box, RPC_SUBMIT, &items[0]), SL_OK);
+    assert_ptr_equal(outbox_pop(&box), &items[0]);
+}
+
+/* At a stream's end all comes out, whatever the window. */
+static void test_discard_takes_everything(void **state)
+{
+    (void)state;
+    struct outbox box;
+    outbox_init(&box, 1 << 20, 10);
+    struct outbox_item a = item(100, true), b = item(100, true), c = item(7, false);
+    assert_null(outbox_discard(&box));
+    assert_int_equal(outbox_push(&box, RPC_BULK, &a), SL_OK);
+    assert_int_equal(outbox_push(&box, RPC_BULK, &b), SL_OK);
+    assert_int_equal(outbox_push(&box, RPC_URGENT, &c), SL_OK);
+    assert_ptr_equal(outbox_discard(&box), &c);
+    assert_null(outbox_pop(&box)); /* no window for what is left */
+    assert_ptr_equal(outbox_discard(&box), &a);
+    assert_ptr_equal(outbox_discard(&box), &b);
+    assert_null(outbox_discard(&box));
+    assert_true(outbox_empty(&box));
+    assert_int_equal(box.queues[RPC_BULK].bytes + box.queues[RPC_URGENT].bytes, 0);
+}
+
 static void test_window_holds_counted_items_only(void **state)
 {
     (void)state;
@@ -159,6 +206,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_urgent_overtakes_and_classes_keep_order),
         cmocka_unit_test(test_bound_takes_a_chain_whole_or_not),
+        cmocka_unit_test(test_bound_is_given_back),
+        cmocka_unit_test(test_discard_takes_everything),
         cmocka_unit_test(test_window_holds_counted_items_only),
         cmocka_unit_test(test_receiver_grants_a_window_and_announces),
         cmocka_unit_test(test_two_ends_never_stall),
