@@ -72,6 +72,7 @@ static void test_odd_values(void **state)
     sl_metric_set(sl_metric_get(f, "nan"), NAN);
     sl_metric_set(sl_metric_get(f, "inf"), INFINITY);
     sl_metric_set(sl_metric_get(f, "-inf"), -INFINITY);
+    sl_metric_set(sl_metric_get(f, "sum"), 0.1 + 0.2);       /* takes all 17 digits */
     sl_metric_set(sl_metric_get(f, "a\xff\xc3\xa9\xc3"), 1); /* no UTF-8, no scrape */
     char longest[1000];
     memset(longest, 'x', sizeof(longest));
@@ -81,8 +82,9 @@ static void test_odd_values(void **state)
     assert_non_null(strstr(text, "{what=\"nan\"} NaN\n"));
     assert_non_null(strstr(text, "{what=\"inf\"} +Inf\n"));
     assert_non_null(strstr(text, "{what=\"-inf\"} -Inf\n"));
+    assert_non_null(strstr(text, "{what=\"sum\"} 0.30000000000000004\n"));
     assert_non_null(strstr(text, "{what=\"a?\xc3\xa9?\"} 1\n"));
-    assert_true(strlen(text) < 700);
+    assert_true(strlen(text) < 750);
     sl_free(text);
     sl_metrics_destroy(m);
 }
@@ -166,6 +168,11 @@ static void refresh(void *arg)
     sl_metric_set(sl_metric_get(r->family, "x"), ++r->calls);
 }
 
+static void render_elsewhere(void *arg)
+{
+    sl_free(render(arg));
+}
+
 static void test_refresh(void **state)
 {
     (void)state;
@@ -175,12 +182,17 @@ static void test_refresh(void **state)
     sl_free(render(m));
     char *text = render(m);
     assert_non_null(strstr(text, "sluice_fresh{l=\"x\"} 2\n"));
+    struct sl_thread thread = {0}; /* none of the calls above has kept the lock */
+    assert_ok(sl_thread_start(&thread, "scrape", render_elsewhere, m));
+    sl_thread_join(&thread);
+    assert_int_equal(r.calls, 3);
     sl_free(text);
     sl_metrics_destroy(m);
 }
 
 #define N_THREADS 4
 #define N_ADDS    2000
+#define N_TIGHT   50000
 
 static void add_many(void *arg)
 {
@@ -190,6 +202,9 @@ static void add_many(void *arg)
         sl_metrics_family(m, SL_METRIC_COUNTER, "adds_total", "Adds.", "who", NULL, 0);
     struct sl_metric_family *h =
         sl_metrics_family(m, SL_METRIC_HISTOGRAM, "seen", "Seen.", "", buckets, 2);
+    struct sl_metric *tight = sl_metric_get(c, "tight"); /* no lock between the adds */
+    for (int i = 0; i < N_TIGHT; i++)
+        sl_metric_add(tight, 1);
     for (int i = 0; i < N_ADDS; i++) {
         sl_metric_add(sl_metric_get(c, "all"), 1);
         sl_metric_observe(sl_metric_get(h), i % 3 + 0.5);
@@ -208,6 +223,7 @@ static void test_threads(void **state)
         sl_thread_join(&threads[i]);
     char *text = render(m);
     assert_non_null(strstr(text, "sluice_adds_total{who=\"all\"} 8000\n"));
+    assert_non_null(strstr(text, "sluice_adds_total{who=\"tight\"} 200000\n"));
     assert_non_null(strstr(text, "sluice_seen_count 8000\n"));
     sl_free(text);
     sl_metrics_destroy(m);

@@ -118,6 +118,7 @@ static void a_newer_stream_replaces(void **state)
     assert_null(replaced);
     assert_true(node->join != old_join);
     assert_null(registry_find(r, old_join));
+    assert_null(registry_find(r, 0));
     assert_ptr_equal(registry_find(r, node->join), node);
     assert_ptr_equal(registry_find_id(r, "d0"), node);
     assert_null(registry_find_stream(r, stream(1)));
@@ -200,6 +201,15 @@ static void a_loop_that_hangs(void **state)
     registry_heartbeat(r, a, &beat, SECOND);
     assert_null(registry_sweep(r, SECOND, &cursor));
     assert_int_equal(registry_state(r, a), REGISTRY_SUSPECT);
+    beat.stalled_us = 30 * SECOND; /* half the limit is not over it */
+    registry_heartbeat(r, a, &beat, SECOND);
+    cursor = 0;
+    assert_null(registry_sweep(r, SECOND, &cursor));
+    assert_int_equal(registry_state(r, a), REGISTRY_READY);
+    beat.stalled_us = 60 * SECOND - 1;
+    registry_heartbeat(r, a, &beat, 2 * SECOND);
+    cursor = 0;
+    assert_null(registry_sweep(r, 2 * SECOND, &cursor));
     beat.stalled_us = 60 * SECOND;
     registry_heartbeat(r, a, &beat, 2 * SECOND);
     cursor = 0;
@@ -233,11 +243,61 @@ static void a_crash_is_no_roll_out(void **state)
     struct registry *r = fresh();
     struct registry_node *a = join(r, 1, "d0", false, 4, 0);
     struct registry_node *b = join(r, 2, "d1", false, 5, 1);
+    assert_false(registry_settle(r, 3 * SECOND)); /* it was there until then */
     registry_remove(r, a);
-    assert_false(registry_settle(r, 9 * SECOND));
+    assert_false(registry_settle(r, 13 * SECOND - 1));
     assert_false(registry_usable(r, b));
-    assert_true(registry_settle(r, 11 * SECOND));
+    assert_true(registry_settle(r, 13 * SECOND));
     assert_true(registry_usable(r, b));
+    assert_int_equal(r->ready_us, 13 * SECOND);
+    finish(r);
+}
+
+/* Whose drain hands over, and to whom. */
+static void who_takes_over(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *a = join(r, 1, "d0", false, 4, 0);
+    struct registry_node *p = join(r, 2, "p0", true, 4, 0);
+    struct registry_node *late = join(r, 3, "d1", false, 5, 9);
+    struct registry_node *early = join(r, 4, "d2", false, 6, 7);
+    struct registry_node *prefill = join(r, 5, "p1", true, 7, 1);
+    assert_int_equal(registry_count(r, true), 1);
+    assert_int_equal(registry_count(r, false), 1);
+    Sluice__Heartbeat drains = SLUICE__HEARTBEAT__INIT;
+    drains.draining = true;
+    registry_heartbeat(r, p, &drains, 10); /* a prefill node: the decode node stays */
+    registry_heartbeat(r, late, &drains, 10);
+    assert_false(registry_settle(r, 10));
+    assert_true(registry_usable(r, a));
+    registry_remove(r, a); /* nor do drains of those two when it crashes */
+    assert_false(registry_settle(r, 11));
+    a = join(r, 1, "d0", false, 4, 12);
+    drains.draining = false;
+    registry_heartbeat(r, late, &drains, 13);
+    drains.draining = true;
+    registry_heartbeat(r, a, &drains, 13);
+    assert_true(registry_settle(r, 13));
+    assert_true(registry_usable(r, early)); /* the one that joined first */
+    assert_false(registry_usable(r, late) || registry_usable(r, prefill));
+    assert_int_equal(registry_count(r, false), 1);
+    assert_int_equal(registry_count(r, true), 0);
+    finish(r);
+}
+
+/* The same weights in another layout cannot be a pair. */
+static void another_layout(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    join(r, 1, "d0", false, 4, 0);
+    struct registry_node *node, *replaced;
+    Sluice__NodeMessage *message = hello("p0", true, 2, true, 4);
+    message->hello->layout.data[15] ^= 1;
+    assert_ok(registry_hello(r, stream(2), message, 0, &node, &replaced));
+    assert_int_equal(registry_state(r, node), REGISTRY_FOREIGN);
+    assert_false(registry_usable(r, node));
     finish(r);
 }
 
@@ -257,6 +317,95 @@ static void wrong_hellos(void **state)
                  "second node");
     rpc_node_message_free(second);
     assert_int_equal(r->n_nodes, 1);
+    finish(r);
+}
+
+/* What the check of messages lets pass in one that is not ready, a ready one must have. */
+static void half_hellos(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *node = NULL, *replaced;
+    for (int missing = 0; missing < 5; missing++) {
+        Sluice__NodeMessage *message = hello("d0", false, 1, true, 4);
+        message->hello->identity.len = missing == 0 ? 15 : 16;
+        message->hello->layout.len = missing == 1 ? 0 : 16;
+        message->hello->block_tokens = missing == 2 ? 0 : 64;
+        message->hello->blocks_total = missing == 3 ? 0 : 10;
+        if (missing == 4)
+            message->hello->role = SLUICE__ROLE__ROLE_NONE;
+        assert_fails(registry_hello(r, stream(1), message, 0, &node, &replaced), SL_INVALID,
+                     missing == 4 ? "node d0 has no role" : "node d0 is ready without");
+        rpc_node_message_free(message);
+    }
+    assert_null(node);
+    assert_int_equal(r->n_nodes, 0);
+    r->vocab = 0; /* not known: any will do */
+    Sluice__NodeMessage *message = hello("d0", false, 1, true, 4);
+    message->hello->vocab = 7;
+    assert_ok(registry_hello(r, stream(1), message, 0, &node, &replaced));
+    finish(r);
+}
+
+/* On its own stream a node may not turn into another: it is lost, and joins anew. */
+static void another_self(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *old = join(r, 1, "d0", false, 4, 0), *node = NULL, *replaced = NULL;
+    Sluice__NodeMessage *restarted = hello("d0", false, 2, true, 4);
+    assert_ok(registry_hello(r, stream(1), restarted, 1, &node, &replaced));
+    assert_ptr_equal(replaced, old);
+    rpc_node_message_free(restarted);
+    Sluice__NodeMessage *turned = hello("d0", true, 1, true, 4);
+    assert_ok(registry_hello(r, stream(1), turned, 1, &node, &replaced));
+    assert_ptr_equal(replaced, old);
+    assert_null(node);
+    rpc_node_message_free(turned);
+    assert_int_equal(r->n_nodes, 1);
+    assert_false(old->prefill);
+    finish(r);
+}
+
+static void heartbeats_are_kept(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *node = join(r, 1, "d0", false, 4, 0);
+    Sluice__Load load = SLUICE__LOAD__INIT;
+    Sluice__StepSample samples[2] = {SLUICE__STEP_SAMPLE__INIT, SLUICE__STEP_SAMPLE__INIT};
+    Sluice__StepSample *list[] = {&samples[0], &samples[1]};
+    Sluice__Heartbeat beat = SLUICE__HEARTBEAT__INIT;
+    beat.load = &load;
+    beat.step = 11;
+    beat.steps_sequences = 12;
+    beat.computed_prompt_tokens = 13;
+    beat.generated_tokens = 14;
+    beat.preemptions = 15;
+    registry_heartbeat(r, node, &beat, 100); /* a load that knows no blocks yet says nothing */
+    assert_int_equal(node->load.blocks_free, 10);
+    assert_int_equal(node->step, 11);
+    assert_int_equal(node->steps_sequences, 12);
+    assert_int_equal(node->computed_prompt_tokens, 13);
+    assert_int_equal(node->generated_tokens, 14);
+    assert_int_equal(node->preemptions, 15);
+    assert_int_equal(node->beat_us, 100);
+    assert_true(node->cost.weight == 0);
+    load.blocks_total = 10;
+    load.blocks_free = 3;
+    samples[0].tokens = 10;
+    samples[0].compute_us = 2000;
+    samples[1].tokens = 30;
+    samples[1].compute_us = 4000;
+    beat.samples = list;
+    beat.n_samples = 2;
+    registry_heartbeat(r, node, &beat, 200);
+    assert_int_equal(node->load.blocks_free, 3);
+    assert_true(node->cost.weight > 1.9 && node->cost.sum_x > 39); /* faded a little */
+    assert_true(node->cost.sum_y > 5.9 && node->cost.sum_y <= 6);  /* milliseconds */
+    struct registry_node *same, *replaced;
+    assert_ok(registry_hello(r, stream(1), hello("d0", false, 1, true, 4), 300, &same, &replaced));
+    assert_int_equal(node->load.blocks_free, 3); /* a later hello does not undo it */
     finish(r);
 }
 
@@ -290,6 +439,11 @@ int main(void)
         cmocka_unit_test(identities),
         cmocka_unit_test(wrong_hellos),
         cmocka_unit_test(a_crash_is_no_roll_out),
+        cmocka_unit_test(half_hellos),
+        cmocka_unit_test(another_self),
+        cmocka_unit_test(heartbeats_are_kept),
+        cmocka_unit_test(who_takes_over),
+        cmocka_unit_test(another_layout),
         cmocka_unit_test(full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -302,6 +302,12 @@ static void test_hello(void **state)
     REFUSED(check_hello, "Hello.vocab 16777217; want 0..16777216",
             s->hello.vocab = RPC_VOCAB_MAX + 1);
     REFUSED(check_hello, "ranks 0", s->hello.n_ranks = 0);
+    REFUSED(check_hello, "context_max 0", s->hello.context_max = 0);
+    REFUSED(check_hello, "block_tokens 0", s->hello.block_tokens = 0);
+    REFUSED(check_hello, "block_bytes 0", s->hello.block_bytes = 0);
+    REFUSED(check_hello, "blocks_total 0", s->hello.blocks_total = 0);
+    REFUSED(check_hello, "seqs_max 0", s->hello.seqs_max = 0);
+    REFUSED(check_hello, "chunk_tokens 0", s->hello.chunk_tokens = 0);
     REFUSED(check_hello, "Hello.ranks has 65 entries; want 0..64", s->hello.n_ranks = 65);
     REFUSED(check_hello, "Rank.address of 0 bytes", s->rank.address.len = 0);
     REFUSED(check_hello, "Rank.address of 4097", s->rank.address.len = 4097);
@@ -509,6 +515,8 @@ static void test_other_coordinator_messages(void **state)
     REFUSED(check_welcome, "Welcome.heartbeat_us 0", s->welcome.heartbeat_us = 0);
     struct sample s;
     sample_fill(&s);
+    s.welcome.dead_us = 2000000; /* two heartbeats are enough */
+    assert_ok(check_welcome(&s));
     s.welcome.protocol = 0;
     assert_fails(check_welcome(&s), SL_UNSUPPORTED, "Welcome.protocol 0");
     Sluice__CoordinatorMessage none = SLUICE__COORDINATOR_MESSAGE__INIT;
