@@ -20,13 +20,14 @@ struct transport_sink {
     enum transfer_reason (*offer)(void *arg, uint64_t route, const uint8_t *frame,
                                   size_t frame_bytes, size_t length, bool rendezvous, void **to_out,
                                   void **op_out);
-    /* A posted receive's callback has run: nothing will write its block any more. reason 0: landed. */
+    /* Nothing will write a posted receive's block any more: its callback has run, or the process that
+     * sends to it is gone and all it had sent is read. reason 0: landed. */
     void (*landed)(void *arg, void *op, enum transfer_reason reason);
     /* A data send has completed, locally; reason 0: OK, else refused or failed. */
     void (*sent)(void *arg, void *op, enum transfer_reason reason);
     /* The connection is broken; close it. */
     void (*lost)(void *arg, void *user, const char *why);
-    /* After close: every callback has run, the connection is gone. */
+    /* After close: every send and receive has been told. */
     void (*closed)(void *arg, void *user);
 };
 

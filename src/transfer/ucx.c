@@ -16,6 +16,14 @@
  * pair a receive posted for a stopped peer would never call back (seen; test_ucx.c, case_long_stop). The
  * side that has made fewer endpoints makes up for it (session.c).
  *
+ * An address that others get from here is the process (process.h) and UCX's worker address behind it.
+ *
+ * What never calls back. A forced close purges its requests only when every lane of the endpoint has been
+ * flushed, and over shared memory the flush waits for room in the ring that leads to the peer, whatever
+ * it was asked to cancel: of a peer that is stopped, or was killed while its ring was full, nothing
+ * comes back. Sends are abandoned ABANDON_US after the close. Receives write, so they wait for the
+ * process at the other end to be gone: see abandon_due, and docs/decisions/0020.
+ *
  * Error mode PEER always. Nothing of the session layer runs a close inside a callback of UCX: the error
  * handler only notes, closes are put off, and progress() goes on with both when UCX has returned.
  * Settings are put into the environment before the configuration is read, and never
@@ -24,6 +32,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "transfer/frame.h"
+#include "transfer/process.h"
 #include "transfer/transport.h"
 
 #include <arpa/inet.h>
@@ -48,6 +57,7 @@
 #define WHY_BYTES       80
 #define UNUSED_CLOSE_US (2 * SL_SECOND_US)
 #define ABANDON_US      SL_SECOND_US /* after a forced close; callbacks come within 1 ms, or stay away */
+#define LOOK_US         (100 * SL_MS_US) /* between two looks at the process of a closed connection */
 
 #ifdef __SANITIZE_ADDRESS__
 /* UCX 1.13 forgets a few bytes when a connection to a dead process's shared memory fails. */
@@ -84,11 +94,14 @@ struct transport_connection {
     void *user;
     uint64_t route;
     uint32_t outstanding;
-    uint32_t n_abandoned;                        /* of them: sends that UCX has not given back */
+    uint32_t n_abandoned; /* of them: told, but UCX has not given them back */
     bool lost, told, closing, close_due, closed; /* closed: UCX has called back */
-    bool abandoned;     /* what UCX still holds of it is waited for no more */
+    bool abandoned;     /* its sends, and that UCX says it is closed, are waited for no more */
     uint64_t close_us;  /* not before; for those that nobody uses */
     uint64_t closed_us; /* when UCX was asked to */
+    struct process process;
+    uint64_t looked_us; /* last, whether the process is gone */
+    uint64_t gone_us;   /* when it was seen to be; 0: not yet */
     char why[WHY_BYTES];
     struct transport_connection *next;
 };
@@ -98,8 +111,9 @@ struct ucx {
     struct transport_sink sink;
     ucp_context_h context;
     ucp_worker_h worker;
-    void *address;
+    void *address; /* the process, then UCX's */
     size_t address_bytes;
+    struct process process;
     int fd;
     struct transport_connection *connections;
     struct request *requests; /* all */
@@ -107,8 +121,10 @@ struct ucx {
     struct request *done, **done_end;     /* completed, not told yet */
     struct request *outbox, **outbox_end; /* asked for inside a callback, not sent yet */
     bool moved;
-    bool inside;   /* of ucp_worker_progress */
-    bool stopping; /* nothing waits any more */
+    uint64_t empty_us; /* when UCX last had nothing to do */
+    uint64_t quiet_us; /* that it must have had nothing to do after a process was gone */
+    bool inside;       /* of ucp_worker_progress */
+    bool stopping;     /* nothing waits any more */
 };
 
 static struct ucx *of(struct transport *transport)
@@ -210,6 +226,7 @@ static void on_receive_done(void *ucx_request, ucs_status_t status, size_t lengt
     (void)length; /* equal to what was posted: UCX aborts otherwise, and the sink has compared */
     struct request *request = arg;
     ucp_request_free(ucx_request);
+    request->pending = false;
     request->reason = status == UCS_OK ? 0 : TRANSFER_LOST;
     request_defer(request->connection->ucx, request);
 }
@@ -253,7 +270,8 @@ static void post_receive(struct ucx *ucx, struct transport_connection *connectio
         .user_data = request,
     };
     void *result = ucp_am_recv_data_nbx(ucx->worker, data, to, length, &param);
-    if (UCS_PTR_IS_PTR(result))
+    request->pending = UCS_PTR_IS_PTR(result);
+    if (request->pending)
         return;
     request->reason = reason_of(UCS_PTR_RAW_STATUS(result));
     request_defer(ucx, request);
@@ -286,11 +304,12 @@ static void on_endpoint_error(void *arg, ucp_ep_h endpoint, ucs_status_t status)
 
 /* ---- connections ---- */
 
-static sl_status make_endpoint(struct ucx *ucx, const void *address,
+static sl_status make_endpoint(struct ucx *ucx, const struct process *process, const void *address,
                                struct transport_connection **connection_out)
 {
     struct transport_connection *connection = sl_zalloc(1, sizeof(*connection));
     connection->ucx = ucx;
+    connection->process = *process;
     ucp_ep_params_t params = {
         .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER,
@@ -316,11 +335,16 @@ static sl_status ucx_connect(struct transport *transport, const struct transport
                              uint32_t *made_out, struct transport_connection **connection_out)
 {
     struct ucx *ucx = of(transport);
+    struct process process;
     *made_out = 0;
+    sl_status status = process_unpack(target->address, target->address_bytes, &process);
+    if (status != SL_OK)
+        return status;
+    const void *address = (const uint8_t *)target->address + PROCESS_BYTES;
     for (;;) {
         struct transport_connection *connection = NULL;
         ++*made_out; /* UCX counts failures as well */
-        sl_status status = make_endpoint(ucx, target->address, &connection);
+        status = make_endpoint(ucx, &process, address, &connection);
         if (status != SL_OK)
             return status;
         if (target->route == 0 || connection->route == target->route ||
@@ -493,37 +517,60 @@ static void tell_lost(struct ucx *ucx)
     }
 }
 
-/* A stopped peer leaves the shared memory that leads to it full. UCX then waits for room before it gives
- * the endpoint and its sends back. That is inferred; what was seen is sends that never call back once such
- * a peer was killed (test_ucx.c, case_full_and_stopped, about one run in three without this).
- * What is left of such a connection after ABANDON_US belongs to nobody: its sends
- * are told as lost. UCX may still read their bytes, if the peer goes on after all; they then reach a
- * stream that is over there, or that can never be sealed. Receives are not abandoned: they write. */
-static void abandon(struct ucx *ucx, struct transport_connection *connection)
+/* What is left of a closed connection belongs to nobody: the sink is told that it is lost, and what UCX
+ * says of it later, if it ever does, is taken without a word. */
+static void abandon(struct ucx *ucx, struct transport_connection *connection, bool receives)
 {
-    connection->abandoned = true;
+    uint32_t n = 0;
     for (struct request *request = ucx->requests; request != NULL; request = request->older) {
         if (request->connection != connection || !request->pending || request->abandoned ||
-            request->kind == REQUEST_RECEIVE)
+            (request->kind == REQUEST_RECEIVE) != receives)
             continue;
         request->abandoned = true;
-        connection->n_abandoned++;
-        ucx->moved = true;
+        n++;
         if (request->kind == REQUEST_SEND)
             ucx->sink.sent(ucx->sink.arg, request->op, TRANSFER_LOST);
+        else if (request->kind == REQUEST_RECEIVE)
+            ucx->sink.landed(ucx->sink.arg, request->op, TRANSFER_LOST);
     }
-    if (connection->n_abandoned > 0)
-        sl_warn("transfer_abandoned", "sends=%u why=\"%s\"", connection->n_abandoned,
+    connection->n_abandoned += n;
+    ucx->moved |= n > 0;
+    if (n > 0)
+        sl_warn("transfer_abandoned", "%s=%u why=\"%s\"", receives ? "receives" : "sends", n,
                 connection->why);
 }
 
+/* Nothing of this process will be written any more: it is gone, and UCX has had nothing to do since
+ * then for as long as a peer may be silent. UCX copies only inside ucp_worker_progress, on this
+ * thread, what the process had put into the ring or the socket before its end. That it had nothing to
+ * do shows that this is read, unless a third process was stopped in the microsecond in which it
+ * writes its own entry of the ring, before those: hence the wait, after which that one is ejected. */
+static bool has_fallen_silent(struct ucx *ucx, struct transport_connection *connection,
+                              uint64_t now_us)
+{
+    if (connection->gone_us == 0 && now_us - connection->looked_us >= LOOK_US) {
+        connection->looked_us = now_us;
+        if (process_is_gone(&ucx->process, &connection->process))
+            connection->gone_us = now_us;
+    }
+    return connection->gone_us != 0 && ucx->empty_us >= connection->gone_us + ucx->quiet_us;
+}
+
+/* Sends: UCX may still read their bytes, if the peer goes on after all; these then reach a stream that is
+ * over there, or that can never be sealed. Receives of a peer that may go on stay posted. */
 static void abandon_due(struct ucx *ucx)
 {
+    uint64_t now_us = sl_real_us();
     for (struct transport_connection *connection = ucx->connections; connection != NULL;
          connection = connection->next) {
-        if (connection->closed_us != 0 && !connection->abandoned &&
-            sl_real_us() - connection->closed_us >= ABANDON_US)
-            abandon(ucx, connection);
+        if (connection->closed_us == 0 || now_us - connection->closed_us < ABANDON_US)
+            continue;
+        if (!connection->abandoned)
+            abandon(ucx, connection, false);
+        connection->abandoned = true;
+        if (connection->outstanding > connection->n_abandoned &&
+            has_fallen_silent(ucx, connection, now_us))
+            abandon(ucx, connection, true);
     }
 }
 
@@ -565,6 +612,8 @@ static bool progress_worker(struct ucx *ucx)
     ucx->inside = true;
     bool moved = ucp_worker_progress(ucx->worker) != 0;
     ucx->inside = false;
+    if (!moved)
+        ucx->empty_us = sl_real_us();
     flush_outbox(ucx);
     close_due(ucx);
     tell_done(ucx);
@@ -767,9 +816,13 @@ static sl_status start_worker(struct ucx *ucx)
         status = ucp_worker_get_address(ucx->worker, &address, &ucx->address_bytes);
     if (status != UCS_OK)
         return sl_fail(SL_DEVICE, "ucp worker: %s", ucs_status_string(status));
+    size_t bytes = ucx->address_bytes;
+    ucx->address_bytes += PROCESS_BYTES;
     if (ucx->address_bytes <= TRANSFER_ADDRESS_BYTES_MAX) {
         ucx->address = sl_zalloc(1, ucx->address_bytes);
-        memcpy(ucx->address, address, ucx->address_bytes);
+        process_self(&ucx->process);
+        process_pack(&ucx->process, ucx->address);
+        memcpy((uint8_t *)ucx->address + PROCESS_BYTES, address, bytes);
     }
     ucp_worker_release_address(ucx->worker, address);
     if (ucx->address == NULL)
@@ -788,6 +841,7 @@ sl_status transport_ucx_create(const struct transport_args *args, struct transpo
     struct ucx *ucx = sl_zalloc(1, sizeof(*ucx));
     ucx->transport.ops = &ucx_ops;
     ucx->sink = args->sink;
+    ucx->quiet_us = args->transfer->limits.dead_us;
     ucx->fd = -1;
     ucx->done_end = &ucx->done;
     ucx->outbox_end = &ucx->outbox;

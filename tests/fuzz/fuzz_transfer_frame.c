@@ -10,6 +10,7 @@
 #include "device/device.h"
 #include "transfer/frame.h"
 #include "transfer/loop.h"
+#include "transfer/process.h"
 #include "transfer/transfer.h"
 
 #include <stdlib.h>
@@ -142,8 +143,20 @@ static size_t send_one(struct world *world, const uint8_t *data, size_t size)
     return n + 2;
 }
 
+/* The process in front of a UCX address: what is taken is packed as it came. */
+static void try_process(const uint8_t *data, size_t size)
+{
+    struct process process;
+    uint8_t again[PROCESS_BYTES];
+    if (process_unpack(data, size, &process) != SL_OK)
+        return;
+    process_pack(&process, again);
+    SL_ASSERT(memcmp(again, data, sizeof(again)) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    try_process(data, size);
     static const uint32_t blocks[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     static const struct transfer_loop_args loop_args = {.seed = 1};
     struct world world = {0};

@@ -6,6 +6,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "rig.h"
+#include "support/torture.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,6 +34,8 @@
 #define LAYERS      4u
 #define LARGE_LAYER ((size_t)256 << 10)
 #define BLOCK       ((size_t)LAYERS * layer_bytes)
+#define RING        "8" /* entries of a ring in shared memory, for the cases that fill it */
+#define OFFERS      4   /* after which the stopping source stops */
 
 static struct rig_node a, b;
 static struct rig_node *both[] = {&a, &b};
@@ -48,6 +51,18 @@ struct receive {
 static struct receive receives[4096];
 static _Atomic uint32_t n_receives;
 static _Atomic bool send_eagerly;
+static _Atomic uint32_t
+    stop_after; /* this process stops itself in the nth data call from now; 0: never */
+
+static void maybe_stop(void)
+{
+    uint32_t left = stop_after;
+    if (left == 0)
+        return;
+    stop_after = left - 1;
+    if (left == 1)
+        raise(SIGSTOP);
+}
 
 void *__real_ucp_am_recv_data_nbx(ucp_worker_h worker, void *data_desc, void *buffer, size_t count,
                                   const ucp_request_param_t *param);
@@ -59,21 +74,26 @@ void *__wrap_ucp_am_recv_data_nbx(ucp_worker_h worker, void *data_desc, void *bu
     uint32_t i = n_receives++;
     if (i < sizeof(receives) / sizeof(receives[0]))
         receives[i] = (struct receive){.to = buffer, .bytes = count};
-    return __real_ucp_am_recv_data_nbx(worker, data_desc, buffer, count, param);
+    void *result = __real_ucp_am_recv_data_nbx(worker, data_desc, buffer, count, param);
+    maybe_stop(); /* a source never comes here */
+    return result;
 }
 
 void *__real_ucp_am_send_nbx(ucp_ep_h ep, unsigned id, const void *header, size_t header_length,
                              const void *buffer, size_t count, const ucp_request_param_t *param);
 void *__wrap_ucp_am_send_nbx(ucp_ep_h ep, unsigned id, const void *header, size_t header_length,
                              const void *buffer, size_t count, const ucp_request_param_t *param);
-/* A peer that breaks the rule: its offers are eager. */
+/* A peer that breaks the rule: its offers are eager. Or one that stops behind an offer. */
 void *__wrap_ucp_am_send_nbx(ucp_ep_h ep, unsigned id, const void *header, size_t header_length,
                              const void *buffer, size_t count, const ucp_request_param_t *param)
 {
     ucp_request_param_t changed = *param;
     if (send_eagerly && (param->flags & UCP_AM_SEND_FLAG_RNDV))
         changed.flags = (param->flags & ~(uint32_t)UCP_AM_SEND_FLAG_RNDV) | UCP_AM_SEND_FLAG_EAGER;
-    return __real_ucp_am_send_nbx(ep, id, header, header_length, buffer, count, &changed);
+    void *result = __real_ucp_am_send_nbx(ep, id, header, header_length, buffer, count, &changed);
+    if (param->flags & UCP_AM_SEND_FLAG_RNDV)
+        maybe_stop();
+    return result;
 }
 
 /* ---- helpers ---- */
@@ -111,6 +131,17 @@ static bool recv_some(void *arg)
 {
     struct rig_job *job = arg;
     return job->n_landed > 0 || job->failed;
+}
+
+static bool recv_failed(void *arg)
+{
+    return ((struct rig_job *)arg)->failed;
+}
+
+static bool never(void *arg)
+{
+    (void)arg;
+    return false;
 }
 
 static void quick_limits(struct transfer_limits *limits)
@@ -157,6 +188,12 @@ static void stop_pair(void)
     assert_int_equal(rig_free_blocks(&b), 64);
     rig_stop(&a);
     rig_stop(&b);
+}
+
+/* Of streams that are over: a rig has room for RIG_JOBS_MAX. */
+static void forget_jobs(void)
+{
+    a.n_jobs = b.n_jobs = 0;
 }
 
 static struct pair begin(uint64_t key, uint32_t n_tokens, uint32_t first)
@@ -410,6 +447,54 @@ static void case_reconnect(void **state)
     stop_pair();
 }
 
+/* A stream with the nth fault point that it reaches failing, over the same two nodes again and again: it
+ * ends, its blocks return, and the next one succeeds. */
+static sl_status tortured_stream(void *arg)
+{
+    uint64_t *key = arg;
+    struct pair pair = begin(++*key, 200, 1);
+    rig_ready_all(&a, pair.send);
+    rig_token(&a, pair.send, 99);
+    if (!rig_run(both, 2, pair_over, &pair, SLOW * SL_SECOND_US)) {
+        /* What the coordinator does at the request's deadline. */
+        assert_int_equal(transfer_recv_cancel(b.transfer, *key, TRANSFER_DEADLINE), SL_OK);
+        assert_int_equal(transfer_send_cancel(a.transfer, *key, TRANSFER_DEADLINE), SL_OK);
+        assert_true(rig_run(both, 2, pair_over, &pair, WAIT_US));
+    }
+    bool sealed = pair.recv->sealed;
+    assert_true(sealed || !pair.send->acked);
+    if (sealed)
+        rig_release(&b, pair.recv);
+    forget_jobs();
+    return sealed ? SL_OK : sl_fail(SL_PEER, "failed: %s", transfer_reason_name(pair.recv->reason));
+}
+
+static void after_torture(void *arg)
+{
+    uint64_t *key = arg;
+    *key += 100000;
+    stream_again(*key);
+    assert_int_equal(rig_free_blocks(&a), 64);
+    assert_int_equal(rig_free_blocks(&b), 64);
+    forget_jobs();
+}
+
+static void case_torture(void **state)
+{
+    (void)state;
+    uint64_t key = 1;
+    struct rig_options options = options_of("p0", 0x1111);
+    options.verify = true;
+    options.threaded = false;
+    rig_start(&a, &options);
+    options = options_of("d0", 0x2222);
+    options.verify = true;
+    options.threaded = false;
+    rig_start(&b, &options);
+    (void)torture_run("a stream over UCX", tortured_stream, after_torture, &key, 2000);
+    stop_pair();
+}
+
 /* ---- cases: two processes ---- */
 
 struct child {
@@ -479,6 +564,8 @@ static void reap(struct child *child)
     close(child->out);
 }
 
+static bool stops_itself; /* in its second stream, at the moment that the case is about */
+
 /* The other process as the destination: takes whatever is opened, until it is killed. */
 static int role_destination(void)
 {
@@ -492,6 +579,8 @@ static int role_destination(void)
         for (uint32_t i = 0; i < b.n_jobs; i++) {
             struct rig_job *job = &b.jobs[i];
             if (job->opened && !job->expected) {
+                if (stops_itself && job->key >> 16 != 0)
+                    stop_after = 1;
                 (void)rig_expect(&b, &from, job->key, (uint32_t)(job->key & 0xffff));
                 rig_admit(&b, job, 0, 8);
             }
@@ -520,6 +609,8 @@ static int role_source(void)
             sl_sleep_us(50);
         if (read(10, &key, sizeof(key)) != sizeof(key))
             continue;
+        if (stops_itself && key >> 32 != 0)
+            stop_after = OFFERS;
         struct rig_job *job = rig_send(&a, &to, key, (uint32_t)(key & 0xffff));
         if (key >> 32 == 0) {
             rig_ready_all(&a, job);
@@ -617,8 +708,23 @@ static void case_wakes(void **state)
     reap(&child);
 }
 
-/* Stopped with more on its way than shared memory holds, and killed without ever going on: UCX never
- * gives those sends back (transport: abandon). The blocks return all the same, and a stop is not hung. */
+static void wait_stopped(const struct child *child)
+{
+    uint64_t begun = sl_real_us();
+    int status = 0;
+    pid_t pid = 0;
+    while (pid == 0 && sl_real_us() - begun < WAIT_US) {
+        pid = waitpid(child->pid, &status, WUNTRACED | WNOHANG);
+        sl_sleep_us(SL_MS_US);
+    }
+    assert_int_equal(pid, child->pid);
+    assert_true(WIFSTOPPED(status));
+}
+
+/* The destination stops as soon as it has asked for the bytes of a piece: these are many times what the
+ * ring in shared memory holds (RING entries), so the ring is full and stays so. It is killed without
+ * ever going on. UCX gives none of the sends back (transport: abandon); the blocks return all the
+ * same, and a stop of this side is not hung. */
 static void case_full_and_stopped(void **state)
 {
     (void)state;
@@ -633,8 +739,7 @@ static void case_full_and_stopped(void **state)
     assert_true(job->acked);
 
     job = send_to(&to, (1 << 16) + 16 * 60, false);
-    assert_true(rig_run(only_a, 1, send_wanted, job, WAIT_US));
-    kill(child.pid, SIGSTOP);
+    wait_stopped(&child);
     uint64_t begun = sl_real_us();
     assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
     assert_true(sl_real_us() - begun < 4 * SLOW * SL_SECOND_US);
@@ -778,27 +883,68 @@ static void case_source_dies(void **state)
     reap(&child);
 }
 
+/* A source that stops behind its offers: receives are posted, and what asks for their bytes fills the ring
+ * that leads to it, beats behind it. As long as it is only stopped the receives stay: it may go on and
+ * write. Once it is killed they end, though UCX never calls them back, and nothing is written later. */
+static void case_full_way_back(void **state)
+{
+    (void)state;
+    bool shared =
+        strstr(getenv("UCX_TLS"), "posix") != NULL; /* over tcp a close ends them at once */
+    struct child child = spawn("role_stopping_source");
+    struct rig_options options = options_of("d0", 0x2222);
+    options.canary = true;
+    rig_start(&b, &options);
+    struct transfer_peer from = receive_address(child.in, "p0");
+    send_address(child.out, &b);
+    struct rig_job *job = receive_from(&child, &from, 16 * 20);
+    assert_true(rig_run(only_b, 1, job_over, job, WAIT_US));
+    assert_true(job->sealed);
+    rig_release(&b, job);
+
+    uint32_t n_before = n_receives;
+    job = receive_from(&child, &from, ((uint64_t)1 << 32) + 16 * 20);
+    assert_true(rig_run(only_b, 1, recv_failed, job, WAIT_US)); /* silent, given up */
+    wait_stopped(&child);
+    assert_true(n_receives > n_before);
+    assert_int_equal(rig_run(only_b, 1, job_over, job, 3 * SL_SECOND_US), !shared);
+    kill(child.pid, SIGKILL); /* and not reaped yet: a zombie is gone as well */
+    uint64_t begun = sl_real_us();
+    assert_true(rig_run(only_b, 1, job_over, job, WAIT_US));
+    assert_true(sl_real_us() - begun < 3 * SLOW * SL_SECOND_US);
+    assert_int_equal(job->reason, TRANSFER_LOST);
+    assert_int_equal(rig_free_blocks(&b), 64);
+    (void)rig_run(only_b, 1, never, NULL, SL_SECOND_US / 2);
+    rig_check_canaries(&b);
+    rig_stop(&b);
+    reap(&child);
+}
+
 /* ---- the cases as processes ---- */
 
 static const struct CMUnitTest cases[] = {
-    cmocka_unit_test(case_fake_memory),    cmocka_unit_test(case_stream),
-    cmocka_unit_test(case_layers_overlap), cmocka_unit_test(case_cancel),
-    cmocka_unit_test(case_spoilt),         cmocka_unit_test(case_send_fails),
-    cmocka_unit_test(case_mismatch),       cmocka_unit_test(case_eager),
-    cmocka_unit_test(case_reconnect),      cmocka_unit_test(case_destination_dies),
-    cmocka_unit_test(case_source_dies),    cmocka_unit_test(case_long_stop),
-    cmocka_unit_test(case_wakes),          cmocka_unit_test(case_full_and_stopped),
+    cmocka_unit_test(case_fake_memory),      cmocka_unit_test(case_stream),
+    cmocka_unit_test(case_layers_overlap),   cmocka_unit_test(case_cancel),
+    cmocka_unit_test(case_spoilt),           cmocka_unit_test(case_send_fails),
+    cmocka_unit_test(case_mismatch),         cmocka_unit_test(case_eager),
+    cmocka_unit_test(case_reconnect),        cmocka_unit_test(case_torture),
+    cmocka_unit_test(case_destination_dies), cmocka_unit_test(case_source_dies),
+    cmocka_unit_test(case_long_stop),        cmocka_unit_test(case_wakes),
+    cmocka_unit_test(case_full_and_stopped), cmocka_unit_test(case_full_way_back),
 };
 #define N_CASES (sizeof(cases) / sizeof(cases[0]))
 
 static int run_case(const char *name)
 {
     patient = strcmp(name, "role_patient") == 0;
-    if (strcmp(name, "role_large_destination") == 0)
+    stops_itself = strcmp(name, "role_stopping_source") == 0;
+    if (strcmp(name, "role_large_destination") == 0) {
         layer_bytes = LARGE_LAYER;
+        stops_itself = true;
+    }
     if (strcmp(name, "role_destination") == 0 || layer_bytes == LARGE_LAYER || patient)
         return role_destination();
-    if (strcmp(name, "role_source") == 0)
+    if (strcmp(name, "role_source") == 0 || stops_itself)
         return role_source();
     for (size_t i = 0; i < N_CASES; i++) {
         if (strcmp(name, cases[i].name) == 0) {
@@ -818,6 +964,10 @@ static pid_t start_case(const char *name, const char *tls)
     pid_t pid = fork();
     if (pid == 0) {
         setenv("UCX_TLS", tls, 1);
+        if (strncmp(name, "case_full", strlen("case_full")) == 0) {
+            setenv("UCX_POSIX_FIFO_SIZE", RING, 1);
+            setenv("UCX_SYSV_FIFO_SIZE", RING, 1);
+        }
         execl(self_path, self_path, name, (char *)NULL);
         _exit(127);
     }

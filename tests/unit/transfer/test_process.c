@@ -1,0 +1,155 @@
+/* Who is gone and who is not, shown with real processes: running, stopped, killed but not reaped, reaped,
+ * and a leader that has ended while a thread of it goes on. */
+#include "base/clock.h"
+#include "support/support.h"
+#include "transfer/process.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct process self;
+
+static void *outlive(void *arg)
+{
+    (void)arg;
+    for (;;)
+        pause();
+    return NULL;
+}
+
+/* A child that waits for a signal; leaderless: its first thread ends, a second one goes on. */
+static pid_t spawn(bool leaderless, struct process *process_out)
+{
+    int fds[2];
+    uint8_t bytes[PROCESS_BYTES];
+    assert_int_equal(pipe(fds), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        alarm(60);
+        struct process process;
+        process_self(&process);
+        process_pack(&process, bytes);
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, outlive, NULL) != 0 ||
+            write(fds[1], bytes, sizeof(bytes)) != sizeof(bytes))
+            _exit(1);
+        if (leaderless)
+            pthread_exit(NULL);
+        outlive(NULL);
+    }
+    close(fds[1]);
+    assert_int_equal(read(fds[0], bytes, sizeof(bytes)), sizeof(bytes));
+    close(fds[0]);
+    assert_ok(process_unpack(bytes, sizeof(bytes), process_out));
+    assert_int_equal(process_out->pid, pid);
+    return pid;
+}
+
+/* A signal takes its time; true once it is gone. */
+static bool goes(const struct process *process, uint64_t within_us)
+{
+    uint64_t begun = sl_real_us();
+    while (!process_is_gone(&self, process)) {
+        if (sl_real_us() - begun > within_us)
+            return false;
+        sl_sleep_us(SL_MS_US);
+    }
+    return true;
+}
+
+static void test_life(void **state)
+{
+    (void)state;
+    struct process process;
+    pid_t pid = spawn(false, &process);
+    assert_false(process_is_gone(&self, &process));
+    kill(pid, SIGSTOP);
+    assert_false(goes(&process, 100 * SL_MS_US));
+    kill(pid, SIGKILL);
+    assert_true(goes(&process, 10 * SL_SECOND_US)); /* a zombie: nobody has waited for it */
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_true(process_is_gone(&self, &process));
+}
+
+static void test_leader_ends_first(void **state)
+{
+    (void)state;
+    struct process process;
+    pid_t pid = spawn(true, &process);
+    assert_false(goes(&process, 100 * SL_MS_US));
+    kill(pid, SIGKILL);
+    assert_true(goes(&process, 10 * SL_SECOND_US));
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* What cannot be looked at from here is alive; a pid that is used again is another process. */
+static void test_others(void **state)
+{
+    (void)state;
+    struct process gone, other;
+    pid_t pid = spawn(false, &gone);
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_true(process_is_gone(&self, &gone));
+    other = gone;
+    other.boot[3] ^= 1;
+    assert_false(process_is_gone(&self, &other));
+    other = gone;
+    other.pids++;
+    assert_false(process_is_gone(&self, &other));
+    other = gone;
+    other.started = 0;
+    assert_false(process_is_gone(&self, &other));
+    struct process blind = self;
+    memset(blind.boot, 0, sizeof(blind.boot));
+    other = gone;
+    memset(other.boot, 0, sizeof(other.boot));
+    assert_false(process_is_gone(&blind, &other));
+
+    other = self;
+    assert_false(process_is_gone(&self, &other));
+    other.started--;
+    assert_true(process_is_gone(&self, &other));
+}
+
+static void test_bytes(void **state)
+{
+    (void)state;
+    uint8_t bytes[PROCESS_BYTES + 3], again[PROCESS_BYTES];
+    struct process process;
+    process_pack(&self, bytes);
+    assert_ok(process_unpack(bytes, sizeof(bytes), &process));
+    process_pack(&process, again);
+    assert_memory_equal(bytes, again, sizeof(again));
+    assert_int_equal(process.pid, getpid());
+    assert_true(process.started != 0 && process.pids != 0);
+
+    struct process untouched = process;
+    assert_fails(process_unpack(bytes, PROCESS_BYTES - 1, &process), SL_INVALID, "39 bytes");
+    bytes[0] ^= 1;
+    assert_fails(process_unpack(bytes, sizeof(bytes), &process), SL_INVALID,
+                 "begins with 31504c52");
+    bytes[0] ^= 1;
+    memset(bytes + 4, 0, 4);
+    assert_fails(process_unpack(bytes, sizeof(bytes), &process), SL_INVALID, "process 0;");
+    memset(bytes + 4, 0xff, 4); /* kill(-1) is everybody */
+    assert_fails(process_unpack(bytes, sizeof(bytes), &process), SL_INVALID, "4294967295");
+    assert_memory_equal(&untouched, &process, sizeof(process));
+}
+
+int main(void)
+{
+    process_self(&self);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_life),
+        cmocka_unit_test(test_leader_ends_first),
+        cmocka_unit_test(test_others),
+        cmocka_unit_test(test_bytes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
