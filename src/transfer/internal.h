@@ -141,6 +141,11 @@ void transfer_op_give(struct transfer *transfer, struct transfer_op *op);
 void *transfer_piece_address(const struct transfer *transfer, const struct piece *piece,
                              uint32_t block_id);
 uint32_t stream_bucket(uint64_t key);
+/* A second stream under the key of one that lives: said and counted, and the first goes on. Keys come
+ * from the coordinator; the scheduler has compared them, so it is told nothing: the events of a key are
+ * those of its stream. */
+void transfer_refuse_key(struct transfer *transfer, const struct command *command,
+                         uint32_t attempt);
 /* A message of a key that nobody here knows. */
 void transfer_count_unknown(struct transfer *transfer, const struct peer *peer,
                             const struct frame *frame);

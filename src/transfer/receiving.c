@@ -647,11 +647,14 @@ static void tell_unborn(struct transfer *transfer, const struct command *command
 static void expect_known(struct transfer *transfer, struct recv_stream *stream,
                          const struct command *command)
 {
+    if (stream->submitted) {
+        transfer_refuse_key(transfer, command, stream->attempt);
+        return;
+    }
     bool agrees = stream->peer->incarnation == command->open.peer.incarnation &&
                   stream->attempt == command->open.attempt &&
                   stream->destination.n_blocks == command->open.n_blocks &&
                   stream->destination.n_tokens == command->open.n_tokens;
-    SL_ASSERT(!stream->submitted); /* a key is drawn once and submitted once */
     stream->submitted = true;
     (void)on_simple(transfer, stream, agrees ? DESTINATION_ON_SUBMIT : DESTINATION_ON_SUBMIT_BAD,
                     TRANSFER_MISMATCH);

@@ -366,6 +366,11 @@ static bool blocks_exist(const struct transfer *transfer, const uint32_t *blocks
 
 static void command_open(struct transfer *transfer, const struct command *command)
 {
+    const struct send_stream *known = send_find(transfer, command->key);
+    if (known != NULL) {
+        transfer_refuse_key(transfer, command, known->attempt);
+        return;
+    }
     const struct command_peer *to = &command->open.peer;
     struct peer *peer =
         peer_get(transfer, to->node_id, to->incarnation, to->address, to->address_bytes);
@@ -374,7 +379,6 @@ static void command_open(struct transfer *transfer, const struct command *comman
         fail_unborn(transfer, command, TRANSFER_FULL);
         return;
     }
-    SL_ASSERT(send_find(transfer, command->key) == NULL);
     SL_ASSERT(blocks_exist(transfer, command->open.blocks, command->open.n_blocks));
     struct send_stream *stream = sl_zalloc(1, sizeof(*stream));
     if (source_init(&stream->source, &transfer->shape, command->open.n_blocks) != SL_OK) {

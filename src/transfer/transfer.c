@@ -124,6 +124,14 @@ void transfer_count_unknown(struct transfer *transfer, const struct peer *peer,
              frame_type_name(frame->type), frame->key);
 }
 
+void transfer_refuse_key(struct transfer *transfer, const struct command *command, uint32_t attempt)
+{
+    sl_warn("transfer_key_refused",
+            "key=%016" PRIx64 " error=\"stream key of attempt %u is taken by attempt %u\"",
+            command->key, command->open.attempt, attempt);
+    peer_misbehaved(transfer, NULL, "stream key"); /* counts; it is not the peer's fault */
+}
+
 /* ---- events ---- */
 
 static void flush_backlog(struct transfer *transfer)

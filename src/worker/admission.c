@@ -152,6 +152,23 @@ static void end_older(struct worker *worker, struct worker_request *old)
     request_end(worker, old, TRANSFER_CANCELLED);
 }
 
+/* False: it was refused. */
+static bool begin_stream(struct worker *worker, struct worker_request *request,
+                         const Sluice__Submit *submit)
+{
+    if (!has_stream(submit->mode))
+        return true;
+    sl_status status = stream_add(worker, request, submit->stream_key, submit->attempt,
+                                  submit->peer, submit->mode == SLUICE__MODE__MODE_PREFILL);
+    if (status == SL_OK)
+        return true;
+    bool taken = status == SL_INVALID;
+    refuse_request(worker, request,
+                   taken ? SLUICE__REASON__REASON_MISBEHAVED : SLUICE__REASON__REASON_FULL,
+                   taken ? TRANSFER_MISBEHAVED : TRANSFER_FULL, sl_error());
+    return false;
+}
+
 void admission_submit(struct worker *worker, const Sluice__Submit *submit)
 {
     char text[WORKER_TEXT_BYTES];
@@ -180,13 +197,8 @@ void admission_submit(struct worker *worker, const Sluice__Submit *submit)
                        sl_error());
         return;
     }
-    if (has_stream(submit->mode) &&
-        stream_add(worker, request, submit->stream_key, submit->attempt, submit->peer,
-                   submit->mode == SLUICE__MODE__MODE_PREFILL) == NULL) {
-        refuse_request(worker, request, SLUICE__REASON__REASON_FULL, TRANSFER_FULL,
-                       "no memory for a stream, or its key is taken");
+    if (!begin_stream(worker, request, submit))
         return;
-    }
     if (!append(worker, request, submit->tokens, submit->n_tokens))
         refuse_request(worker, request, SLUICE__REASON__REASON_INVALID, TRANSFER_CANCELLED,
                        "a token outside the vocabulary, or too many");

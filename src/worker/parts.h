@@ -41,10 +41,9 @@ bool step_poll(struct worker *worker);
 Sluice__Finish step_finish_of(const struct worker_request *request, uint32_t token, uint32_t index);
 
 /* stream.c: both sides */
-/* NULL: no memory, too many, or the key is taken. */
-struct worker_stream *stream_add(struct worker *worker, struct worker_request *request,
-                                 uint64_t key, uint32_t attempt, const Sluice__Peer *peer,
-                                 bool source);
+/* SL_INVALID: another stream has the key; SL_EXHAUSTED: too many of the request; SL_NO_MEMORY. */
+sl_status stream_add(struct worker *worker, struct worker_request *request, uint64_t key,
+                     uint32_t attempt, const Sluice__Peer *peer, bool source) SL_MUST_USE;
 /* Asks for the end; it is dead at once if the transfer layer never knew it. */
 void stream_cancel(struct worker *worker, struct worker_stream *stream, enum transfer_reason why);
 void stream_dead(struct worker *worker, struct worker_stream *stream);

@@ -165,6 +165,15 @@ static void not_held(struct worker *worker, const Sluice__Redirect *redirect, Sl
     report_stream_failed(worker, redirect->request, redirect->attempt, reason, false, true);
 }
 
+static sl_status add_redirected(struct worker *worker, struct worker_request *request,
+                                const Sluice__Redirect *redirect)
+{
+    if (redirect->peer == NULL || redirect->peer->n_ranks == 0 || redirect->stream_key == 0)
+        return sl_fail(SL_INVALID, "a redirect needs a key and a peer with an address");
+    return stream_add(worker, request, redirect->stream_key, redirect->attempt, redirect->peer,
+                      true);
+}
+
 void sender_redirect(struct worker *worker, const Sluice__Redirect *redirect)
 {
     struct worker_request *request = worker_map_get(worker->by_id, redirect->request);
@@ -177,12 +186,13 @@ void sender_redirect(struct worker *worker, const Sluice__Redirect *redirect)
     for (struct worker_stream *old = request->streams; old != NULL; old = old->next)
         stream_cancel(worker, old, TRANSFER_CANCELLED);
     request->attempt = redirect->attempt;
-    struct worker_stream *stream = NULL;
-    if (redirect->peer != NULL && redirect->peer->n_ranks > 0 && redirect->stream_key != 0)
-        stream = stream_add(worker, request, redirect->stream_key, redirect->attempt,
-                            redirect->peer, true);
-    if (stream == NULL) {
-        not_held(worker, redirect, SLUICE__REASON__REASON_FULL);
+    sl_status status = add_redirected(worker, request, redirect);
+    if (status != SL_OK) {
+        sl_warn("redirect_refused", "req=%" PRIu64 " attempt=%u error=\"%s\"", request->id,
+                request->attempt, sl_error());
+        not_held(worker, redirect,
+                 status == SL_INVALID ? SLUICE__REASON__REASON_MISBEHAVED
+                                      : SLUICE__REASON__REASON_FULL);
         request_end(worker, request, TRANSFER_CANCELLED);
         return;
     }
@@ -192,5 +202,5 @@ void sender_redirect(struct worker *worker, const Sluice__Redirect *redirect)
         struct model_token token = {.id = request->tokens[request->n_submitted]};
         report_token(worker, request, request->first_index, &token, false);
     }
-    stream_flush(worker, stream);
+    stream_flush(worker, request->streams);
 }

@@ -44,18 +44,22 @@ static bool allocate_landing(struct worker_request *request, struct worker_strea
     return true;
 }
 
-struct worker_stream *stream_add(struct worker *worker, struct worker_request *request,
-                                 uint64_t key, uint32_t attempt, const Sluice__Peer *peer,
-                                 bool source)
+sl_status stream_add(struct worker *worker, struct worker_request *request, uint64_t key,
+                     uint32_t attempt, const Sluice__Peer *peer, bool source)
 {
-    if (request->n_streams == worker->args.limits.streams_per_request ||
-        worker_map_get(worker->by_key, key) != NULL)
-        return NULL;
+    const struct worker_stream *taken = worker_map_get(worker->by_key, key);
+    if (taken != NULL)
+        return sl_fail(SL_INVALID,
+                       "stream_key %016" PRIx64 " is taken by request %" PRIu64 ", attempt %u", key,
+                       taken->request->id, taken->attempt);
+    if (request->n_streams == worker->args.limits.streams_per_request)
+        return sl_fail(SL_EXHAUSTED, "a request of %u streams; at most %u", request->n_streams + 1,
+                       worker->args.limits.streams_per_request);
     struct worker_stream *stream = sl_arena_try_alloc(&request->arena, 1, sizeof(*stream));
     if (stream == NULL || !copy_peer(request, &stream->peer, peer) ||
         (!source && !allocate_landing(request, stream)) ||
         !worker_map_put(worker->by_key, key, stream))
-        return NULL;
+        return sl_fail(SL_NO_MEMORY, "stream of %u blocks", request->table.n_max);
     stream->request = request;
     stream->key = key;
     stream->attempt = attempt;
@@ -63,7 +67,7 @@ struct worker_stream *stream_add(struct worker *worker, struct worker_request *r
     stream->next = request->streams;
     request->streams = stream;
     request->n_streams++;
-    return stream;
+    return SL_OK;
 }
 
 void stream_dead(struct worker *worker, struct worker_stream *stream)

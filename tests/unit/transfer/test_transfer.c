@@ -133,6 +133,33 @@ static void test_unknown_keys(void **state)
     assert_false(transfer_poll(a.transfer, &event));
 }
 
+/* A key that is submitted again: said and counted, and the stream that has it is not touched. */
+static void test_key_twice(void **state)
+{
+    (void)state;
+    struct transfer_peer to = rig_peer(&b), from = rig_peer(&a);
+    struct rig_job *recv = rig_expect(&b, &from, 61, 64), *send = rig_send(&a, &to, 61, 64);
+    struct transfer_recv_args expected = {
+        .key = 61, .attempt = 2, .peer = from, .n_blocks = 4, .n_tokens = 64};
+    struct transfer_send_args opened = {
+        .key = 61, .attempt = 2, .peer = to, .n_blocks = 4, .n_tokens = 64, .blocks = send->blocks};
+    for (uint32_t i = 0; i < 4; i++) { /* queued, opened, landing, held */
+        assert_ok(transfer_recv_expect(b.transfer, &expected));
+        assert_ok(transfer_send_open(a.transfer, &opened));
+        run(20, 100);
+        if (i == 1)
+            rig_admit(&b, recv, 0, 8);
+        if (i == 2)
+            rig_ready_all(&a, send);
+    }
+    assert_true(rig_metric(&a, "kv_transfer_misbehaviour_total", NULL) == 4);
+    assert_true(rig_metric(&b, "kv_transfer_misbehaviour_total", NULL) == 4);
+    rig_token(&a, send, 4);
+    run(100, 1000);
+    assert_true(send->acked && recv->sealed);
+    rig_release(&b, recv);
+}
+
 /* More commands than the ring holds: SL_AGAIN, and nothing is lost or leaked. */
 static void test_full_commands(void **state)
 {
@@ -476,6 +503,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_create_refuses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_calls_refuse, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_unknown_keys, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_key_twice, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_full_commands, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_full_events, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_parked, set_up, tear_down),

@@ -247,8 +247,10 @@ static void take(struct fx_node *node, const Sluice__NodeMessage *message)
         break;
     case SLUICE__NODE_MESSAGE__BODY_REFUSED:
         r = find(fx, message->refused->request);
-        if (r != NULL && r->attempt == message->refused->attempt)
+        if (r != NULL && r->attempt == message->refused->attempt) {
             r->refused = message->refused->reason;
+            snprintf(r->refused_text, sizeof(r->refused_text), "%s", message->refused->message);
+        }
         break;
     case SLUICE__NODE_MESSAGE__BODY_FINISHED:
         take_finished(fx, message->finished);

@@ -58,6 +58,7 @@ struct fx_request {
     Sluice__Finish finish; /* of the last token's node */
     Sluice__Finish sent;   /* FINISH_SENT seen */
     Sluice__Reason refused, failed, finish_reason;
+    char refused_text[160];
     bool failed_source, failed_held;
     uint32_t n_failed;
     uint32_t computed; /* sum over Finished */

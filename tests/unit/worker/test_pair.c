@@ -340,6 +340,50 @@ static void test_refused_by_destination(void **state)
     fx_close(&fx);
 }
 
+/* A key that another stream has is refused by name, on both sides and in a redirect, and that stream goes on:
+ * what the coordinator sends reaches no assertion. */
+static void test_key_taken(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_prefill = 1, .n_decode = 1, .loop = rough});
+    uint32_t prompt[60];
+    fx_prompt(prompt, 60, 63);
+    struct fx_submit first = {
+        .id = 1, .tokens = prompt, .n_tokens = 60, .max_tokens = 20, .key = 500};
+    struct fx_submit second = {
+        .id = 2, .tokens = prompt, .n_tokens = 33, .max_tokens = 20, .key = 500};
+    (void)fx_send(&fx, 1, SLUICE__MODE__MODE_DECODE, &first, 0);
+    struct fx_request *r = fx_send(&fx, 0, SLUICE__MODE__MODE_PREFILL, &first, 1);
+    struct fx_request *other = fx_send(&fx, 1, SLUICE__MODE__MODE_DECODE, &second, 0);
+    (void)fx_turn(&fx);
+    assert_int_equal(other->refused, SLUICE__REASON__REASON_MISBEHAVED);
+    assert_non_null(strstr(other->refused_text, "stream_key 00000000000001f4"));
+    assert_non_null(strstr(other->refused_text, "request 1, attempt 1"));
+    other->refused = SLUICE__REASON__REASON_NONE;
+    (void)fx_send(&fx, 0, SLUICE__MODE__MODE_PREFILL, &second, 1);
+    (void)fx_turn(&fx);
+    assert_int_equal(other->refused, SLUICE__REASON__REASON_MISBEHAVED);
+    fx_wait(&fx, r);
+    fx_expect(r, &first);
+
+    first.id = 3;
+    second.id = 4;
+    fx.next_key = 600;
+    r = fx_pair(&fx, 0, 1, &first);
+    other = fx_pair(&fx, 0, 1, &second);
+    fx.next_key = 600;
+    second.attempt = 2;
+    fx_redirect(&fx, 0, &second, 1);
+    (void)fx_turn(&fx);
+    assert_int_equal(other->refused, SLUICE__REASON__REASON_MISBEHAVED);
+    assert_int_equal(other->failed, SLUICE__REASON__REASON_MISBEHAVED);
+    assert_false(other->failed_held);
+    fx_wait(&fx, r);
+    fx_expect(r, &first);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
 /* The source dies: the destination says so and drains, whatever had landed. */
 static void test_source_dies(void **state)
 {
@@ -531,6 +575,7 @@ int main(void)
         cmocka_unit_test(test_cancel_everywhere),
         cmocka_unit_test(test_redirect),
         cmocka_unit_test(test_refused_by_destination),
+        cmocka_unit_test(test_key_taken),
         cmocka_unit_test(test_source_dies),
         cmocka_unit_test(test_link_cut),
         cmocka_unit_test(test_hold),
