@@ -523,6 +523,28 @@ SNIPPETS = """
 {{ l | select('odd') | list }} {{ l | reject('odd') | list }} {{ [0, 1, ''] | select | list }} {{ rows | selectattr('v', 'equalto', 2) | map(attribute='name') | list }} {{ rows | rejectattr('z', 'defined') | list | length }} {{ rows | selectattr('z') | list | length }} {{ l | select('gt', 1) | list }} {{ rows | selectattr('name', 'in', ['b', 'c']) | list | length }} {{ rows | selectattr('v', '==', 2) | list | length }}
 {{ l | select('nope') | list }}
 {{ [1, 2, 1, 'a', 'A'] | unique | list }} {{ l | reverse | list }} {{ s | reverse }} {{ l | sum }} {{ rows | sum(attribute='v') }} {{ [1, 2] | sum(start=5) }} {{ l | min }} {{ l | max }} {{ ['b', 'A'] | min }} {{ e | max }}|
+{{ rows | groupby('v') }} {{ rows | groupby('v') | map(attribute='grouper') | list }} {{ rows | groupby('v') | map(attribute='list') | map('length') | list }} {{ [] | groupby('x') }} {{ [['b', 1], ['B', 2], ['a', 3]] | groupby(0) }} {{ [['b', 1], ['B', 2], ['a', 3]] | groupby(0, case_sensitive=true) }} {{ rows | groupby('z.y', default=7) | length }} {{ rows | groupby('name', none, true) | map('first') | join }} {{ (rows | groupby('v'))[0].grouper }} {{ (rows | groupby('v'))[1]['list'] | length }} {{ (rows | groupby('v'))[0].nope is defined }}
+{{ rows | groupby('z.y') }}
+{{ rows | groupby }}
+{% for v, g in rows | groupby('v') %}{{ v }}:{% for r in g %}{{ r.name }}{% endfor %};{% endfor %}{% for g in rows | groupby('v') %}{{ g.grouper }}={{ g.list | length }} {% endfor %}
+{{ 'foo bar baz qux' | truncate(9) }}| {{ 'foo bar baz qux' | truncate(9, true) }}| {{ 'foo bar baz qux' | truncate(11) }}| {{ 'foo bar baz qux' | truncate(11, false, '...', 0) }}| {{ 'foo bar baz qux' | truncate(7, end='…', leeway=0) }}| {{ 'äöü ß 日本 x' | truncate(5, true, '', 0) }}| {{ 'nospaceatall' | truncate(6, leeway=0) }}| {{ '' | truncate }}| {{ l | truncate }}| {{ undef | truncate }}| {{ ('a ' * 200) | truncate | length }}| {{ 'a b' | truncate(3, leeway=0) }}| {{ 'abcdef' | truncate(3, leeway=0) }}|
+{{ 'abc' | truncate(2) }}
+{{ 'abc' | truncate(9, leeway=-1) }}
+{{ 5 | truncate }}
+{{ 'The quick brown fox jumped over the lazy dog' | wordwrap(10) }}| {{ 'well-known mother-in-law e-mail a-b x--y z-- --w 3-4 foo-3 é-ü ab-cd-ef' | wordwrap(6) }}| {{ 'well-known mother-in-law' | wordwrap(6, break_on_hyphens=false) }}| {{ 'abcdefghij klm' | wordwrap(4) }}| {{ 'abcdefghij klm' | wordwrap(4, false) }}| {{ '   lead\\n\\n  x   y \\r\\nz  ' | wordwrap(3) }}| {{ 'ab xxxxxxxx' | wordwrap(3) }}| {{ 'a b' | wordwrap(1, true, '<br>') }}| {{ '' | wordwrap }}| {{ 'aaa-bbbbbbbbb---ccc' | wordwrap(5) }}| {{ '日本語 日本 語' | wordwrap(2) }}| {{ 'a\\tb\\x0bc\\u00a0d' | wordwrap(2) }}| {{ 'q----w -- e---- ----r' | wordwrap(2) }}| {{ "it's--\\"so\\" yes--no. a.--b" | wordwrap(5) }}| {{ ('x' * 30 ~ ' ' ~ 'y-' * 9) | wordwrap(7) }}| {{ '\\u00a0\\u00a0\\u00a0 a' | wordwrap(2) }}| {{ '-a -b- --c d-' | wordwrap(1) }}| {{ 'a½-b²c a_-b1-2c' | wordwrap(3) }}
+{{ 'abc' | wordwrap(0) }}
+{{ 5 | wordwrap }}
+{{ undef | wordwrap }}
+{{ 'a b/c?d=é&~_.-x%+' | urlencode }} {{ {'a b': 'c/d', 'e': 1, 'é': none} | urlencode }} {{ [('k', 'v v'), ('x', [1])] | urlencode }} {{ 5 | urlencode }} {{ undef | urlencode }}| {{ none | urlencode }} {{ '' | urlencode }}| {{ 1.5 | urlencode }} {{ [] | urlencode }}|
+{{ [1] | urlencode }}
+{{ ['abc'] | urlencode }}
+{{ '7'.zfill(3) }} {{ '-7'.zfill(4) }} {{ '+'.zfill(2) }} {{ 'x'.zfill(0) }} {{ '日'.zfill(3) }} {{ 'ab'.ljust(5) }}| {{ 'ab'.rjust(5, '.') }} {{ 'ab'.center(5, '*') }} {{ 'abc'.center(6) }}| {{ 'ab'.ljust(1) }} {{ '日'.rjust(3, '本') }} {{ 'a\\tbc\\td\\n\\te'.expandtabs() }} {{ 'a\\tb'.expandtabs(4) }} {{ 'a\\tb'.expandtabs(0) }} {{ '日\\tb'.expandtabs(tabsize=3) }}
+{{ 'a'.ljust(3, 'ab') }}
+{{ 'a'.ljust(3, '') }}
+{{ 'a'.zfill() }}
+{{ 'a'.center('x') }}
+{{ 'abcabc'.rindex('b') }} {{ 'Straße ﬁ ΑΣ'.casefold() }} {{ '²'.isdigit() }} {{ '²'.isdecimal() }} {{ '٣'.isdigit() }} {{ '٣'.isdecimal() }} {{ '½'.isdigit() }} {{ '½'.isalnum() }} {{ '①'.isdigit() }} {{ 'aé'.isascii() }} {{ ''.isascii() }} {{ 'ab'.isascii() }} {{ '一'.isalnum() }} {{ ''.isdecimal() }}
+{{ 'abc'.rindex('z') }}
 {{ d | items | list }} {{ d | dictsort }} {{ {'b': 1, 'A': 2} | dictsort }} {{ {'b': 1, 'A': 2} | dictsort(true) }} {{ {'b': 1, 'A': 2} | dictsort(by='value', reverse=true) }} {{ undef | items | list }}
 {{ [1] | items | list }}
 {{ l | batch(2) | list }} {{ l | batch(2, 0) | list }} {{ [1, 2, 3, 4, 5] | slice(2) | list }} {{ [1, 2, 3] | slice(2, 'x') | list }}

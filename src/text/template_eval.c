@@ -89,6 +89,13 @@ static bool own_attribute(struct tpl_run *run, struct tpl_value self, const char
         *out = self.cycler->list->items[self.cycler->at];
         return true;
     }
+    if (self.kind == TPL_TUPLE && self.of == TPL_TUPLE) { /* of groupby */
+        bool grouper = n == 7 && memcmp(name, "grouper", 7) == 0;
+        if (!grouper && !(n == 4 && memcmp(name, "list", 4) == 0))
+            return false;
+        *out = self.list->items[grouper ? 0 : 1];
+        return true;
+    }
     if (self.kind == TPL_MACRO && n == 4 && memcmp(name, "name", 4) == 0) {
         const struct tpl_name *own = self.macro->node->name;
         *out = own == NULL ? tpl_none() : tpl_string(own->text, own->n);

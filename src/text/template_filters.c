@@ -1,4 +1,5 @@
-/* Filters of single values: text, numbers, defaults. Those of sequences are in template_sequences.c.
+/* Filters of single values: text, numbers, defaults. Those of sequences are in template_sequences.c,
+ * those that set a text in columns in template_layout.c.
  *
  * Names, arguments and results are those of jinja2; tojson is the one that transformers puts in its
  * place. Filters of jinja2 that no chat template has a use for (urlize, xmlattr, pprint …) are not
@@ -292,28 +293,6 @@ NATIVE(filter_indent)
     return tpl_string_take(run, &out);
 }
 
-NATIVE(filter_center)
-{
-    UNUSED();
-    struct tpl_value text = tpl_to_string(run, self);
-    int64_t width = tpl_int_arg(run, "center: width", &a[0], 80);
-    struct sl_buf out;
-
-    if (tpl_failed(run))
-        return text;
-    int64_t missing = width - tpl_length(run, &text);
-    if (missing <= 0)
-        return text;
-    int64_t left = missing / 2 + (missing & width & 1);
-    tpl_buf_init(run, &out);
-    for (int64_t i = 0; i < left && tpl_step(run, 1) && !out.failed; i++)
-        sl_buf_add_text(&out, " ");
-    tpl_print(run, &out, &text);
-    for (int64_t i = left; i < missing && tpl_step(run, 1) && !out.failed; i++)
-        sl_buf_add_text(&out, " ");
-    return tpl_string_take(run, &out);
-}
-
 NATIVE(filter_format)
 {
     UNUSED();
@@ -382,7 +361,6 @@ static const struct tpl_native filters[] = {
     {"abs", filter_abs, "", 0},
     {"round", filter_round, "precision method", 0},
     {"indent", filter_indent, "width first blank", 0},
-    {"center", filter_center, "width", 0},
     {"format", filter_format, "*", 0},
     {"attr", filter_attr, "name", 1},
     {"wordcount", filter_wordcount, "", 0},
@@ -391,5 +369,9 @@ static const struct tpl_native filters[] = {
 
 const struct tpl_native *tpl_filter_find(const char *name, size_t n)
 {
-    return tpl_row_find(filters, name, n);
+    const struct tpl_native *found = tpl_row_find(filters, name, n);
+
+    if (found == NULL)
+        found = tpl_layout_filter_find(name, n);
+    return found != NULL ? found : tpl_sequence_filter_find(name, n);
 }

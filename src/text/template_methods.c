@@ -224,12 +224,21 @@ NATIVE(str_rfind)
     return tpl_int(find(run, self, a, true));
 }
 
+static struct tpl_value found_at(struct tpl_run *run, int64_t at)
+{
+    return at < 0 ? tpl_fail(run, "substring not found") : tpl_int(at);
+}
+
 NATIVE(str_index)
 {
-    int64_t at = find(run, self, a, false);
-
     UNUSED();
-    return at < 0 ? tpl_fail(run, "substring not found") : tpl_int(at);
+    return found_at(run, find(run, self, a, false));
+}
+
+NATIVE(str_rindex)
+{
+    UNUSED();
+    return found_at(run, find(run, self, a, true));
 }
 
 NATIVE(str_count)
@@ -285,6 +294,27 @@ NATIVE(str_swapcase)
 {
     UNUSED();
     return tpl_case(run, self, TPL_SWAPCASE);
+}
+
+NATIVE(str_casefold)
+{
+    UNUSED();
+    struct sl_buf out;
+
+    tpl_buf_init(run, &out);
+    for (size_t at = 0; at < self.n && tpl_step(run, 1);) {
+        uint32_t code = 0;
+        utf8proc_int32_t folded[8];
+        int boundary = 0, n = text_char_next(self.text + at, self.n - at, &code);
+        utf8proc_ssize_t n_folded = utf8proc_decompose_char((utf8proc_int32_t)code, folded, 8,
+                                                            UTF8PROC_CASEFOLD, &boundary);
+        for (utf8proc_ssize_t i = 0; i < n_folded && i < 8; i++) {
+            char text[4];
+            sl_buf_add(&out, text, text_char_put((uint32_t)folded[i], text));
+        }
+        at += n > 0 ? (size_t)n : 1;
+    }
+    return tpl_string_take(run, &out);
 }
 
 NATIVE(str_join)
@@ -358,26 +388,34 @@ static bool all_of(struct tpl_run *run, struct tpl_value self, bool (*test)(uint
     return self.n > 0 && tpl_step(run, self.n / 4);
 }
 
-static bool is_alpha(uint32_t code)
-{
-    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)code);
-    return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
-}
+/* Digits that are no decimals: superscripts, circled ones and the like. */
+static const struct {
+    uint32_t first, last;
+} other_digits[] = {
+    {0xB2, 0xB3},       {0xB9, 0xB9},       {0x1369, 0x1371},   {0x19DA, 0x19DA},
+    {0x2070, 0x2070},   {0x2074, 0x2079},   {0x2080, 0x2089},   {0x2460, 0x2468},
+    {0x2474, 0x247C},   {0x2488, 0x2490},   {0x24EA, 0x24EA},   {0x24F5, 0x24FD},
+    {0x24FF, 0x24FF},   {0x2776, 0x277E},   {0x2780, 0x2788},   {0x278A, 0x2792},
+    {0x10A40, 0x10A43}, {0x10E60, 0x10E68}, {0x11052, 0x1105A}, {0x1F100, 0x1F10A},
+};
 
 static bool is_digit(uint32_t code)
 {
-    return utf8proc_category((utf8proc_int32_t)code) == UTF8PROC_CATEGORY_ND;
+    for (size_t i = 0; i < sizeof(other_digits) / sizeof(other_digits[0]); i++)
+        if (code >= other_digits[i].first && code <= other_digits[i].last)
+            return true;
+    return tpl_is_decimal(code);
 }
 
-static bool is_alnum(uint32_t code)
+static bool is_ascii(uint32_t code)
 {
-    return is_alpha(code) || text_char_is_numeric(code);
+    return code < 0x80;
 }
 
 NATIVE(str_isalpha)
 {
     UNUSED();
-    return tpl_bool(all_of(run, self, is_alpha));
+    return tpl_bool(all_of(run, self, tpl_is_alpha));
 }
 
 NATIVE(str_isdigit)
@@ -386,10 +424,22 @@ NATIVE(str_isdigit)
     return tpl_bool(all_of(run, self, is_digit));
 }
 
+NATIVE(str_isdecimal)
+{
+    UNUSED();
+    return tpl_bool(all_of(run, self, tpl_is_decimal));
+}
+
+NATIVE(str_isascii)
+{
+    UNUSED();
+    return tpl_bool(self.n == 0 || all_of(run, self, is_ascii));
+}
+
 NATIVE(str_isalnum)
 {
     UNUSED();
-    return tpl_bool(all_of(run, self, is_alnum));
+    return tpl_bool(all_of(run, self, tpl_is_alnum));
 }
 
 NATIVE(str_isspace)
@@ -542,6 +592,7 @@ static const struct tpl_native string_methods[] = {
     {"find", str_find, "sub start end", 1},
     {"rfind", str_rfind, "sub start end", 1},
     {"index", str_index, "sub start end", 1},
+    {"rindex", str_rindex, "sub start end", 1},
     {"count", str_count, "sub start end", 1},
     {"replace", str_replace, "old new count", 2},
     {"upper", str_upper, "", 0},
@@ -549,14 +600,22 @@ static const struct tpl_native string_methods[] = {
     {"title", str_title, "", 0},
     {"capitalize", str_capitalize, "", 0},
     {"swapcase", str_swapcase, "", 0},
+    {"casefold", str_casefold, "", 0},
     {"join", str_join, "iterable", 1},
     {"format", tpl_str_format, "*", 0},
     {"removeprefix", str_removeprefix, "prefix", 1},
     {"removesuffix", str_removesuffix, "suffix", 1},
     {"partition", str_partition, "sep", 1},
     {"rpartition", str_rpartition, "sep", 1},
+    {"center", tpl_str_center, "width fillchar", 1},
+    {"ljust", tpl_str_ljust, "width fillchar", 1},
+    {"rjust", tpl_str_rjust, "width fillchar", 1},
+    {"zfill", tpl_str_zfill, "width", 1},
+    {"expandtabs", tpl_str_expandtabs, "tabsize", 0},
     {"isalpha", str_isalpha, "", 0},
     {"isdigit", str_isdigit, "", 0},
+    {"isdecimal", str_isdecimal, "", 0},
+    {"isascii", str_isascii, "", 0},
     {"isalnum", str_isalnum, "", 0},
     {"isspace", str_isspace, "", 0},
     {"isupper", str_isupper, "", 0},

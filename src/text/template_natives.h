@@ -8,6 +8,16 @@
 #define NATIVE(name)                                                                               \
     static struct tpl_value name(struct tpl_run *run, struct tpl_value self,                       \
                                  const struct tpl_value *a, const struct tpl_args *args)
+/* Methods that are defined in another file than their table. */
+#define NATIVE_OF(name)                                                                            \
+    struct tpl_value name(struct tpl_run *run, struct tpl_value self, const struct tpl_value *a,   \
+                          const struct tpl_args *args)
+NATIVE_OF(tpl_str_center); /* template_layout.c */
+NATIVE_OF(tpl_str_ljust);
+NATIVE_OF(tpl_str_rjust);
+NATIVE_OF(tpl_str_zfill);
+NATIVE_OF(tpl_str_expandtabs);
+
 /* A function need not look at all it gets. */
 #define UNUSED() ((void)run, (void)self, (void)a, (void)args)
 

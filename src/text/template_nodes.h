@@ -18,7 +18,7 @@ enum tpl_kind {
     TPL_FLOAT,
     TPL_STRING,
     TPL_LIST,
-    TPL_TUPLE,
+    TPL_TUPLE, /* `of` TPL_TUPLE: a group of groupby, whose items have names */
     TPL_DICT,
     TPL_NAMESPACE,
     TPL_RANGE,

@@ -194,9 +194,7 @@ NATIVE(is_escaped)
 NATIVE(is_filter)
 {
     UNUSED();
-    return tpl_bool(self.kind == TPL_STRING &&
-                    (tpl_filter_find(self.text, self.n) != NULL ||
-                     tpl_sequence_filter_find(self.text, self.n) != NULL));
+    return tpl_bool(self.kind == TPL_STRING && tpl_filter_find(self.text, self.n) != NULL);
 }
 
 NATIVE(is_test)

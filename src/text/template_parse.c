@@ -346,13 +346,6 @@ static struct tpl_node *parse_postfix(struct tpl_parser *p, struct tpl_node *nod
     return node;
 }
 
-static const struct tpl_native *find_filter(const struct tpl_name *name)
-{
-    const struct tpl_native *native = tpl_filter_find(name->text, name->n);
-
-    return native != NULL ? native : tpl_sequence_filter_find(name->text, name->n);
-}
-
 struct tpl_node *tpl_parse_filters(struct tpl_parser *p, struct tpl_node *node, bool inline_)
 {
     while (p->status == SL_OK && (inline_ || tpl_skip(p, "|"))) {
@@ -361,7 +354,7 @@ struct tpl_node *tpl_parse_filters(struct tpl_parser *p, struct tpl_node *node, 
         filter->a = node;
         filter->name = tpl_expect_name(p);
         if (filter->name != NULL)
-            filter->native = find_filter(filter->name);
+            filter->native = tpl_filter_find(filter->name->text, filter->name->n);
         if (tpl_at(p, "."))
             tpl_parse_fail(p, "no filter has a '.' in its name");
         if (tpl_at(p, "("))

@@ -176,6 +176,10 @@ struct tpl_value tpl_strftime(struct tpl_run *run, const struct tpl_value *forma
 
 /* template_text.c: characters */
 bool tpl_is_space(uint32_t code);
+/* str.isalpha, str.isdecimal, str.isalnum of one character. */
+bool tpl_is_alpha(uint32_t code);
+bool tpl_is_decimal(uint32_t code);
+bool tpl_is_alnum(uint32_t code);
 size_t tpl_count_chars(const char *text, size_t bytes);
 /* Byte where character `index` begins, or the end. */
 size_t tpl_char_at(const char *text, size_t bytes, size_t index);
@@ -192,10 +196,12 @@ struct tpl_value tpl_slice(struct tpl_run *run, struct tpl_value self, const str
 struct tpl_value tpl_join(struct tpl_run *run, struct tpl_value separator, struct tpl_list *list,
                           bool strict);
 
-/* template_methods.c, template_objects.c, template_filters.c, template_sequences.c, template_tests.c */
+/* template_methods.c, template_objects.c, template_filters.c, template_layout.c, template_sequences.c */
 const struct tpl_native *tpl_method_find(const struct tpl_value *self, const char *name, size_t n);
 bool tpl_is_method_name(enum tpl_kind kind, const char *name, size_t n);
+/* A filter of any of the files. */
 const struct tpl_native *tpl_filter_find(const char *name, size_t n);
+const struct tpl_native *tpl_layout_filter_find(const char *name, size_t n);
 const struct tpl_native *tpl_sequence_filter_find(const char *name, size_t n);
 const struct tpl_native *tpl_test_find(const char *name, size_t n);
 const struct tpl_native *tpl_global_find(const char *name, size_t n);

@@ -108,8 +108,6 @@ NATIVE(filter_map)
             return tpl_none();
         native = tpl_filter_find(args->items[0].text, args->items[0].n);
         if (native == NULL)
-            native = tpl_sequence_filter_find(args->items[0].text, args->items[0].n);
-        if (native == NULL)
             return tpl_fail(run, "no filter named '%.*s'", (int)(args->items[0].n & 63),
                             args->items[0].text);
         rest = behind(args, 1);
@@ -212,35 +210,44 @@ static struct tpl_value sort_key(struct tpl_run *run, struct tpl_value v, bool c
     return v.kind == TPL_STRING && !case_sensitive ? tpl_case(run, v, TPL_LOWER) : v;
 }
 
-/* The key by an attribute argument, of which sort knows several with commas. */
+/* What a filter orders by; all zero: the items themselves, without regard to case. */
+struct order {
+    const struct tpl_value *attribute;
+    const struct tpl_value *missing; /* stands for an attribute that is not there; may be NULL */
+    bool case_sensitive;
+    bool several; /* the attribute may be a list with commas */
+};
+
 static struct tpl_value key_of(struct tpl_run *run, struct tpl_value item,
-                               const struct tpl_value *attribute, bool case_sensitive, bool several)
+                               const struct order *order)
 {
+    const struct tpl_value *attribute = order->attribute;
+
     if (!tpl_given(attribute))
-        return sort_key(run, item, case_sensitive);
-    if (!several || attribute->kind != TPL_STRING ||
+        return sort_key(run, item, order->case_sensitive);
+    if (!order->several || attribute->kind != TPL_STRING ||
         memchr(attribute->text, ',', attribute->n) == NULL)
-        return sort_key(run, attribute_of(run, item, attribute, NULL), case_sensitive);
+        return sort_key(run, attribute_of(run, item, attribute, order->missing),
+                        order->case_sensitive);
     struct tpl_list *list = tpl_list_new(run, 0);
     for (size_t at = 0; at <= attribute->n && list != NULL && !tpl_failed(run);) {
         const char *comma = memchr(attribute->text + at, ',', attribute->n - at);
         size_t end = comma == NULL ? attribute->n : (size_t)(comma - attribute->text);
         struct tpl_value part = tpl_string(attribute->text + at, end - at);
         tpl_list_add(run, list,
-                     sort_key(run, attribute_of(run, item, &part, NULL), case_sensitive));
+                     sort_key(run, attribute_of(run, item, &part, NULL), order->case_sensitive));
         at = end + 1;
     }
     return list == NULL ? tpl_none() : tpl_of_list(TPL_LIST, list);
 }
 
 static struct keyed *keys_of(struct tpl_run *run, const struct tpl_list *list,
-                             const struct tpl_value *attribute, bool case_sensitive, bool several)
+                             const struct order *order)
 {
     struct keyed *all = list == NULL ? NULL : tpl_alloc(run, list->n, sizeof(*all));
 
     for (size_t i = 0; all != NULL && i < list->n && !tpl_failed(run); i++)
-        all[i] = (struct keyed){key_of(run, list->items[i], attribute, case_sensitive, several),
-                                list->items[i]};
+        all[i] = (struct keyed){key_of(run, list->items[i], order), list->items[i]};
     return all;
 }
 
@@ -266,14 +273,23 @@ static void merge_sort(struct tpl_run *run, struct keyed *from, struct keyed *sp
     }
 }
 
-static struct tpl_value sorted(struct tpl_run *run, struct keyed *all, size_t n, bool reverse)
+/* Sorts in place; false when that failed. */
+static bool sort_keyed(struct tpl_run *run, struct keyed *all, size_t n, bool reverse)
 {
     struct keyed *spare = tpl_alloc(run, n, sizeof(*spare));
+
+    if (all == NULL || spare == NULL)
+        return false;
+    merge_sort(run, all, spare, n, reverse);
+    return !tpl_failed(run);
+}
+
+static struct tpl_value sorted(struct tpl_run *run, struct keyed *all, size_t n, bool reverse)
+{
     struct tpl_list *out = tpl_list_new(run, n);
 
-    if (all == NULL || spare == NULL || out == NULL)
+    if (out == NULL || !sort_keyed(run, all, n, reverse))
         return tpl_none();
-    merge_sort(run, all, spare, n, reverse);
     for (size_t i = 0; i < n; i++)
         tpl_list_add(run, out, all[i].item);
     return list_or_none(run, out);
@@ -283,7 +299,8 @@ NATIVE(filter_sort)
 {
     UNUSED();
     struct tpl_list *list = tpl_items(run, self);
-    struct keyed *all = keys_of(run, list, &a[2], tpl_truth(&a[1]), true);
+    struct order order = {.attribute = &a[2], .case_sensitive = tpl_truth(&a[1]), .several = true};
+    struct keyed *all = keys_of(run, list, &order);
 
     return all == NULL ? tpl_none() : sorted(run, all, list->n, tpl_truth(&a[0]));
 }
@@ -304,16 +321,55 @@ NATIVE(filter_dictsort)
     struct tpl_value view = tpl_call_native(run, items, self, &none);
     if (tpl_failed(run))
         return view;
-    struct keyed *all =
-        keys_of(run, view.list, value ? &by_value : &by_key, tpl_truth(&a[0]), false);
+    struct order order = {.attribute = value ? &by_value : &by_key,
+                          .case_sensitive = tpl_truth(&a[0])};
+    struct keyed *all = keys_of(run, view.list, &order);
     return all == NULL ? tpl_none() : sorted(run, all, view.list->n, tpl_truth(&a[2]));
+}
+
+/* (grouper, list), whose halves have these names too. Without regard to case the grouper is what the
+ * first item of the group says, not what was compared. */
+static struct tpl_value group_of(struct tpl_run *run, const struct keyed *first,
+                                 struct tpl_list *items, const struct order *order)
+{
+    struct order own = *order;
+    struct tpl_list *pair = tpl_list_new(run, 2);
+
+    own.case_sensitive = true;
+    if (pair == NULL)
+        return tpl_none();
+    tpl_list_add(run, pair, key_of(run, first->item, &own));
+    tpl_list_add(run, pair, tpl_of_list(TPL_LIST, items));
+    struct tpl_value group = tpl_of_list(TPL_TUPLE, pair);
+    group.of = TPL_TUPLE;
+    return group;
+}
+
+NATIVE(filter_groupby)
+{
+    UNUSED();
+    struct tpl_list *list = tpl_items(run, self), *out = tpl_list_new(run, 0), *items = NULL;
+    struct order order = {.attribute = &a[0], .missing = &a[1], .case_sensitive = tpl_truth(&a[2])};
+    struct keyed *all = keys_of(run, list, &order);
+
+    if (list == NULL || !sort_keyed(run, all, list->n, false))
+        return tpl_none();
+    for (size_t i = 0; i < list->n && !tpl_failed(run); i++) {
+        if (items == NULL || !tpl_equal(run, &all[i - 1].key, &all[i].key)) {
+            items = tpl_list_new(run, 0);
+            tpl_list_add(run, out, group_of(run, &all[i], items, &order));
+        }
+        tpl_list_add(run, items, all[i].item);
+    }
+    return list_or_none(run, out);
 }
 
 NATIVE(filter_unique)
 {
     UNUSED();
     struct tpl_list *list = tpl_items(run, self), *out = tpl_list_new(run, 0);
-    struct keyed *all = keys_of(run, list, &a[1], tpl_truth(&a[0]), false);
+    struct order order = {.attribute = &a[1], .case_sensitive = tpl_truth(&a[0])};
+    struct keyed *all = keys_of(run, list, &order);
     struct tpl_dict *seen = tpl_dict_new(run, 0);
 
     for (size_t i = 0; all != NULL && i < list->n && !tpl_failed(run); i++) {
@@ -329,14 +385,15 @@ static struct tpl_value extreme(struct tpl_run *run, struct tpl_value self,
                                 const struct tpl_value *a, int sign)
 {
     struct tpl_list *list = tpl_items(run, self);
-    struct keyed *all = keys_of(run, list, &a[1], tpl_truth(&a[0]), false);
+    struct order order = {.attribute = &a[1], .case_sensitive = tpl_truth(&a[0])};
+    struct keyed *all = keys_of(run, list, &order);
     size_t best = 0;
 
     if (all == NULL || list->n == 0)
         return tpl_undefined("item", 4, (enum tpl_kind)self.kind);
     for (size_t i = 1; i < list->n && !tpl_failed(run); i++) {
-        int order = tpl_compare(run, &all[i].key, &all[best].key);
-        if (order != 2 && order * sign > 0)
+        int compared = tpl_compare(run, &all[i].key, &all[best].key);
+        if (compared != 2 && compared * sign > 0)
             best = i;
     }
     return all[best].item;
@@ -452,6 +509,7 @@ static const struct tpl_native filters[] = {
     {"join", filter_join, "d attribute", 0},
     {"sort", filter_sort, "reverse case_sensitive attribute", 0},
     {"dictsort", filter_dictsort, "case_sensitive by reverse", 0},
+    {"groupby", filter_groupby, "attribute default case_sensitive", 1},
     {"unique", filter_unique, "case_sensitive attribute", 0},
     {"min", filter_min, "case_sensitive attribute", 0},
     {"max", filter_max, "case_sensitive attribute", 0},

@@ -14,6 +14,22 @@ bool tpl_is_space(uint32_t code)
     return (code >= 0x1C && code <= 0x1F) || text_char_is_space(code);
 }
 
+bool tpl_is_alpha(uint32_t code)
+{
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)code);
+    return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
+}
+
+bool tpl_is_decimal(uint32_t code)
+{
+    return utf8proc_category((utf8proc_int32_t)code) == UTF8PROC_CATEGORY_ND;
+}
+
+bool tpl_is_alnum(uint32_t code)
+{
+    return tpl_is_alpha(code) || text_char_is_numeric(code);
+}
+
 size_t tpl_count_chars(const char *text, size_t bytes)
 {
     size_t n = 0;
