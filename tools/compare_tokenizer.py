@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
 """Compares Sluice's tokenizer with the Python package `tokenizers` on random texts.
 
-    tools/compare_tokenizer.py --program build/tests/tokenize DIR... [--count N] [--seed S] [--speed [--text FILE]]
+    tools/compare_tokenizer.py --program build/tests/tokenize DIR... [--count N] [--seed S]
 
-Each DIR has a tokenizer.json. Prints the first differences, and exits 1 if there are any.
+Each DIR has a tokenizer.json. Prints the first differences, and exits 1 if there are any. The tables over
+all corpora are tools/text_tables.py's, the speed of both is bench/tokenizers.py's.
 """
 import argparse
 import os
 import struct
 import subprocess
 import sys
-import time
 
 from tokenizers import Tokenizer
 
-from tokenizer_texts import SENTENCES, id_lists, texts
+from tokenizer_texts import id_lists, texts
 
 FAILED = 0xFFFFFFFF
 
@@ -44,71 +44,58 @@ class Sluice:
         return self.process.wait()
 
 
-def compare(directory, program, count, seed):
+def check_texts(theirs, ours, inputs, check):
+    """Ids of each text, without and with special tokens. check(what, input, want, have) is told of each comparison."""
+    for text in inputs:
+        for special in (False, True):
+            check("encode", text, theirs.encode(text, add_special_tokens=special).ids, ours.encode(text, special))
+
+
+def check_ids(theirs, ours, lists, check):
+    """The text of each list of ids, with and without special tokens, by the whole and token by token."""
+    for ids in lists:
+        for skip in (False, True):
+            want = theirs.decode(ids, skip_special_tokens=skip)
+            check("decode", ids, want, ours.decode(ids, skip, False))
+            check("detokenize", ids, want, ours.decode(ids, skip, True))
+
+
+def open_theirs(directory):
     theirs = Tokenizer.from_file(os.path.join(directory, "tokenizer.json"))
     theirs.no_truncation()
     theirs.no_padding()
-    ours = Sluice(program, directory)
+    return theirs
+
+
+def n_ids_of(tokenizer):
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+class Tally:
+    """Counts comparisons and differences, and prints the first ones."""
+
+    def __init__(self, name):
+        self.name = name
+        self.checks = self.different = 0
+
+    def __call__(self, what, given, want, have):
+        self.checks += 1
+        if want == have:
+            return
+        self.different += 1
+        if self.different <= 5:
+            print("DIFFERENT", self.name, what, ascii(given), "want", ascii(want), "have", ascii(have), file=sys.stderr)
+
+
+def compare(directory, program, count, seed):
+    theirs, ours = open_theirs(directory), Sluice(program, directory)
+    tally = Tally(directory)
     tokens = [t.content for t in theirs.get_added_tokens_decoder().values()]
-    different = 0
-
-    def differ(*what):
-        nonlocal different
-        different += 1
-        if different <= 5:
-            print("DIFFERENT", directory, *what)
-
-    for text in texts(seed, count, tokens):
-        for special in (False, True):
-            want = theirs.encode(text, add_special_tokens=special).ids
-            have = ours.encode(text, special)
-            if want != have:
-                differ("encode", ascii(text), "want", want, "have", have)
-    n_ids = max(theirs.get_vocab(with_added_tokens=True).values()) + 1
-    for ids in id_lists(seed, count, n_ids):
-        for skip in (False, True):
-            want = theirs.decode(ids, skip_special_tokens=skip)
-            for pieces in (False, True):
-                have = ours.decode(ids, skip, pieces)
-                if want != have:
-                    differ("decode", ids, "want", ascii(want), "have", ascii(have))
-    if ours.close() != 0:
-        differ("the program failed")
-    print("%s: %d texts, %d id lists, %d differences" % (directory, count, count, different), flush=True)
-    return different
-
-
-def cpu_seconds(pid):
-    """User and system time of a process so far, from /proc."""
-    with open("/proc/%d/stat" % pid, encoding="ascii") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def speed(directory, program, path):
-    """Both on the same text, one thread each, in turns; CPU time, so that other load matters less."""
-    theirs = Tokenizer.from_file(os.path.join(directory, "tokenizer.json"))
-    if path is None:
-        text = " ".join(SENTENCES * 40)
-    else:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    size = len(text.encode()) / 1e6
-    ours = Sluice(program, directory)
-    assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text, False)
-    for _ in range(3):
-        start, n = time.process_time(), 0
-        while time.process_time() - start < 1:
-            theirs.encode(text, add_special_tokens=False)
-            n += 1
-        rate = n / (time.process_time() - start)
-        start, n = cpu_seconds(ours.process.pid), 0
-        while cpu_seconds(ours.process.pid) - start < 1:
-            ours.ask(b"E", text.encode(), 4)
-            n += 1
-        mine = n / (cpu_seconds(ours.process.pid) - start)
-        print("%s: tokenizers %.2f MB/s, sluice %.2f MB/s" % (directory, rate * size, mine * size), flush=True)
-    ours.close()
+    check_texts(theirs, ours, texts(seed, count, tokens), tally)
+    check_ids(theirs, ours, id_lists(seed, count, n_ids_of(theirs)), tally)
+    tally("exit status", directory, 0, ours.close())
+    print("%s: %d texts, %d id lists, %d differences" % (directory, count, count, tally.different), flush=True)
+    return tally.different
 
 
 def main():
@@ -117,13 +104,7 @@ def main():
     parser.add_argument("--program", default="build/tests/tokenize")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--speed", action="store_true", help="MB of UTF-8 a second, both")
-    parser.add_argument("--text", help="the file to measure on")
     args = parser.parse_args()
-    if args.speed:
-        for directory in args.directories:
-            speed(directory, args.program, args.text)
-        return
     sys.exit(1 if sum(compare(d, args.program, args.count, args.seed) for d in args.directories) else 0)
 
 

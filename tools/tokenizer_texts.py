@@ -1,5 +1,7 @@
-"""Texts that are hard on tokenizers, from a seeded generator. Used by make_tokenizer_goldens.py and
-compare_tokenizer.py. All sentences were written for this file."""
+"""Texts that are hard on tokenizers, from a seeded generator. Used by make_tokenizer_goldens.py,
+compare_tokenizer.py and text_tables.py. All sentences were written for this file."""
+import functools
+import pathlib
 import random
 
 SENTENCES = [
@@ -173,3 +175,67 @@ def id_lists(seed, count, n_ids):
         top = rng.choice([n_ids, n_ids, min(n_ids, 300)]) # bytes are among the first ids
         out.append([rng.randrange(top) for _ in range(rng.randrange(1, 24))])
     return out
+
+
+CODE = ("int main", "def f(", "SELECT", "<html>", "{\"key\"", "fn main", "$ tar", "x = (")
+PROSE = [sentence for sentence in SENTENCES if not sentence.startswith(CODE)]
+
+
+def prose(rng):
+    """Whole sentences of several languages, words of several in one, marks upon marks."""
+    if rng.random() < 0.2:
+        return marks(rng)
+    text = " ".join(rng.choice(PROSE) for _ in range(rng.randrange(1, 4)))
+    if rng.random() < 0.3:
+        words = text.split(" ")
+        rng.shuffle(words)
+        text = rng.choice([" ", "  ", "\n"]).join(words)
+    return text
+
+
+@functools.cache
+def sources():
+    """This tree's own files, of every language that it has."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+    found = [path for part in ("src", "tools", "tests/e2e", "docs")
+             for kind in ("*.c", "*.h", "*.py", "*.sh", "*.txt", "*.proto", "*.html", "*.md")
+             for path in sorted((root / part).rglob(kind)) if "__pycache__" not in path.parts]
+    return [path.read_text(encoding="utf-8") for path in found]
+
+
+def code(rng):
+    text = rng.choice(sources())
+    start = rng.randrange(len(text))
+    return text[start:start + rng.randrange(1, 1500)]
+
+
+def controls(rng):
+    """C0, C1, format characters, separators, between words and alone."""
+    out = []
+    for _ in range(rng.randrange(1, 40)):
+        kind = rng.random()
+        if kind < 0.35:
+            out.append(chr(rng.randrange(0x20)))
+        elif kind < 0.55:
+            out.append(chr(rng.randrange(0x7F, 0xA1)))
+        elif kind < 0.75:
+            out.append(chr(rng.choice([0xAD, 0x61C, 0x180E, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2028, 0x2029,
+                                       0x202A, 0x202E, 0x2060, 0x2064, 0x2066, 0x2069, 0xFEFF, 0xFFF9, 0xE0001])))
+        else:
+            out.append(rng.choice(["word", " ", "1", "é", "漢", "'s", "\r\n"]))
+    return "".join(out)
+
+
+def random_bytes(rng):
+    """Bytes of any value: as UTF-8 with U+FFFD where they are none, or each as one character."""
+    data = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 400)))
+    return data.decode("utf-8", errors="replace") if rng.random() < 0.5 else data.decode("latin-1")
+
+
+CORPORA = {"multilingual text": prose, "code": code, "emoji": emoji, "control characters": controls,
+           "random bytes": random_bytes}
+
+
+def corpus(name, seed, count):
+    rng = random.Random(f"{name} {seed}")
+    return [CORPORA[name](rng) for _ in range(count)]

@@ -2,8 +2,8 @@
  *
  * Two tries of contents, one for the text as it comes and one for the normalized text. The text is
  * scanned byte by byte; where the first byte of some token stands, the trie is walked for the
- * longest match. That is quadratic only in the length of the longest token, and most bytes cost one
- * look into a table of 256; a full automaton was not worth its size.
+ * longest match. Most bytes cost one look into a table of 256; a full automaton was not worth its
+ * size. What a file with long tokens could make of that is bounded: so many steps a byte, no more.
  *
  * What happens around a match (single_word, lstrip, rstrip) follows `tokenizers`: white space that
  * a token takes to its left is at most what is left of the token before it; a token that is white
@@ -20,6 +20,10 @@
 
 #include <stdio.h>
 #include <string.h>
+
+#define NORMALIZED_BYTES_MAX (16u << 20) /* all tokens of a file together */
+#define STEPS_MIN            65536u      /* of looking for tokens in a stretch of text … */
+#define STEPS_PER_BYTE       64u         /* … and for each of its bytes */
 
 static sl_status node_add(struct text_trie *trie, uint8_t byte, uint32_t *node_out)
 {
@@ -110,7 +114,7 @@ static sl_status load_token(struct text_added_token *token, const char *what, si
 
 static sl_status index_token(struct text_added *added, uint32_t index, const char *what,
                              const struct text_normalizer *normalizer,
-                             struct text_regex_match *match, struct sl_buf buffers[2])
+                             struct text_normalizer_run *run)
 {
     struct text_added_token *token = &added->tokens[index];
     const char *text = token->content;
@@ -122,7 +126,7 @@ static sl_status index_token(struct text_added *added, uint32_t index, const cha
     if (!token->normalized)
         return trie_add(&added->raw, text, bytes, index);
     sl_status status =
-        text_normalizer_apply(normalizer, match, text, bytes, buffers, &text, &bytes, &at_start);
+        text_normalizer_apply(normalizer, run, text, bytes, &text, &bytes, &at_start);
     if (status != SL_OK)
         return status;
     if (bytes == 0)
@@ -138,18 +142,16 @@ static sl_status index_token(struct text_added *added, uint32_t index, const cha
 static sl_status index_tokens(struct text_added *added, const char *what,
                               const struct text_normalizer *normalizer)
 {
-    struct sl_buf buffers[2];
+    struct text_normalizer_run run;
     struct text_regex_match *match = NULL;
     sl_status status = text_regex_match_create(&match);
 
-    sl_buf_init(&buffers[0], SIZE_MAX / 8);
-    sl_buf_init(&buffers[1], SIZE_MAX / 8);
+    text_normalizer_run_init(&run, match, NORMALIZED_BYTES_MAX);
     for (int special = 1; special >= 0; special--)
         for (uint32_t i = 0; status == SL_OK && i < added->n_tokens; i++)
             if (added->tokens[i].special == (special == 1))
-                status = index_token(added, i, what, normalizer, match, buffers);
-    sl_buf_fini(&buffers[0]);
-    sl_buf_fini(&buffers[1]);
+                status = index_token(added, i, what, normalizer, &run);
+    text_normalizer_run_fini(&run);
     text_regex_match_destroy(match);
     return status;
 }
@@ -208,9 +210,9 @@ void text_added_fini(struct text_added *added)
 
 /* ---- split ---- */
 
-/* The longest token that begins at text[at]; 0: none, else index + 1. */
+/* The longest token that begins at text[at]; 0: none, else index + 1. *steps grows by what it took. */
 static uint32_t longest_at(const struct text_trie *trie, const char *text, size_t bytes, size_t at,
-                           size_t *end_out)
+                           size_t *end_out, uint64_t *steps)
 {
     uint32_t node = trie->roots[(uint8_t)text[at]], token = 0;
 
@@ -221,7 +223,10 @@ static uint32_t longest_at(const struct text_trie *trie, const char *text, size_
         }
         if (i == bytes)
             break;
-        node = child_of(trie, node, (uint8_t)text[i]);
+        node = trie->nodes[node].child;
+        for (; node != 0 && trie->nodes[node].byte != (uint8_t)text[i]; (*steps)++)
+            node = trie->nodes[node].sibling;
+        (*steps)++;
     }
     return token;
 }
@@ -269,11 +274,17 @@ sl_status text_added_split(const struct text_added *added, const struct text_tri
                            void *arg)
 {
     size_t done = 0, at = trie->n_nodes == 0 ? bytes : 0;
+    uint64_t steps = 0, steps_max = STEPS_MIN + (uint64_t)bytes * STEPS_PER_BYTE;
     sl_status status = SL_OK;
 
     while (at < bytes) {
         size_t start = at, end = at;
-        uint32_t index = longest_at(trie, text, bytes, at, &end);
+        uint32_t index = longest_at(trie, text, bytes, at, &end, &steps);
+        if (steps > steps_max)
+            return sl_fail(
+                SL_EXHAUSTED,
+                "tokenizer: the added tokens take more than %u steps a byte on this text",
+                STEPS_PER_BYTE);
         if (index == 0) {
             at++;
             continue;

@@ -54,7 +54,8 @@ void text_added_fini(struct text_added *added);
 typedef sl_status (*text_added_fn)(void *arg, const struct text_added_token *token,
                                    const char *text, size_t bytes, bool at_start);
 /* Cuts a text at the tokens of one of the two tries; the longest of those that begin leftmost.
- * at_start: the text is the beginning of the whole, and the first stretch is told so. */
+ * at_start: the text is the beginning of the whole, and the first stretch is told so. SL_EXHAUSTED when
+ * the tokens share so much that looking for them takes too long; or what `take` returned. */
 sl_status text_added_split(const struct text_added *added, const struct text_trie *trie,
                            const char *text, size_t bytes, bool at_start, text_added_fn take,
                            void *arg) SL_MUST_USE;

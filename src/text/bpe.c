@@ -29,6 +29,7 @@
 
 #define SHORT_SYMBOLS_MAX 48u
 #define MERGE_SLOTS_MIN   64u
+#define PROBES_MAX        4096u /* of a merge; chance makes some fifty */
 #define NIL               UINT32_MAX
 
 void text_bpe_scratch_fini(struct text_bpe_scratch *scratch)
@@ -493,8 +494,14 @@ static sl_status load_merge(struct text_bpe *bpe, const char *what, size_t index
     if (!text_strmap_find(&bpe->vocab, joined, a_bytes + b_bytes, &id))
         return sl_fail(SL_CORRUPT, "%s: model.merges[%zu] makes a token that is not in model.vocab",
                        what, index);
-    struct text_merge *slot = merge_slot(bpe, (uint64_t)a_id << 32 | b_id);
-    *slot = (struct text_merge){(uint64_t)a_id << 32 | b_id, rank, id}; /* the last one counts */
+    uint64_t pair = (uint64_t)a_id << 32 | b_id;
+    struct text_merge *slot = merge_slot(bpe, pair);
+    if ((((uint32_t)(slot - bpe->merges) - pair_hash(pair)) & (bpe->n_merge_slots - 1)) >
+        PROBES_MAX)
+        return sl_fail(SL_UNSUPPORTED,
+                       "%s: more than %u model.merges that a table cannot tell apart", what,
+                       PROBES_MAX);
+    *slot = (struct text_merge){pair, rank, id}; /* the last one counts */
     return SL_OK;
 }
 

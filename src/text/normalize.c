@@ -4,7 +4,7 @@
  * leaves a text as it is hands it on without a copy. Adding a kind: a row in `kinds`, a loader and
  * an apply function.
  *
- * Immutable after load, any thread; buffers are the caller's. */
+ * Immutable after load, any thread; a run is one text's, and bounds what is written for it. */
 #include "text/normalize.h"
 
 #include "base/mem.h"
@@ -227,12 +227,13 @@ static void lower(const char *text, size_t bytes, struct sl_buf *out)
 }
 
 /* One step from *text to *text, through `out` if something changes. */
-static sl_status apply(const struct text_normalizer_step *step, struct text_regex_match *match,
+static sl_status apply(const struct text_normalizer_step *step, struct text_normalizer_run *run,
                        const char **text, size_t *bytes, struct sl_buf *out, bool *at_start)
 {
     sl_status status = SL_OK;
 
     sl_buf_reset(out);
+    out->bytes_max = run->bytes_left;
     switch (step->kind) {
     case TEXT_NORMALIZE_FORM:
         if (text_normal_is_plain(step->form, *text, *bytes))
@@ -249,29 +250,47 @@ static sl_status apply(const struct text_normalizer_step *step, struct text_rege
         sl_buf_add(out, *text, *bytes);
         break;
     case TEXT_NORMALIZE_REPLACE:
-        status = replace(step, match, *text, *bytes, out, at_start);
+        status = replace(step, run->match, *text, *bytes, out, at_start);
         break;
     case TEXT_NORMALIZE_STRIP:
         strip(step, text, bytes, at_start);
         return SL_OK;
     }
+    if (status == SL_OK && out->failed)
+        status =
+            sl_fail(SL_EXHAUSTED,
+                    "tokenizer: the normalizer makes too much of this text, or memory is gone");
     if (status != SL_OK)
         return status;
+    run->bytes_left -= out->bytes;
     *text = out->data != NULL ? out->data : "";
     *bytes = out->bytes;
-    return sl_buf_status(out, "normalized text");
+    return SL_OK;
+}
+
+void text_normalizer_run_init(struct text_normalizer_run *run, struct text_regex_match *match,
+                              size_t bytes_max)
+{
+    *run = (struct text_normalizer_run){.match = match, .bytes_left = bytes_max};
+    sl_buf_init(&run->buffers[0], bytes_max);
+    sl_buf_init(&run->buffers[1], bytes_max);
+}
+
+void text_normalizer_run_fini(struct text_normalizer_run *run)
+{
+    sl_buf_fini(&run->buffers[0]);
+    sl_buf_fini(&run->buffers[1]);
 }
 
 sl_status text_normalizer_apply(const struct text_normalizer *normalizer,
-                                struct text_regex_match *match, const char *text, size_t bytes,
-                                struct sl_buf buffers[2], const char **text_out, size_t *bytes_out,
-                                bool *at_start)
+                                struct text_normalizer_run *run, const char *text, size_t bytes,
+                                const char **text_out, size_t *bytes_out, bool *at_start)
 {
     int turn = 0;
 
     for (uint32_t i = 0; i < normalizer->n_steps; i++) {
-        struct sl_buf *out = &buffers[turn];
-        sl_status status = apply(&normalizer->steps[i], match, &text, &bytes, out, at_start);
+        struct sl_buf *out = &run->buffers[turn];
+        sl_status status = apply(&normalizer->steps[i], run, &text, &bytes, out, at_start);
         if (status != SL_OK)
             return status;
         if (text == out->data) /* the next step must not write over what it reads */

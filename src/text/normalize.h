@@ -41,13 +41,24 @@ struct text_normalizer {
 sl_status text_normalizer_load(struct text_normalizer *normalizer, const char *what,
                                const json_t *value) SL_MUST_USE;
 void text_normalizer_fini(struct text_normalizer *normalizer);
-/* Normalizes a text (valid UTF-8). The result is in *out_text: the text itself where nothing
- * changed, or one of the two buffers, which are overwritten. *at_start (in and out): whether the
+/* The working memory of one text's normalization, however many stretches it is cut into. */
+struct text_normalizer_run {
+    struct text_regex_match *match; /* borrowed */
+    struct sl_buf buffers[2];
+    size_t bytes_left; /* that steps may yet write */
+};
+
+/* bytes_max: all that the steps write together, so that no file can make much of a little text. */
+void text_normalizer_run_init(struct text_normalizer_run *run, struct text_regex_match *match,
+                              size_t bytes_max);
+void text_normalizer_run_fini(struct text_normalizer_run *run);
+/* Normalizes a stretch (valid UTF-8). The result is in *text_out: the text itself where nothing
+ * changed, or one of the run's buffers, which are overwritten. *at_start (in and out): whether the
  * text begins where the whole text does; no longer, once its beginning was removed. SL_EXHAUSTED
- * beyond the buffers' maximum. */
+ * beyond bytes_max, or from a pattern. */
 sl_status text_normalizer_apply(const struct text_normalizer *normalizer,
-                                struct text_regex_match *match, const char *text, size_t bytes,
-                                struct sl_buf buffers[2], const char **text_out, size_t *bytes_out,
+                                struct text_normalizer_run *run, const char *text, size_t bytes,
+                                const char **text_out, size_t *bytes_out,
                                 bool *at_start) SL_MUST_USE;
 
 #endif

@@ -8,8 +8,13 @@
  * nobody would see it. The patterns of GPT-2, GPT-4, GPT-4o, Llama 3, Qwen and DeepSeek pass.
  *
  * Compiled with JIT where the machine has it. A match that outgrows the JIT's stack runs again in
- * the interpreter, whose frames are on the heap; both stop at a number of steps in proportion to
- * the text.
+ * the interpreter, whose frames are on the heap.
+ *
+ * A pattern of a file may backtrack without end. PCRE2 bounds the steps at one place of the text, not
+ * those of a search over many places, nor of many searches. So the bound of a search is low, lower than
+ * a place could matter for the whole; where it is hit the places are tried one by one, each with as many
+ * steps as it needs, and what that costs is added up over all searches that share a text_regex_match,
+ * up to a number in proportion to the text.
  *
  * A regex is immutable, any thread; the match data is one call's. */
 #include "text/regex.h"
@@ -24,8 +29,10 @@
 #include <string.h>
 
 #define TRANSLATION_BYTES_MAX (1u << 20)
-#define MATCH_STEPS           10000000u
-#define MATCH_STEPS_PER_BYTE  16u
+#define EASY_STEPS            4000u /* at one place; patterns of models need some ten */
+#define HARD_STEPS            10000000u
+#define HARD_STEPS_PER_BYTE   16u
+#define HEAP_KIB_MAX          (256u << 10)
 #define JIT_STACK_BYTES_MIN   (32u << 10)
 #define JIT_STACK_BYTES_MAX   (1u << 20)
 
@@ -38,7 +45,7 @@ struct text_regex_match {
     pcre2_match_data *data;
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
-    uint32_t steps_max; /* what the context is set to */
+    uint64_t hard_steps; /* spent on places that needed more than EASY_STEPS */
 };
 
 /* ---- translation ---- */
@@ -513,6 +520,8 @@ sl_status text_regex_match_create(struct text_regex_match **match_out)
         text_regex_match_destroy(match);
         return sl_fail(SL_NO_MEMORY, "tokenizer: match data");
     }
+    pcre2_set_match_limit(match->context, EASY_STEPS);
+    pcre2_set_heap_limit(match->context, HEAP_KIB_MAX);
     *match_out = match;
     return SL_OK;
 }
@@ -552,24 +561,60 @@ static int run(const struct text_regex *regex, struct text_regex_match *match, P
     return rc;
 }
 
+/* At one place, with as many steps as it takes; *hard_out: more than EASY_STEPS. */
+static int run_at(const struct text_regex *regex, struct text_regex_match *match, PCRE2_SPTR text,
+                  size_t bytes, size_t at, bool *hard_out)
+{
+    uint64_t hard_steps_max = HARD_STEPS + (uint64_t)bytes * HARD_STEPS_PER_BYTE;
+    uint32_t steps = EASY_STEPS;
+    int rc;
+
+    for (;; steps *= 2) {
+        pcre2_set_match_limit(match->context, steps);
+        rc = pcre2_match(regex->code, text, bytes, at,
+                         PCRE2_ANCHORED | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match->data,
+                         match->context);
+        if (rc != PCRE2_ERROR_MATCHLIMIT || match->hard_steps >= hard_steps_max ||
+            steps > UINT32_MAX / 2)
+            break;
+        match->hard_steps += steps;
+    }
+    pcre2_set_match_limit(match->context, EASY_STEPS);
+    *hard_out = steps > EASY_STEPS;
+    return rc;
+}
+
+/* After a search from `at` that met a hard place: the places one by one up to that one, then a search
+ * from behind it. */
+static int run_slowly(const struct text_regex *regex, struct text_regex_match *match,
+                      PCRE2_SPTR text, size_t bytes, size_t *at)
+{
+    for (bool hard = false; !hard;) {
+        uint32_t code;
+        int rc = run_at(regex, match, text, bytes, *at, &hard);
+        if (rc != PCRE2_ERROR_NOMATCH || *at == bytes)
+            return rc;
+        *at += (size_t)text_char_next((const char *)text + *at, bytes - *at, &code);
+    }
+    return run(regex, match, text, bytes, *at);
+}
+
 sl_status text_regex_find(const struct text_regex *regex, struct text_regex_match *match,
                           const char *text, size_t bytes, size_t from, bool *found_out,
                           size_t *start_out, size_t *end_out)
 {
-    uint64_t steps = MATCH_STEPS + (uint64_t)bytes * MATCH_STEPS_PER_BYTE;
-    if (steps > UINT32_MAX)
-        steps = UINT32_MAX;
-    if (steps != match->steps_max) {
-        pcre2_set_match_limit(match->context, (uint32_t)steps);
-        match->steps_max = (uint32_t)steps;
-    }
-
+    size_t at = from;
     int rc = run(regex, match, (PCRE2_SPTR)text, bytes, from);
+
+    while (rc == PCRE2_ERROR_MATCHLIMIT &&
+           match->hard_steps < HARD_STEPS + (uint64_t)bytes * HARD_STEPS_PER_BYTE)
+        rc = run_slowly(regex, match, (PCRE2_SPTR)text, bytes, &at);
     *found_out = rc >= 0;
     if (rc == PCRE2_ERROR_NOMATCH)
         return SL_OK;
     if (rc < 0)
-        return sl_fail(SL_EXHAUSTED, "tokenizer: a pattern gave up on this text (PCRE2 error %d)",
+        return sl_fail(SL_EXHAUSTED,
+                       "tokenizer: a pattern needs too many steps on this text (PCRE2 error %d)",
                        rc);
     const PCRE2_SIZE *offsets = pcre2_get_ovector_pointer(match->data);
     *start_out = offsets[0];

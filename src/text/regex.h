@@ -11,7 +11,7 @@
 #define TEXT_PATTERN_BYTES_MAX 4096u
 
 struct text_regex;
-struct text_regex_match; /* working memory of one thread */
+struct text_regex_match; /* working memory of one text, and the steps that were spent on it */
 
 /* Compiles a pattern so that it finds what Oniguruma finds. SL_UNSUPPORTED names the construct that
  * would mean something else or is not known here; SL_INVALID: not a pattern. `what` and `field` are
@@ -28,7 +28,8 @@ sl_status text_regex_match_create(struct text_regex_match **match_out) SL_MUST_U
 void text_regex_match_destroy(struct text_regex_match *match);
 
 /* First match that begins at or behind `from`. text is valid UTF-8; what lies outside of it is not
- * seen. SL_EXHAUSTED when the pattern needs too many steps on this text. */
+ * seen. SL_EXHAUSTED when the pattern needs too many steps on this text, all searches with this
+ * `match` together. */
 sl_status text_regex_find(const struct text_regex *regex, struct text_regex_match *match,
                           const char *text, size_t bytes, size_t from, bool *found_out,
                           size_t *start_out, size_t *end_out) SL_MUST_USE;

@@ -13,6 +13,7 @@
 
 #define STRMAP_SLOTS_MIN 64u
 #define STRMAP_SLOTS_MAX (1u << 30)
+#define PROBES_MAX       4096u /* of a key; chance makes some fifty, a file that means it millions */
 
 __extension__ typedef unsigned __int128 uint128;
 
@@ -114,6 +115,9 @@ sl_status text_strmap_add(struct text_strmap *map, const char *key, size_t bytes
     *added_out = slot->n == 0;
     if (slot->n != 0)
         return SL_OK;
+    if ((((uint32_t)(slot - map->slots) - hash) & (map->n_slots - 1)) > PROBES_MAX)
+        return sl_fail(SL_UNSUPPORTED,
+                       "tokenizer: more than %u tokens that a table cannot tell apart", PROBES_MAX);
 
     if (bytes >= UINT32_MAX - map->n_bytes)
         return sl_fail(SL_EXHAUSTED, "tokenizer: string table beyond 4 GiB");

@@ -22,7 +22,7 @@
 #include <string.h>
 
 #define CONFIG_BYTES_MAX      (16u << 20)
-#define NORMALIZED_GROWTH_MAX 16u
+#define NORMALIZED_GROWTH_MAX 32u /* all that the steps of a normalizer write, for each byte */
 #define NORMALIZED_BYTES_MIN  65536u
 
 /* ---- lists of ids ---- */
@@ -307,7 +307,7 @@ struct encode {
     struct text_regex_match *match;
     struct text_pretokenizer_run run;
     struct text_bpe_scratch scratch;
-    struct sl_buf normalized[2];
+    struct text_normalizer_run normalizer;
 };
 
 static sl_status take_piece(void *arg, const char *piece, size_t bytes)
@@ -335,8 +335,8 @@ static sl_status take_raw(void *arg, const struct text_added_token *token, const
 
     if (token != NULL)
         return text_ids_add(encode->ids, token->id);
-    sl_status status = text_normalizer_apply(&tokenizer->normalizer, encode->match, text, bytes,
-                                             encode->normalized, &text, &bytes, &at_start);
+    sl_status status = text_normalizer_apply(&tokenizer->normalizer, &encode->normalizer, text,
+                                             bytes, &text, &bytes, &at_start);
     if (status != SL_OK)
         return status;
     return text_added_split(&tokenizer->added, &tokenizer->added.normalized, text, bytes, at_start,
@@ -381,16 +381,14 @@ sl_status text_tokenizer_encode(const struct text_tokenizer *tokenizer, const ch
     sl_status status = text_regex_match_create(&encode.match);
     if (status != SL_OK)
         return status;
-    /* what a normalizer may make of a text: bounded, whatever a Replace says */
-    for (int i = 0; i < 2; i++)
-        sl_buf_init(&encode.normalized[i], bytes * NORMALIZED_GROWTH_MAX + NORMALIZED_BYTES_MIN);
+    text_normalizer_run_init(&encode.normalizer, encode.match,
+                             bytes * NORMALIZED_GROWTH_MAX + NORMALIZED_BYTES_MIN);
     text_pretokenizer_run_init(&encode.run, &tokenizer->pretokenizer, encode.match, take_piece,
                                &encode);
     status = encode_text(&encode, text, bytes, add_special_tokens);
     text_pretokenizer_run_fini(&encode.run);
     text_bpe_scratch_fini(&encode.scratch);
-    sl_buf_fini(&encode.normalized[0]);
-    sl_buf_fini(&encode.normalized[1]);
+    text_normalizer_run_fini(&encode.normalizer);
     text_regex_match_destroy(encode.match);
     return status;
 }
