@@ -3,12 +3,16 @@
  *   HTTP thread: head ─► guards ─► body ─► exchange ─► handler.request ─► suspend
  *                                                                          │
  *   any thread:  http_reply / http_stream_write ─► resume ─► HTTP thread sends ─► (stream: suspend)
- *   watcher:     client hangs up ─► handler.gone, resume ─► the connection ends
+ *   watcher:     client sends no more ─► a probe ─► reset ─► handler.gone, resume ─► the connection ends
  *
  * What libmicrohttpd 0.9.75 leaves to its user, and where it is done here:
  *   - A suspended connection does not notice that its client left. A second epoll instance watches the
  *     same descriptors for EPOLLRDHUP, one shot. It holds numbers of slots, not pointers: a slot says
  *     by its generation whether the event is still about the exchange it was armed for.
+ *   - The end of what a client sends does not say whether it still reads (RFC 9112 allows both). So it is
+ *     sent something harmless: an interim response while there is no answer yet, a comment in a stream.
+ *     One that has closed its socket resets the connection at once, and has left; one that has only shut
+ *     down its side reads on, and is served. HTTP/1.0 knows no interim responses: there it has left.
  *   - Ambiguous framing is accepted (length with chunks, two lengths): counted and refused here.
  *   - The limit of a body is ours. An announced one is refused with the head; a chunked one that grows
  *     too long has its answer written straight to the socket, since the library takes none there.
@@ -77,6 +81,9 @@ struct http_exchange {
     bool ended; /* stream: nothing more will be written */
     bool gone;
     bool told;      /* handler.gone was called, or is not wanted any more */
+    bool old;       /* HTTP/1.0 */
+    bool half;      /* the client sends nothing more … */
+    bool probed;    /* … and was asked whether it reads */
     bool delivered; /* the connection's thread only: handler.request was called */
     uint32_t slot;
     uint32_t route;
@@ -382,24 +389,69 @@ static void unwatch(struct http_server *server, struct http_exchange *exchange)
     exchange->slot = UINT32_MAX;
 }
 
-static void watch_client(struct http_server *server, uint64_t tag)
+/* Asks a client that sends nothing more whether it still reads; false if it cannot be asked, as one of
+ * HTTP/1.0 before the answer. With the exchange's mutex held: the connection is suspended, or does not
+ * send, so the library's bytes and ours do not mix. */
+static bool probe(struct http_exchange *exchange)
+{
+    static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    exchange->half = true;
+    if (exchange->phase == PHASE_CLOSED || exchange->ended)
+        return true;
+    if (exchange->phase == PHASE_STREAM) {
+        sl_buf_add_text(&exchange->out, ":\n\n");
+        resume(exchange);
+        return true;
+    }
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info != NULL && exchange->phase == PHASE_BODY)
+        (void)shutdown(info->connect_fd, SHUT_RD); /* the library reads to the end, and sees it */
+    if (exchange->phase != PHASE_WAITING || !exchange->suspended || exchange->probed)
+        return true; /* an answer is on its way */
+    exchange->probed = true;
+    return !exchange->old && info != NULL &&
+           send(info->connect_fd, interim, sizeof(interim) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) ==
+               (ssize_t)sizeof(interim) - 1;
+}
+
+/* The exchange that the event is about, and its socket; NULL when it is over. */
+static struct http_exchange *find_watched(struct http_server *server, uint64_t tag, bool over)
 {
     uint32_t index = (uint32_t)tag;
+    struct http_exchange *exchange = NULL;
     pthread_mutex_lock(&server->mutex);
     struct slot *slot = &server->slots[index];
-    struct http_exchange *exchange = NULL;
     if (slot->exchange != NULL && slot_tag(index, slot->generation) == tag) {
+        struct epoll_event event = {.events = EPOLLONESHOT, .data.u64 = tag}; /* resets only */
         exchange = http_exchange_acquire(slot->exchange);
-        (void)shutdown(slot->fd, SHUT_RDWR); /* the library may not have seen the end */
+        if (over)
+            (void)shutdown(slot->fd, SHUT_RDWR); /* the library may not have seen the end */
+        else
+            epoll_ctl(server->watch_fd, EPOLL_CTL_MOD, slot->fd, &event);
     }
     pthread_mutex_unlock(&server->mutex);
-    if (exchange == NULL)
-        return;
-    tell_gone(server, exchange);
-    pthread_mutex_lock(&exchange->mutex);
-    if (exchange->phase != PHASE_CLOSED)
-        resume(exchange);
-    pthread_mutex_unlock(&exchange->mutex);
+    return exchange;
+}
+
+static void watch_client(struct http_server *server, uint64_t tag, uint32_t events)
+{
+    bool over = (events & (EPOLLERR | EPOLLHUP)) != 0;
+    struct http_exchange *exchange = find_watched(server, tag, over);
+    if (exchange != NULL && !over) {
+        pthread_mutex_lock(&exchange->mutex);
+        over = !probe(exchange);
+        pthread_mutex_unlock(&exchange->mutex);
+        if (over)
+            http_exchange_release(find_watched(server, tag, true));
+    }
+    if (exchange != NULL && over) {
+        tell_gone(server, exchange);
+        pthread_mutex_lock(&exchange->mutex);
+        if (exchange->phase != PHASE_CLOSED)
+            resume(exchange);
+        pthread_mutex_unlock(&exchange->mutex);
+    }
     http_exchange_release(exchange);
 }
 
@@ -471,7 +523,7 @@ static void watch_run(void *arg)
             if (events[i].data.u64 & LINGER_TAG)
                 linger_read(server, (uint32_t)events[i].data.u64);
             else
-                watch_client(server, events[i].data.u64);
+                watch_client(server, events[i].data.u64, events[i].events);
         }
         linger_sweep(server, false);
     }
@@ -640,6 +692,11 @@ static enum MHD_Result answer_or_wait(struct http_exchange *exchange)
     } else {
         exchange->suspended = true;
         MHD_suspend_connection(exchange->connection);
+        if (exchange->half && !probe(exchange)) { /* it ended together with its request */
+            exchange->gone = true;
+            cut(exchange);
+            resume(exchange);
+        }
     }
     pthread_mutex_unlock(&exchange->mutex);
     return result;
@@ -777,6 +834,7 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
                       status == 404 ? "no such path" : "this path does not take that method",
                       allow);
     struct http_exchange *exchange = exchange_create(server, connection, route);
+    exchange->old = strcmp(version, MHD_HTTP_VERSION_1_0) == 0;
     if (!watch(server, exchange)) {
         http_exchange_release(exchange);
         return refuse(server, connection, 503, "too many requests are open", NULL);
@@ -821,6 +879,9 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, c
         if (gone)
             return MHD_NO;
         server->handler.request(server->handler.arg, exchange);
+        /* Called again at once. Suspended in its first call, a connection would read when it is resumed,
+         * and take the end of a half-closed client's bytes for the end of the client. */
+        return MHD_YES;
     }
     return answer_or_wait(exchange);
 }

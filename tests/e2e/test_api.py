@@ -1,6 +1,7 @@
 """The OpenAI surface, with the real client and on the wire."""
 
 import json
+import socket
 
 import httpx
 import openai
@@ -144,3 +145,19 @@ def test_cached_tokens_in_a_stream_without_options(fleet):
     raw = json.dumps({"prompt": "x", "max_tokens": 1})
     answer = fleet.client.post("/v1/completions", content=raw)  # no content type: still JSON
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_half_closed_client_is_served(fleet, stream):
+    """RFC 9112: that a client sends nothing more does not mean that it reads nothing more."""
+    body = json.dumps({"prompt": "Berth 17 holds copper. " * 30, "max_tokens": 40, "ignore_eos": True,
+                       "stream": stream}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", fleet.port), timeout=60) as s:
+        s.sendall(head + body)
+        s.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := s.recv(65536):  # to the end: the server closes, since nothing can follow
+            answer += part
+    assert b"HTTP/1.1 200 OK\r\n" in answer, answer[:500]
+    assert (b"data: [DONE]" if stream else b'"completion_tokens":40') in answer, answer[-500:]

@@ -317,6 +317,58 @@ static void a_client_that_leaves(void **state)
     http_reply(exchange, 200, "text/plain", "x", 1, 0); /* in vain */
 }
 
+/* Only its own side is closed: it reads on, and is served. */
+static void a_client_that_only_stops_sending(void **state)
+{
+    struct fixture *f = *state;
+    for (int stream = 0; stream < 2; stream++) {
+        int fd = client_connect(f->port);
+        struct sl_buf got;
+        sl_buf_init(&got, 1 << 20);
+        client_post(fd, "/hold", "{}");
+        if (stream == 0)
+            shutdown(fd, SHUT_WR); /* with its request, or right behind it */
+        struct http_exchange *exchange = await_held(f);
+        if (stream == 1) {
+            assert_true(http_stream_begin(exchange));
+            assert_true(http_stream_write(exchange, "data: 1\n\n", 9));
+            assert_true(client_read(fd, &got, "data: 1\n\n", 3000));
+            shutdown(fd, SHUT_WR);
+        }
+        /* The probe, and time for a reset. */
+        assert_true(client_read(fd, &got, stream == 0 ? "100 Continue\r\n\r\n" : ":\n\n", 3000));
+        sl_sleep_us(50000);
+        assert_false(http_exchange_is_gone(exchange));
+        if (stream == 0) {
+            http_reply(exchange, 200, "text/plain", "the answer", 10, 0);
+        } else {
+            assert_true(http_stream_write(exchange, "data: the answer\n\n", 18));
+            http_stream_end(exchange);
+        }
+        assert_true(client_read(fd, &got, stream == 0 ? "the answer" : "0\r\n\r\n", 3000));
+        assert_non_null(strstr(got.data, "the answer"));
+        client_read(fd, &got, NULL, 3000); /* the server closes: nothing can follow */
+        assert_int_equal(atomic_load(&f->gone), 0);
+        atomic_store(&f->held, NULL);
+        http_exchange_release(exchange);
+        close(fd);
+        sl_buf_fini(&got);
+    }
+}
+
+/* HTTP/1.0 has nothing to ask such a client with: it counts as gone. */
+static void an_old_client_that_stops_sending(void **state)
+{
+    struct fixture *f = *state;
+    int fd = client_connect(f->port);
+    client_send(fd, "POST /hold HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}");
+    struct http_exchange *exchange = await_held(f);
+    shutdown(fd, SHUT_WR);
+    await_gone(f);
+    assert_true(http_exchange_is_gone(exchange));
+    close(fd);
+}
+
 static unsigned open_descriptors(void)
 {
     unsigned n = 0;
@@ -461,6 +513,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(added_headers, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_leaves, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_leaves_a_stream, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_client_that_only_stops_sending, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_old_client_that_stops_sending, setup, teardown),
         cmocka_unit_test_setup_teardown(sockets_of_clients_that_left, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read, setup, teardown),
         cmocka_unit_test_setup_teardown(stop_with_all_open, setup, teardown),
