@@ -8,6 +8,7 @@
  * getenv. An empty environment variable or file value means "not set", as container tools write it. */
 #include "base/options.h"
 
+#include "base/address.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/options_impl.h"
@@ -170,6 +171,18 @@ static bool within(const struct sl_option *row, double value)
     return (row->min == 0 && row->max == 0) || (value >= row->min && value <= row->max);
 }
 
+/* Of an address; `where` names it in the sentence. */
+static sl_status check_address(const struct sl_option *row, const char *where, const char *text)
+{
+    char host[SL_HOST_BYTES];
+    uint16_t port;
+    sl_status status = sl_address_parse(where, text, host, &port);
+    if (status == SL_OK && port < row->min)
+        status = sl_fail(SL_INVALID, "%s: \"%s\"; port wants %.0f..%u", where, text, row->min,
+                         UINT16_MAX);
+    return status;
+}
+
 /* Parses into the configuration's field; false leaves it as it was. */
 static bool store(const struct sl_option *row, char *text, void *config)
 {
@@ -178,9 +191,14 @@ static bool store(const struct sl_option *row, char *text, void *config)
     const char *end;
     double number;
     switch (row->type) {
-    case SL_OPTION_TEXT:
-        *(char **)field = text[0] == '\0' && row->default_text == NULL ? NULL : text;
+    case SL_OPTION_ADDRESS:
+    case SL_OPTION_TEXT: {
+        bool unset = text[0] == '\0' && row->default_text == NULL;
+        if (row->type == SL_OPTION_ADDRESS && !unset && check_address(row, "", text) != SL_OK)
+            return false;
+        *(char **)field = unset ? NULL : text;
         return true;
+    }
     case SL_OPTION_UINT:
         if (!parse_digits(text, &count, &end) || *end != '\0' || !within(row, (double)count))
             return false;
@@ -220,6 +238,8 @@ static sl_status wrong_value(const struct sl_option *row, const char *where, con
         return sl_fail(SL_INVALID, "%s: \"%s\"; want a number%s%s", where, text, comma, limits);
     case SL_OPTION_BOOL:
         return sl_fail(SL_INVALID, "%s: \"%s\"; want true or false", where, text);
+    case SL_OPTION_ADDRESS:
+        return check_address(row, where, text);
     case SL_OPTION_TEXT:
     case SL_OPTION_CHOICE:
         break;

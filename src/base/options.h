@@ -12,12 +12,13 @@
 #include <stdint.h>
 
 enum sl_option_type {
-    SL_OPTION_TEXT,   /* char * (owned by the sl_options); NULL when empty and no default */
-    SL_OPTION_UINT,   /* uint64_t, min..max */
-    SL_OPTION_BYTES,  /* uint64_t, min..max; accepts k, m, g (1024) */
-    SL_OPTION_NUMBER, /* double, min..max */
-    SL_OPTION_BOOL,   /* bool; --flag, --flag=false, --no-flag */
-    SL_OPTION_CHOICE, /* uint32_t index into choices */
+    SL_OPTION_TEXT,    /* char * (owned by the sl_options); NULL when empty and no default */
+    SL_OPTION_UINT,    /* uint64_t, min..max */
+    SL_OPTION_BYTES,   /* uint64_t, min..max; accepts k, m, g (1024) */
+    SL_OPTION_NUMBER,  /* double, min..max */
+    SL_OPTION_BOOL,    /* bool; --flag, --flag=false, --no-flag */
+    SL_OPTION_CHOICE,  /* uint32_t index into choices */
+    SL_OPTION_ADDRESS, /* char *, as TEXT: host:port or [v6]:port; port at least min */
 };
 
 struct sl_option {

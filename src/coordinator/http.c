@@ -27,6 +27,7 @@
  * exchange's mutex, then the server's; neither is held in a handler call. */
 #include "coordinator/http.h"
 
+#include "base/address.h"
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -921,27 +922,17 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *
 
 static sl_status resolve(const char *listen, struct sockaddr_storage *address_out)
 {
-    const char *colon = strrchr(listen, ':');
-    char host[256];
-    if (colon == NULL || (size_t)(colon - listen) >= sizeof(host))
-        return sl_fail(SL_INVALID, "listen address %s; want HOST:PORT", listen);
-    size_t digits = strspn(colon + 1, "0123456789"); /* getaddrinfo cuts a number to 16 bits */
-    if (digits == 0 || digits > 5 || colon[1 + digits] != '\0' ||
-        strtoul(colon + 1, NULL, 10) > UINT16_MAX)
-        return sl_fail(SL_INVALID, "listen address %s; want a port of 0 to 65535", listen);
-    size_t n = (size_t)(colon - listen);
-    const char *from = listen;
-    if (n >= 2 && listen[0] == '[' && listen[n - 1] == ']') {
-        from++;
-        n -= 2;
-    }
-    memcpy(host, from, n);
-    host[n] = '\0';
+    char host[SL_HOST_BYTES], service[8];
+    uint16_t port;
+    sl_status status = sl_address_parse("--listen", listen, host, &port);
+    if (status != SL_OK)
+        return status;
+    (void)snprintf(service, sizeof(service), "%u", port);
     struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
-    int error = getaddrinfo(n > 0 ? host : NULL, colon + 1, &hints, &found);
+    int error = getaddrinfo(host, service, &hints, &found);
     if (error != 0)
-        return sl_fail(SL_INVALID, "listen address %s: %s", listen, gai_strerror(error));
+        return sl_fail(SL_INVALID, "--listen: \"%s\": %s", listen, gai_strerror(error));
     memcpy(address_out, found->ai_addr, found->ai_addrlen);
     freeaddrinfo(found);
     return SL_OK;

@@ -4,6 +4,7 @@
  *
  * Worker options are the workers' own table (serve/worker_options.h): with --pools local every row that
  * was set is handed on as it was given. */
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -51,14 +52,14 @@ struct config {
 
 static const struct sl_option coordinator_options[] = {
     {.name = "listen",
-     .type = SL_OPTION_TEXT,
+     .type = SL_OPTION_ADDRESS,
      .offset = AT(listen),
      .value_name = "HOST:PORT",
      .default_text = "127.0.0.1:8000",
      .help = "address of the HTTP API",
      .group = "Coordinator"},
     {.name = "nodes-listen",
-     .type = SL_OPTION_TEXT,
+     .type = SL_OPTION_ADDRESS,
      .offset = AT(nodes_listen),
      .value_name = "HOST:PORT",
      .help = "address where nodes join; default: 127.0.0.1, a free port with --pools local, else "
@@ -288,22 +289,25 @@ static void fill(const struct config *config, struct coordinator_config *out)
 
 static void banner(const struct config *config, const struct coordinator *c)
 {
-    char host[256] = "127.0.0.1";
+    char host[SL_HOST_BYTES] = "";
     uint16_t port = 0;
-    if (serve_parse_address("listen", config->listen, host, sizeof(host), &port) != SL_OK ||
-        host[0] == '\0' || strcmp(host, "0.0.0.0") == 0)
+    sl_status status = sl_address_parse("--listen", config->listen, host, &port);
+    SL_ASSERT(status == SL_OK); /* the option was checked */
+    if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)
         snprintf(host, sizeof(host), "127.0.0.1");
     port = coordinator_http_port(c);
-    fprintf(
-        stderr,
-        "\n  sluice " SLUICE_VERSION "  model %s, context %u tokens\n"
-        "  API    http://%s:%u/v1   (see also /ready /cluster /metrics)\n"
-        "  nodes  port %u, %s\n\n"
-        "  curl http://%s:%u/v1/completions -H 'Content-Type: application/json' \\\n"
-        "    -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 32, \"stream\": true}'\n\n",
-        coordinator_model(c), coordinator_model_len_max(c), host, port, coordinator_nodes_port(c),
-        config->pools == POOLS_LOCAL ? "workers are started here" : "workers join by themselves",
-        host, port);
+    const char *open = strchr(host, ':') != NULL ? "[" : "", *close = open[0] != '\0' ? "]" : "";
+    fprintf(stderr,
+            "\n  sluice " SLUICE_VERSION "  model %s, context %u tokens\n"
+            "  API    http://%s%s%s:%u/v1   (see also /ready /cluster /metrics)\n"
+            "  nodes  port %u, %s\n\n"
+            "  curl http://%s%s%s:%u/v1/completions -H 'Content-Type: application/json' \\\n"
+            "    -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 32, \"stream\": true}'\n\n",
+            coordinator_model(c), coordinator_model_len_max(c), open, host, close, port,
+            coordinator_nodes_port(c),
+            config->pools == POOLS_LOCAL ? "workers are started here"
+                                         : "workers join by themselves",
+            open, host, close, port);
 }
 
 static void drain(struct coordinator *c)

@@ -9,6 +9,7 @@
  * first seen; one per process is enough, as a process loads one model. */
 #include "serve/admin.h"
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -32,7 +33,6 @@
 #define TIMEOUT_SECONDS    10u
 #define JSON_BYTES_MAX     4096u
 #define METRICS_BYTES_MAX  (16u << 20)
-#define HOST_BYTES         256u
 #define CONTENT_JSON       "application/json"
 #define CONTENT_PROMETHEUS "text/plain; version=0.0.4; charset=utf-8"
 
@@ -247,9 +247,9 @@ static void log_http(void *arg, const char *fmt, va_list list)
 
 static sl_status resolve(const char *listen, struct addrinfo **address_out)
 {
-    char host[HOST_BYTES];
+    char host[SL_HOST_BYTES];
     uint16_t port;
-    sl_status status = serve_parse_address("admin", listen, host, sizeof(host), &port);
+    sl_status status = sl_address_parse("--admin", listen, host, &port);
     if (status != SL_OK)
         return status;
     char service[8];
@@ -257,9 +257,9 @@ static sl_status resolve(const char *listen, struct addrinfo **address_out)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV,
                              .ai_family = AF_UNSPEC};
-    int error = getaddrinfo(host[0] == '\0' ? "0.0.0.0" : host, service, &hints, address_out);
+    int error = getaddrinfo(host, service, &hints, address_out);
     if (error != 0)
-        return sl_fail(SL_INVALID, "admin \"%s\": %s", listen, gai_strerror(error));
+        return sl_fail(SL_INVALID, "--admin: \"%s\": %s", listen, gai_strerror(error));
     return SL_OK;
 }
 

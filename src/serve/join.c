@@ -10,6 +10,7 @@
  * thread hangs: hence the watch on what was last heard. */
 #include "serve/join.h"
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -22,7 +23,6 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-#define HOST_BYTES   256
 #define HEARTBEAT_US (1 * SL_SECOND_US) /* until the coordinator says otherwise */
 #define DEAD_US      (5 * SL_SECOND_US)
 
@@ -264,12 +264,11 @@ static void join_free(struct serve_join *join)
 sl_status serve_join_start(const struct serve_join_args *args, struct serve_join **join_out)
 {
     SL_ASSERT(args->hello != NULL && args->heartbeat != NULL && args->message != NULL);
-    char host[HOST_BYTES];
+    char host[SL_HOST_BYTES];
     uint16_t port;
-    sl_status status =
-        serve_parse_address("--coordinator", args->coordinator, host, sizeof(host), &port);
-    if (status == SL_OK && (host[0] == '\0' || port == 0))
-        status = sl_fail(SL_INVALID, "--coordinator \"%s\"; want a host, and a port above 0",
+    sl_status status = sl_address_parse("--coordinator", args->coordinator, host, &port);
+    if (status == SL_OK && port == 0)
+        status = sl_fail(SL_INVALID, "--coordinator: \"%s\"; port 0 cannot be dialled",
                          args->coordinator);
     if (status != SL_OK)
         return status;

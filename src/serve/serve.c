@@ -32,7 +32,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PORT_MAX        65535u
 #define CONFIG_VARIABLE "SLUICE_CONFIG="
 
 static const char *const log_levels[] = {"error", "warn", "info", "debug", "trace", NULL};
@@ -65,7 +64,7 @@ const size_t serve_option_count = sizeof(serve_options) / sizeof(serve_options[0
 
 const struct sl_option serve_admin_options[] = {
     {.name = "admin",
-     .type = SL_OPTION_TEXT,
+     .type = SL_OPTION_ADDRESS,
      .offset = offsetof(struct serve_config, admin),
      .value_name = "HOST:PORT",
      .default_text = "127.0.0.1:0",
@@ -299,40 +298,4 @@ uint64_t serve_random_id(void)
         SL_ASSERT(n == (ssize_t)sizeof(id) || (n < 0 && errno == EINTR));
     }
     return id;
-}
-
-sl_status serve_parse_address(const char *what, const char *text, char *host_out, size_t host_bytes,
-                              uint16_t *port_out)
-{
-    const char *colon = text == NULL ? NULL : strrchr(text, ':');
-    if (colon == NULL)
-        return sl_fail(SL_INVALID, "%s \"%s\"; want HOST:PORT", what, text == NULL ? "" : text);
-    const char *host = text;
-    size_t n = (size_t)(colon - text);
-    if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
-        host++;
-        n -= 2;
-    } else if (memchr(host, ':', n) != NULL) {
-        return sl_fail(SL_INVALID, "%s \"%s\"; an IPv6 address wants brackets: [::1]:80", what,
-                       text);
-    }
-    if (n >= host_bytes)
-        return sl_fail(SL_INVALID, "%s \"%s\"; host longer than %zu bytes", what, text,
-                       host_bytes - 1);
-    uint32_t port = 0;
-    size_t digits = strlen(colon + 1);
-    for (size_t i = 0; i < digits && digits <= 5; i++) {
-        char c = colon[1 + i];
-        if (c < '0' || c > '9') {
-            digits = 0;
-            break;
-        }
-        port = port * 10 + (uint32_t)(c - '0');
-    }
-    if (digits == 0 || digits > 5 || port > PORT_MAX)
-        return sl_fail(SL_INVALID, "%s \"%s\"; port wants 0..%u", what, text, PORT_MAX);
-    memcpy(host_out, host, n);
-    host_out[n] = '\0';
-    *port_out = (uint16_t)port;
-    return SL_OK;
 }

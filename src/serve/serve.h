@@ -65,8 +65,4 @@ sl_status serve_spawn(char *const argv[], pid_t *pid_out) SL_MUST_USE;
 /* Random, never 0: incarnations, stream keys. */
 uint64_t serve_random_id(void);
 
-/* Splits "host:port" or "[v6]:port"; host may be empty (any). SL_INVALID names `what`. */
-sl_status serve_parse_address(const char *what, const char *text, char *host_out, size_t host_bytes,
-                              uint16_t *port_out) SL_MUST_USE;
-
 #endif

@@ -125,10 +125,11 @@ const size_t serve_worker_option_count =
 
 const struct sl_option serve_node_options[] = {
     {.name = "coordinator",
-     .type = SL_OPTION_TEXT,
+     .type = SL_OPTION_ADDRESS,
      .offset = AT(coordinator),
      .value_name = "HOST:PORT",
      .required = true,
+     .min = 1,
      .help = "where the coordinator listens for nodes",
      .group = "Worker"},
     {.name = "id",

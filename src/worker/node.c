@@ -16,6 +16,7 @@
  * carry the last tokens away. */
 #include "worker/node.h"
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -32,7 +33,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define HOST_BYTES     256
 #define DRAIN_POLL_US  (20 * SL_MS_US)
 #define DROP_GRACE_US  (2 * SL_SECOND_US)
 #define HUNG_US        (10 * SL_SECOND_US) /* /health: a step loop without a beat for so long */
@@ -55,7 +55,7 @@ struct node {
     _Atomic(struct worker *) worker; /* NULL until it may be used */
     _Atomic uint64_t bytes_done, bytes_total;
     _Atomic bool loading;
-    char advertised[HOST_BYTES + 16];
+    char advertised[SL_HOST_BYTES + 16];
     uint8_t layout[16];
     Sluice__Rank rank, *ranks[1];
 };
@@ -277,15 +277,12 @@ static void on_health(void *arg, struct serve_health *health)
 /* host:port under which others reach the admin pages. */
 static sl_status set_advertised(struct node *node)
 {
-    char host[HOST_BYTES];
+    char host[SL_HOST_BYTES];
     uint16_t port;
-    sl_status status =
-        serve_parse_address("--admin", node->config.serve.admin, host, sizeof(host), &port);
+    sl_status status = sl_address_parse("--admin", node->config.serve.admin, host, &port);
     if (status != SL_OK)
         return status;
     const char *name = node->config.advertise != NULL ? node->config.advertise : host;
-    if (name[0] == '\0')
-        name = "127.0.0.1";
     unsigned admin_port = serve_admin_port(node->admin);
     if (strchr(name, ':') != NULL)
         (void)snprintf(node->advertised, sizeof(node->advertised), "[%s]:%u", name, admin_port);

@@ -238,6 +238,23 @@ def test_bad_option(tiny, arguments, words):
         assert word in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("program, option", [
+    ("sluice-coordinator", "--listen"), ("sluice-coordinator", "--nodes-listen"),
+    ("sluice-decode", "--coordinator"), ("sluice-decode", "--admin"), ("sluice-prefill", "--admin")])
+@pytest.mark.parametrize("value, words", [
+    ("127.0.0.1:65536", ["65535"]), ("127.0.0.1:99999", ["65535"]), ("127.0.0.1:", ["port"]),
+    (":8000", ["host", "missing"]), ("8000", ["HOST:PORT"]), ("http://a:80", ["HOST:PORT"]), ("::1:80", ["[::1]"])])
+def test_bad_address(tiny, program, option, value, words):
+    base = {"--model": str(tiny)}
+    if program != "sluice-coordinator":
+        base.update({"--coordinator": "127.0.0.1:1", "--id": "d0"})
+    base[option] = value
+    done = run(program, *[x for pair in base.items() for x in pair])
+    assert done.returncode == 2
+    for word in [option, value, *words]:
+        assert word in done.stderr, done.stderr
+
+
 def test_node_with_another_model_is_no_partner(recall, tiny, other):
     """It joins its own cohort: requests go on to the first, and nothing ever goes between the two."""
     with Fleet(tiny, 0, 1, options=("--nodes-listen", f"127.0.0.1:{(nodes := free_port())}")) as fleet:

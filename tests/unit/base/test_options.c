@@ -8,6 +8,7 @@
 struct config {
     const char *model;
     const char *note;
+    const char *peer;
     uint64_t kv_blocks;
     uint64_t cache_bytes;
     double ratio;
@@ -76,6 +77,13 @@ static const struct sl_option table_two[] = {
      .offset = offsetof(struct config, note),
      .value_name = "TEXT",
      .help = "any text",
+     .group = "Model"},
+    {.name = "peer",
+     .type = SL_OPTION_ADDRESS,
+     .offset = offsetof(struct config, peer),
+     .value_name = "HOST:PORT",
+     .min = 1,
+     .help = "whom to dial",
      .group = "Model"},
     {.name = "fault",
      .type = SL_OPTION_TEXT,
@@ -216,6 +224,10 @@ static void test_refuses(void **state)
         {"--model m --no-transfer-verify=true", "takes no value"},
         {"--model m --help=yes", "takes no value"},
         {"--model m --backend gpu", "--backend: \"gpu\"; want cpu, ref or fake"},
+        {"--model m --peer nowhere", "--peer: \"nowhere\"; want HOST:PORT"},
+        {"--model m --peer :80", "--peer: \":80\"; the host is missing"},
+        {"--model m --peer a:65536", "--peer: \"a:65536\"; port wants 0..65535"},
+        {"--model m --peer a:0", "--peer: \"a:0\"; port wants 1..65535"},
         {"--model m --config /nonexistent/x", "/nonexistent/x"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -304,6 +316,17 @@ static void test_help(void **state)
         assert_in_range(strcspn(line, "\n"), 0, 100);
 }
 
+static void test_addresses(void **state)
+{
+    (void)state;
+    assert_ok(parse("--model m"));
+    assert_null(config.peer);
+    assert_ok(parse("--model m --peer="));
+    assert_null(config.peer);
+    assert_ok(parse("--model m --peer [::1]:65535"));
+    assert_string_equal(config.peer, "[::1]:65535");
+}
+
 static void test_version(void **state)
 {
     (void)state;
@@ -321,6 +344,7 @@ static void test_print_config_can_be_read_back(void **state)
                               "transfer-verify = false # default\n"
                               "backend = cpu # default\n"
                               "note = # default\n"
+                              "peer = # default\n"
                               "fault = a=always # flag\n");
     char *dir = test_dir_create();
     char *line = sl_asprintf("--model m --config %s/c", dir);
@@ -354,6 +378,7 @@ int main(void)
         cmocka_unit_test(test_order_of_origins),
         cmocka_unit_test(test_wrong_files),
         cmocka_unit_test(test_help),
+        cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_version),
         cmocka_unit_test(test_print_config_can_be_read_back),
         cmocka_unit_test(test_text_for_a_child),

@@ -233,30 +233,6 @@ static void test_exit_codes(void **state)
     assert_int_equal(serve_exit_code("x", sl_fail(SL_DEVICE, "taken")), 1);
 }
 
-static void test_addresses(void **state)
-{
-    (void)state;
-    char host[16];
-    uint16_t port = 0;
-    assert_ok(serve_parse_address("admin", "127.0.0.1:8000", host, sizeof(host), &port));
-    assert_string_equal(host, "127.0.0.1");
-    assert_int_equal(port, 8000);
-    assert_ok(serve_parse_address("admin", "[::1]:0", host, sizeof(host), &port));
-    assert_string_equal(host, "::1");
-    assert_int_equal(port, 0);
-    assert_ok(serve_parse_address("admin", ":65535", host, sizeof(host), &port));
-    assert_string_equal(host, "");
-    static const char *const wrong[] = {"",        "host",  "host:",   "host:65536",
-                                        "host:-1", "::1:5", "host:8x", "host:000001"};
-    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-        assert_fails(serve_parse_address("admin", wrong[i], host, sizeof(host), &port), SL_INVALID,
-                     "admin");
-    assert_fails(serve_parse_address("a", "0123456789abcdef:1", host, sizeof(host), &port),
-                 SL_INVALID, "longer");
-    assert_fails(serve_parse_address("a", NULL, host, sizeof(host), &port), SL_INVALID,
-                 "HOST:PORT");
-}
-
 static void test_random_ids_differ(void **state)
 {
     (void)state;
@@ -275,7 +251,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_spawn_of_nothing_fails),
         cmocka_unit_test(test_child_dies_with_its_parent),
         cmocka_unit_test(test_exit_codes),
-        cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_random_ids_differ),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

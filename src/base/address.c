@@ -1,0 +1,65 @@
+/* Addresses. A missing host is an error and not "any": who wants every interface says 0.0.0.0 or [::],
+ * and does not get it by a slip. Numbers are read here because getaddrinfo cuts a port to 16 bits. Pure. */
+#include "base/address.h"
+
+#include <ctype.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define PORT_MAX   65535u
+#define DIGITS_MAX 5u
+
+static bool parse_port(const char *text, uint16_t *port_out)
+{
+    uint32_t port = 0;
+    size_t digits = strlen(text);
+    if (digits == 0 || digits > DIGITS_MAX)
+        return false;
+    for (; *text != '\0'; text++) {
+        if (*text < '0' || *text > '9')
+            return false;
+        port = port * 10 + (uint32_t)(*text - '0');
+    }
+    *port_out = (uint16_t)port;
+    return port <= PORT_MAX;
+}
+
+/* What a name or an address may have; a slash is that of a URL. */
+static bool is_host(const char *host, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isgraph((unsigned char)host[i]) || strchr("/\"'[]@", host[i]) != NULL)
+            return false;
+    return true;
+}
+
+sl_status sl_address_parse(const char *what, const char *text, char host_out[SL_HOST_BYTES],
+                           uint16_t *port_out)
+{
+    const char *colon = text == NULL ? NULL : strrchr(text, ':');
+    if (colon == NULL || strstr(text, "://") != NULL)
+        return sl_fail(SL_INVALID, "%s: \"%s\"; want HOST:PORT", what, text == NULL ? "" : text);
+    const char *host = text;
+    size_t n = (size_t)(colon - text);
+    if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
+        host++;
+        n -= 2;
+    } else if (memchr(host, ':', n) != NULL) {
+        return sl_fail(SL_INVALID, "%s: \"%s\"; an IPv6 address wants brackets: [::1]:80", what,
+                       text);
+    }
+    if (n == 0)
+        return sl_fail(SL_INVALID, "%s: \"%s\"; the host is missing (0.0.0.0 for any address)",
+                       what, text);
+    if (n >= SL_HOST_BYTES)
+        return sl_fail(SL_INVALID, "%s: \"%.40s…\"; host longer than %d bytes", what, text,
+                       SL_HOST_BYTES - 1);
+    if (!is_host(host, n))
+        return sl_fail(SL_INVALID, "%s: \"%s\"; the host is neither a name nor an address", what,
+                       text);
+    if (!parse_port(colon + 1, port_out))
+        return sl_fail(SL_INVALID, "%s: \"%s\"; port wants 0..%u", what, text, PORT_MAX);
+    memcpy(host_out, host, n);
+    host_out[n] = '\0';
+    return SL_OK;
+}

@@ -1,0 +1,17 @@
+/* Addresses as operators write them: "host:port" and "[v6]:port". */
+#ifndef SL_BASE_ADDRESS_H
+#define SL_BASE_ADDRESS_H
+
+#include "base/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SL_HOST_BYTES 256 /* enough for every name that DNS knows */
+
+/* Splits it; a host is wanted, and one that is no name or address is found out by who looks it up.
+ * SL_INVALID names `what`, the text, and what is wrong. */
+sl_status sl_address_parse(const char *what, const char *text, char host_out[SL_HOST_BYTES],
+                           uint16_t *port_out) SL_MUST_USE;
+
+#endif
