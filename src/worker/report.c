@@ -211,11 +211,12 @@ void report_finished(struct worker *worker, const struct worker_request *request
     out->message.cached_tokens = request->cached_tokens;
     copy_text(out->text, text);
     set_times(request, sl_now_us(), &out->times);
+    uint32_t generated =
+        request->n_tokens > request->n_submitted ? request->n_tokens - request->n_submitted : 0;
     sl_info("request_finished",
             "req=%" PRIu64 " attempt=%u finish=%d reason=%d tokens=%u computed=%u cached=%u",
-            request->id, request->attempt, (int)finish, (int)reason,
-            request->n_tokens - request->n_submitted, request->computed_tokens,
-            request->cached_tokens);
+            request->id, request->attempt, (int)finish, (int)reason, generated,
+            request->computed_tokens, request->cached_tokens);
 }
 
 void report_events(struct worker *worker)
