@@ -4,7 +4,10 @@
  * (incarnation, mode, vocabulary, context, pool). What is wrong is refused with its reason; nothing
  * from a peer reaches an assertion.
  *
- * Waiting is first in, first out: a large request at the head is not overtaken, or it would starve.
+ * The line is in order of priority, then of arrival, and gone through in every turn. One that finds no room
+ * is overtaken by those behind it that do, but only for a part of the time it may wait: then what
+ * becomes free is left to it (policy.c). A request that was preempted is not overtaken at all.
+ *
  * A request is admitted as a whole: references on the blocks the cache has for it, a promise for all
  * it lacks, and some for growth. A source takes its blocks at once, since its stream names them all;
  * others take them when tokens come. What is admitted can finish its prompt whatever happens; only
@@ -296,14 +299,27 @@ static void begin(struct worker *worker, struct worker_request *request)
     sender_progress(worker, request);
 }
 
+/* How long it may wait in all; nothing for one that was admitted before. */
+static uint64_t wait_us(const struct worker_request *request)
+{
+    return request->admitted ? 0 : request->admission_us - request->arrived_us;
+}
+
 bool admission_run(struct worker *worker)
 {
     bool some = false;
-    struct worker_request *request;
-    while ((request = worker->lists[REQUEST_WAITING].head) != NULL &&
-           room_for_one(worker, request) && promise(worker, request)) {
-        begin(worker, request);
-        some = true;
+    uint64_t now = sl_now_us();
+    struct worker_line line = {0};
+    struct worker_request *next;
+    for (struct worker_request *r = worker->lists[REQUEST_WAITING].head; r != NULL; r = next) {
+        next = r->next;
+        if (room_for_one(worker, r) && promise(worker, r)) {
+            sl_metric_add(worker->metrics.overtakes, line.n_missed > 0 ? 1 : 0);
+            begin(worker, r);
+            some = true;
+        } else if (!worker_line_passes(&line, now - r->arrived_us, wait_us(r))) {
+            break;
+        }
     }
     return some;
 }

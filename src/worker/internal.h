@@ -25,7 +25,9 @@
  *   ASSEMBLING ─► WAITING ─► ACTIVE ─► HELD (source) ─► ENDING ─► gone
  *                  ▲ │  └──► LANDING ─┘ ▲ (destination)    ▲
  *                  │ └──────────────────┼──────────────────┤ from every state
- *                  └──── preempted ─────┘ */
+ *                  └──── preempted ─────┘
+ *
+ * The list of WAITING is in the order of priority, and among equals of arrival. */
 enum request_state {
     REQUEST_ASSEMBLING, /* parts of its Submit are missing */
     REQUEST_WAITING,    /* for a promise of all its blocks, in order */
@@ -75,7 +77,8 @@ struct worker_request {
     Sluice__Mode mode;
     enum request_state state;
     struct sl_arena arena;
-    uint64_t order; /* of admission; kept through preemption */
+    int32_t priority; /* less is more urgent */
+    uint64_t order;   /* of admission; kept through preemption */
 
     uint64_t arrived_us, admitted_us, computed_us, first_token_us, stepped_us;
     uint64_t deadline_us;  /* of the request; UINT64_MAX: none */
@@ -154,7 +157,7 @@ struct worker_batch {
 struct worker_metrics {
     struct sl_metric *steps, *step_sequences, *step_tokens, *step_seconds;
     struct sl_metric *computed, *local_hit, *fetched, *generated;
-    struct sl_metric *queries, *hits, *preemptions;
+    struct sl_metric *queries, *hits, *preemptions, *overtakes;
     struct sl_metric *running, *waiting, *usage, *promised;
     struct sl_metric *blocks[KV_BLOCK_QUARANTINED];
     struct sl_metric *rejected[WORKER_REASONS];

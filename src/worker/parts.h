@@ -11,7 +11,7 @@ void request_take_token(struct worker_request *request, uint32_t token);
 void request_move(struct worker *worker, struct worker_request *request, enum request_state state);
 /* Its prompt's tokens are still to be scored: it computes all of them, whatever the cache holds. */
 bool request_scores(const struct worker_request *request);
-/* To the front of the waiting ones. */
+/* To the front of the waiting ones of its priority. */
 void request_requeue(struct worker *worker, struct worker_request *request);
 /* Hashes of all full blocks of the tokens that are known. */
 void request_hash(struct worker *worker, struct worker_request *request);

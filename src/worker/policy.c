@@ -3,6 +3,24 @@
  * Pure. */
 #include "worker/policy.h"
 
+#define PATIENCE   4u  /* the part of its wait, 1/4, for which one in the line is overtaken */
+#define MISSES_MAX 32u /* looked at in vain in a turn: a long line must not cost a step */
+
+static bool before(const struct worker_candidate *a, const struct worker_candidate *b,
+                   int64_t (*key)(const struct worker_candidate *candidate))
+{
+    if (a->priority != b->priority)
+        return a->priority < b->priority;
+    int64_t a_key = key(a), b_key = key(b);
+    return a_key != b_key ? a_key < b_key : a->order < b->order;
+}
+
+bool worker_line_passes(struct worker_line *line, uint64_t waited_us, uint64_t wait_us)
+{
+    line->n_missed++;
+    return line->n_missed < MISSES_MAX && waited_us < wait_us / PATIENCE;
+}
+
 uint32_t worker_plan_decoding(const struct worker_candidate *candidates, uint32_t n,
                               struct worker_plan *plan)
 {
@@ -25,9 +43,7 @@ void worker_plan_chunks(const struct worker_candidate *candidates, uint32_t n, u
         for (uint32_t i = 0; i < n; i++) {
             if (candidates[i].decoding || taken[i])
                 continue;
-            if (best == n || key(&candidates[i]) < key(&candidates[best]) ||
-                (key(&candidates[i]) == key(&candidates[best]) &&
-                 candidates[i].order < candidates[best].order))
+            if (best == n || before(&candidates[i], &candidates[best], key))
                 best = i;
         }
         if (best == n)

@@ -10,6 +10,7 @@
 
 /* A sequence that could be in the next step. */
 struct worker_candidate {
+    int32_t priority;   /* less is more urgent, and goes first whatever the rest says */
     uint64_t order;     /* of admission: smaller came earlier; no two are equal */
     uint64_t waited_us; /* since its last step, or since it was admitted */
     uint32_t remaining; /* tokens to compute until one can be sampled, >= 1 */
@@ -41,10 +42,18 @@ struct worker_policy {
 /* Helper of both: a share of one token for every decoding candidate; returns their number. */
 uint32_t worker_plan_decoding(const struct worker_candidate *candidates, uint32_t n,
                               struct worker_plan *plan);
-/* Helper of both: divides `budget` tokens among the other candidates, least key first; ties go to
- * the earlier one. */
+/* Helper of both: divides `budget` tokens among the other candidates, the most urgent first, among those
+ * least key first; ties go to the earlier one. */
 void worker_plan_chunks(const struct worker_candidate *candidates, uint32_t n, uint32_t budget,
                         int64_t (*key)(const struct worker_candidate *candidate),
                         struct worker_plan *plan);
+
+/* The line in front of the pool, gone through from its head in each turn. Zeroed at the start of a turn. */
+struct worker_line {
+    uint32_t n_missed; /* stood before and found no room */
+};
+/* One found no room, that has waited for waited_us of the wait_us it may. Whether those behind it may be
+ * tried: not once it has waited for a part of its time, so that what becomes free stays for it. */
+bool worker_line_passes(struct worker_line *line, uint64_t waited_us, uint64_t wait_us);
 
 #endif

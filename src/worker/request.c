@@ -35,28 +35,30 @@ static void list_remove(struct request_list *list, struct worker_request *reques
     list->n--;
 }
 
-static void list_append(struct request_list *list, struct worker_request *request)
+/* next NULL: at the end. */
+static void list_insert(struct request_list *list, struct worker_request *request,
+                        struct worker_request *next)
 {
-    request->next = NULL;
-    request->previous = list->tail;
-    if (list->tail != NULL)
-        list->tail->next = request;
+    request->next = next;
+    request->previous = next != NULL ? next->previous : list->tail;
+    if (request->previous != NULL)
+        request->previous->next = request;
     else
         list->head = request;
-    list->tail = request;
+    if (next != NULL)
+        next->previous = request;
+    else
+        list->tail = request;
     list->n++;
 }
 
-static void list_prepend(struct request_list *list, struct worker_request *request)
+/* Behind its equals: before the first that is less urgent. */
+static void list_append(struct request_list *list, struct worker_request *request, bool by_priority)
 {
-    request->previous = NULL;
-    request->next = list->head;
-    if (list->head != NULL)
-        list->head->previous = request;
-    else
-        list->tail = request;
-    list->head = request;
-    list->n++;
+    struct worker_request *last = list->tail, *next = NULL;
+    for (; by_priority && last != NULL && last->priority > request->priority; last = last->previous)
+        next = last;
+    list_insert(list, request, next);
 }
 
 static void leave(struct worker *worker, struct worker_request *request)
@@ -72,14 +74,18 @@ void request_move(struct worker *worker, struct worker_request *request, enum re
     request->state = state;
     if (state == REQUEST_HELD)
         worker->held_blocks += request->table.n;
-    list_append(&worker->lists[state], request);
+    list_append(&worker->lists[state], request, state == REQUEST_WAITING);
 }
 
 void request_requeue(struct worker *worker, struct worker_request *request)
 {
+    struct request_list *list = &worker->lists[REQUEST_WAITING];
     leave(worker, request);
     request->state = REQUEST_WAITING;
-    list_prepend(&worker->lists[REQUEST_WAITING], request);
+    struct worker_request *next = list->head;
+    while (next != NULL && next->priority < request->priority)
+        next = next->next;
+    list_insert(list, request, next);
 }
 
 static void destroy(struct worker_request *request)
@@ -213,6 +219,7 @@ struct worker_request *request_create(struct worker *worker, const Sluice__Submi
     request->id = submit->request;
     request->attempt = submit->attempt;
     request->mode = submit->mode;
+    request->priority = submit->priority;
     request->n_submitted = submit->total_tokens;
     request->prompt_tokens = submit->prompt_tokens;
     request->first_index = submit->first_index;
@@ -223,7 +230,7 @@ struct worker_request *request_create(struct worker *worker, const Sluice__Submi
     set_sampling(request, submit);
     set_times(worker, request, submit);
     request->state = REQUEST_ASSEMBLING;
-    list_append(&worker->lists[REQUEST_ASSEMBLING], request);
+    list_append(&worker->lists[REQUEST_ASSEMBLING], request, false);
     worker->n_requests++;
     return request;
 }

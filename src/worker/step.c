@@ -10,10 +10,10 @@
  * policy only sees how much each lacks.
  *
  * Preemption. Blocks beyond the promise are taken when a sequence grows. When there is none, the
- * youngest active sequence gives all of its blocks back and goes to the head of the queue, to be
- * computed again from its tokens; what it has cached is probably found again. The oldest can always
- * go on, because alone it fits (checked at Submit), so this ends. Sources are never preempted: they
- * have all of their blocks from the start.
+ * youngest of the least urgent active sequences gives all of its blocks back and goes to the head of
+ * the queue, to be computed again from its tokens; what it has cached is probably found again. The
+ * oldest of the most urgent can always go on, because alone it fits (checked at Submit), so this ends.
+ * Sources are never preempted: they have all of their blocks from the start.
  *
  * A second batch in the engine while the first runs would hide this thread's work between steps, but
  * then a request could join only in the step after next, and stop ids would be seen one step late. */
@@ -44,6 +44,7 @@ static uint32_t gather(struct worker *worker, struct worker_request **requests,
         SL_ASSERT(remaining > 0 && r->n_running == 0);
         requests[n] = r;
         candidates[n++] = (struct worker_candidate){
+            .priority = r->priority,
             .order = r->order,
             .waited_us = now > r->stepped_us ? now - r->stepped_us : 0,
             .remaining = remaining,
@@ -53,12 +54,17 @@ static uint32_t gather(struct worker *worker, struct worker_request **requests,
     return n;
 }
 
-static struct worker_request *youngest(struct worker *worker)
+/* The one that gives way: the youngest of the least urgent. */
+static struct worker_request *victim_of(struct worker *worker)
 {
     struct worker_request *found = NULL;
-    for (struct worker_request *r = worker->lists[REQUEST_ACTIVE].head; r != NULL; r = r->next)
-        if (r->mode != SLUICE__MODE__MODE_PREFILL && (found == NULL || r->order > found->order))
+    for (struct worker_request *r = worker->lists[REQUEST_ACTIVE].head; r != NULL; r = r->next) {
+        if (r->mode == SLUICE__MODE__MODE_PREFILL)
+            continue;
+        if (found == NULL || r->priority > found->priority ||
+            (r->priority == found->priority && r->order > found->order))
             found = r;
+    }
     return found;
 }
 
@@ -89,7 +95,7 @@ static bool cover(struct worker *worker, struct worker_request *request, uint32_
             kv_block_table_append(&request->table, block);
             continue;
         }
-        struct worker_request *victim = youngest(worker);
+        struct worker_request *victim = victim_of(worker);
         SL_ASSERT(victim != NULL);
         preempt(worker, victim);
         if (victim == request)

@@ -91,6 +91,8 @@ void worker_metrics_init(struct worker *worker)
     m->waiting = gauge(worker, "requests_waiting", "Requests that wait for blocks");
     m->preemptions = counter(worker, "preemptions_total",
                              "Sequences that gave their blocks back to be recomputed");
+    m->overtakes = counter(worker, "admission_overtakes_total",
+                           "Requests admitted while one before them found no room");
     m->queue_seconds = seconds(worker, "admission_wait_seconds", "Arrival to promise");
     m->lost_messages = counter(worker, "messages_lost_total",
                                "Messages to the coordinator that could not be sent");

@@ -568,6 +568,7 @@ struct fx_request *fx_send(struct fx *fx, uint32_t node, Sluice__Mode mode,
     message.total_tokens = submit->n_tokens;
     message.first_index = submit->n_tokens - message.prompt_tokens;
     message.max_tokens = submit->max_tokens;
+    message.priority = submit->priority;
     message.n_tokens = submit->n_tokens;
     message.tokens = (uint32_t *)(uintptr_t)submit->tokens;
     if (submit->part_tokens != 0 && submit->part_tokens < submit->n_tokens) {

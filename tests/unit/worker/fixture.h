@@ -106,6 +106,7 @@ struct fx_submit {
     const uint32_t *tokens;
     uint32_t n_tokens, prompt_tokens; /* prompt_tokens default n_tokens */
     uint32_t max_tokens;
+    int32_t priority;
     float temperature;
     uint64_t seed;
     uint32_t stop_ids[4], n_stop_ids, min_tokens;

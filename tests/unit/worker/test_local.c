@@ -420,7 +420,14 @@ static bool waits(struct fx *f, void *arg)
     return now.waiting == *(uint32_t *)arg;
 }
 
-/* A full pool makes requests wait, in order; then they are refused. */
+static bool has_grown(struct fx *f, void *arg)
+{
+    (void)f;
+    return ((struct fx_request *)arg)->n >= 12;
+}
+
+/* A full pool makes requests wait; one that fits overtakes one that does not, but not for long; then they
+ * are refused. */
 static void test_waiting(void **state)
 {
     (void)state;
@@ -435,18 +442,84 @@ static void test_waiting(void **state)
         (void)fx_turn(&fx);
     struct fx_request *b = fx_local(&fx, 0, &large);
     struct fx_request *c = fx_local(&fx, 0, &small);
-    fx_until(&fx, waits, &two); /* the small one does not overtake */
-    sl_clock_advance(11 * SL_SECOND_US);
+    fx_wait(&fx, c);
+    assert_int_equal(c->n, 2);
+    assert_true(a->n < 10 && b->n_admitted == 0);
+    assert_true(fx_metric(&fx, 0, "sluice_admission_overtakes_total ") == 1.0);
+    sl_clock_advance(3 * SL_SECOND_US); /* over a quarter of its ten */
+    small.id = 5;
+    c = fx_local(&fx, 0, &small);
+    fx_until(&fx, has_grown, a);
+    fx_until(&fx, waits, &two);
+    assert_int_equal(c->n_admitted, 0);
+    sl_clock_advance(8 * SL_SECOND_US);
     fx_wait(&fx, b);
     assert_int_equal(b->refused, SLUICE__REASON__REASON_FULL);
-    fx_wait(&fx, c);
-    assert_int_equal(c->refused, SLUICE__REASON__REASON_FULL);
+    fx_wait(&fx, c); /* nobody before it any more */
+    assert_int_equal(c->n, 2);
+    assert_true(a->n < 70);
+    assert_true(fx_metric(&fx, 0, "sluice_admission_overtakes_total ") == 1.0);
     large.id = 4;
     b = fx_local(&fx, 0, &large);
     fx_wait(&fx, a);
     fx_wait(&fx, b); /* now there is room */
     assert_int_equal(b->n, 2);
     fx_until(&fx, waits, &none);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+/* The more urgent is admitted first, whenever it came. */
+static void test_priority_in_the_line(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 12});
+    uint32_t prompt[160], three = 3;
+    fx_prompt(prompt, 160, 14);
+    struct fx_submit submit = {.id = 1, .tokens = prompt, .n_tokens = 120, .max_tokens = 30};
+    struct fx_request *a = fx_local(&fx, 0, &submit);
+    while (a->n < 1)
+        (void)fx_turn(&fx);
+    static const int32_t priorities[] = {0, 7, -7};
+    struct fx_request *r[3];
+    for (uint32_t i = 0; i < 3; i++) { /* one at a time fits */
+        submit.id = 2 + i;
+        submit.tokens = prompt + 2 + i;
+        submit.priority = priorities[i];
+        r[i] = fx_local(&fx, 0, &submit);
+    }
+    fx_until(&fx, waits, &three);
+    fx_wait(&fx, r[2]);
+    assert_int_equal(r[0]->n + r[1]->n, 0);
+    fx_wait(&fx, r[0]);
+    assert_int_equal(r[1]->n, 0);
+    fx_wait(&fx, r[1]);
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
+/* When blocks run out the less urgent one gives way, though it is the older. */
+static void test_priority_of_preemption(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 12});
+    uint32_t prompt[160];
+    fx_prompt(prompt, 160, 15);
+    struct fx_submit old = {
+        .id = 1, .tokens = prompt, .n_tokens = 40, .max_tokens = 100, .priority = 1};
+    struct fx_submit urgent = {.id = 2, .tokens = prompt + 9, .n_tokens = 40, .max_tokens = 100};
+    struct fx_request *a = fx_local(&fx, 0, &old);
+    while (a->n < 5)
+        (void)fx_turn(&fx);
+    struct fx_request *b = fx_local(&fx, 0, &urgent);
+    fx_wait(&fx, b);
+    assert_true(a->n < 100);
+    fx_wait(&fx, a);
+    struct worker_snapshot now;
+    worker_snapshot(fx.nodes[0].worker, &now);
+    assert_true(now.preemptions > 0);
+    fx_expect(a, &old);
+    fx_expect(b, &urgent);
     fx_settled(&fx);
     fx_close(&fx);
 }
@@ -622,6 +695,8 @@ int main(void)
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_waiting),
+        cmocka_unit_test(test_priority_in_the_line),
+        cmocka_unit_test(test_priority_of_preemption),
         cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_cancel_everywhere),
         cmocka_unit_test(test_stale_cancel),
