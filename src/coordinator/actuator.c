@@ -169,6 +169,8 @@ sl_status actuator_create(const struct actuator_args *args, const char *nodes_ad
         args->n_options > ACTUATOR_OPTIONS_MAX)
         return sl_fail(SL_INVALID, "%u prefill and %u decode workers; at most %u of each",
                        args->n_prefill, args->n_decode, ACTUATOR_WORKERS_MAX);
+    if (args->n_prefill + args->n_decode == 0)
+        return sl_fail(SL_INVALID, "--prefill 0 and --decode 0; want at least one worker");
     struct actuator *actuator = sl_zalloc(1, sizeof(*actuator));
     actuator->prefill_path = sl_strdup(args->prefill_path);
     actuator->decode_path = sl_strdup(args->decode_path);

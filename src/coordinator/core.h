@@ -139,7 +139,7 @@ struct coordinator {
     struct meters meters;
     struct actuator *actuator;
     uint32_t want_prefill, want_decode; /* /ready waits for so many at first … */
-    bool was_ready;                     /* … and later for one decode node */
+    bool was_ready;                     /* … and later for one node */
     struct request **requests;          /* [requests_max] */
     uint32_t *free_requests;
     uint32_t n_free_requests;

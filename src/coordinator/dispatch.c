@@ -420,6 +420,7 @@ enum dispatch_result dispatch_place(struct coordinator *c, struct request *reque
     case ROUTER_LOCAL_SUFFIX:
     case ROUTER_LOCAL_NO_P:
     case ROUTER_LOCAL_P_UNFIT:
+    case ROUTER_LOCAL_NO_D:
     case ROUTER_REASON_COUNT:
         break;
     }

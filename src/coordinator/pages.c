@@ -28,13 +28,12 @@ static void add_identities(const struct coordinator *c, char *out, size_t bytes)
 void pages_not_ready(struct coordinator *c, char *out, size_t bytes)
 {
     uint64_t done = 0, total = 0;
-    uint32_t loading = 0, decoding = 0;
+    uint32_t loading = 0;
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
         const struct registry_node *node = &c->registry.nodes[i];
         if (!node->used)
             continue;
         loading += !node->ready;
-        decoding += !node->prefill && node->ready;
         done += node->load_done;
         total += node->load_total;
     }
@@ -45,10 +44,8 @@ void pages_not_ready(struct coordinator *c, char *out, size_t bytes)
                  100.0 * (double)done / (double)total, (double)total / 1e6);
     else if (loading > 0)
         snprintf(out, bytes, "the model is loading on %u nodes", loading);
-    else if (decoding == 0)
-        snprintf(out, bytes, "there is no decode node");
     else
-        snprintf(out, bytes, "no decode node can take requests");
+        snprintf(out, bytes, "no node can take requests");
     if (loading == 0 && c->registry.n_nodes > 0) {
         size_t n = strlen(out);
         snprintf(out + n, bytes - n, "; in the fleet (node=state/identity):");
@@ -56,14 +53,15 @@ void pages_not_ready(struct coordinator *c, char *out, size_t bytes)
     }
 }
 
-/* At the start of local pools: all of them, so that a script that waits for it measures what it
- * means to. Later one decode node suffices. */
+/* At the start a decode node; of local pools all, so that a script that waits for it measures what it
+ * means to. Later one node suffices, of either role: each can do all. */
 static bool is_ready(struct coordinator *c)
 {
     uint32_t prefill = registry_count(&c->registry, true);
     uint32_t decode = registry_count(&c->registry, false);
-    c->was_ready |= decode > 0 && prefill >= c->want_prefill && decode >= c->want_decode;
-    return !atomic_load(&c->draining) && decode > 0 && c->was_ready;
+    bool enough = c->want_prefill + c->want_decode > 0 || decode > 0;
+    c->was_ready |= enough && prefill >= c->want_prefill && decode >= c->want_decode;
+    return !atomic_load(&c->draining) && prefill + decode > 0 && c->was_ready;
 }
 
 static void answer_ready(struct coordinator *c, struct sl_buf *out, int *status_out,

@@ -213,29 +213,39 @@ static bool healthy(const struct registry_node *node)
     return node->used && node->ready && !node->suspect && !node->draining;
 }
 
+/* As the one whose identity is served: decode nodes first, then the oldest. */
+static bool prefers(const struct registry_node *a, const struct registry_node *b)
+{
+    return a->prefill != b->prefill ? b->prefill : a->joined_us < b->joined_us;
+}
+
 bool registry_settle(struct registry *registry, uint64_t now_us)
 {
     const struct registry_node *other = NULL;
-    bool draining = false;
+    bool draining = false, kept = false;
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
         const struct registry_node *node = &registry->nodes[i];
         draining |= node->used && !node->prefill && node->draining && same_identity(registry, node);
-        if (!healthy(node) || node->prefill)
+        if (!healthy(node))
             continue;
-        if (same_identity(registry, node)) {
+        bool same = same_identity(registry, node);
+        if (same && !node->prefill) {
             registry->ready_us = now_us;
             return false;
         }
-        if (other == NULL || node->joined_us < other->joined_us)
+        kept |= same;
+        if (!same && (other == NULL || prefers(node, other)))
             other = node;
     }
-    bool gone = !registry->has_served || now_us - registry->ready_us >= registry->times.switch_us;
-    if (other == NULL || (!gone && !draining))
+    bool gone = !registry->has_served || registry->ready_us == 0 ||
+                now_us - registry->ready_us >= registry->times.switch_us;
+    if (other == NULL || (!gone && !draining) || (other->prefill && kept))
         return false;
     memcpy(registry->served, other->hello->identity.data, 16);
     memcpy(registry->served_layout, other->hello->layout.data, 16);
     registry->has_served = true;
-    registry->ready_us = now_us;
+    registry->ready_us =
+        other->prefill ? 0 : now_us; /* a decode node knows better, and takes over */
     return true;
 }
 
@@ -270,4 +280,9 @@ uint32_t registry_count(const struct registry *registry, bool prefill)
         n += registry->nodes[i].used && registry->nodes[i].prefill == prefill &&
              registry_usable(registry, &registry->nodes[i]);
     return n;
+}
+
+bool registry_serves(const struct registry *registry)
+{
+    return registry_count(registry, false) + registry_count(registry, true) > 0;
 }

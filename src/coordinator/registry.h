@@ -103,8 +103,8 @@ void registry_forgive(struct registry *registry, uint64_t paused_us);
  * NULL. */
 struct registry_node *registry_sweep(struct registry *registry, uint64_t now_us, uint32_t *cursor);
 /* Chooses the identity served: the present one while a decode node of it is ready, or was within
- * switch_us and may be back; else that of a ready node. A drain hands over at once. True if it
- * changed. */
+ * switch_us and may be back; else that of a ready decode node, or, when no node of it is left, of a
+ * prefill node. A drain hands over at once. True if it changed. */
 bool registry_settle(struct registry *registry, uint64_t now_us);
 
 enum registry_state registry_state(const struct registry *registry,
@@ -114,5 +114,7 @@ const char *registry_state_name(enum registry_state state);
 bool registry_usable(const struct registry *registry, const struct registry_node *node);
 /* Usable nodes of a role. */
 uint32_t registry_count(const struct registry *registry, bool prefill);
+/* Some node can take a request: of either role, since each can do all. */
+bool registry_serves(const struct registry *registry);
 
 #endif

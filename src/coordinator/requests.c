@@ -288,7 +288,7 @@ static bool refuse_now(struct coordinator *c, struct request *request, uint64_t 
         return true;
     }
     bool lately = c->registry.ready_us != 0 && now_us - c->registry.ready_us < c->config.lost_us;
-    if (registry_count(&c->registry, false) == 0 && !lately) {
+    if (!registry_serves(&c->registry) && !lately) {
         char why[API_MESSAGE_BYTES / 2];
         pages_not_ready(c, why, sizeof(why));
         api_fail(&error, 503, "not_ready", NULL, "%s", why);

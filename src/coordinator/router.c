@@ -7,7 +7,8 @@
  *   local on D:  queue(D) + compute(what D lacks) + wait for blocks + w * itl
  *
  * Rules that go before costs: one token needs no D, unless D has the history; a suffix of at most
- * local_prefill_max_tokens, or a fleet without a fitting P, is local; otherwise a pair. (Comparing
+ * local_prefill_max_tokens, or a fleet without a fitting P, is local; in a fleet without any D the prefill
+ * nodes stand for them, and all is local to those; otherwise a pair. (Comparing
  * pair and local by cost alone was left out: with two costs that are both estimates, a fleet near
  * balance flips between the two, and the operator's knob says what is wanted.)
  *
@@ -184,8 +185,8 @@ static struct choice choose_p(const struct router_input *input, uint32_t blocks,
 }
 
 struct d_search {
-    bool any;  /* there is a decode node */
-    bool fits; /* … whose pool is large enough */
+    bool prefill; /* among prefill nodes, as there is no other */
+    bool fits;    /* there is one whose pool is large enough */
 };
 
 static struct choice choose_d(const struct router_input *input, uint32_t blocks, bool local,
@@ -194,10 +195,7 @@ static struct choice choose_d(const struct router_input *input, uint32_t blocks,
     struct choice best = {-1, 0};
     for (uint32_t i = 0; i < input->n_nodes; i++) {
         const struct router_node *node = &input->nodes[i];
-        if (node->prefill)
-            continue;
-        search->any = true;
-        if (node->blocks_total < blocks)
+        if (node->prefill != search->prefill || node->blocks_total < blocks)
             continue;
         search->fits = true;
         if (node->unadmitted >= input->unadmitted_max)
@@ -235,6 +233,14 @@ static bool holds_more(const struct router_input *input, int32_t d, int32_t p)
            at_d < lacking(&input->nodes[p], input->n_tokens);
 }
 
+static bool has_decode(const struct router_input *input)
+{
+    for (uint32_t i = 0; i < input->n_nodes; i++)
+        if (!input->nodes[i].prefill)
+            return true;
+    return false;
+}
+
 struct router_decision router_choose(const struct router_input *input)
 {
     struct router_decision decision = {.reason = ROUTER_NONE, .p = -1, .d = -1};
@@ -242,7 +248,7 @@ struct router_decision router_choose(const struct router_input *input)
     uint32_t prompt_blocks = router_blocks(input->n_tokens, 1, input->block_tokens);
     struct choice p = choose_p(input, prompt_blocks, &any_p);
     uint32_t blocks = router_blocks(input->n_tokens, input->n_new, input->block_tokens);
-    struct d_search search = {0};
+    struct d_search search = {.prefill = !has_decode(input)};
     struct choice local = choose_d(input, blocks, true, &search);
     if (input->n_new == 1 && p.node >= 0 && !holds_more(input, local.node, p.node)) {
         decision.reason = ROUTER_SINGLE_TOKEN;
@@ -251,11 +257,15 @@ struct router_decision router_choose(const struct router_input *input)
         return decision;
     }
     if (local.node < 0) {
-        decision.reason = !search.any ? ROUTER_NONE : !search.fits ? ROUTER_TOO_LARGE : ROUTER_BUSY;
+        decision.reason = input->n_nodes == 0 ? ROUTER_NONE
+                          : !search.fits      ? ROUTER_TOO_LARGE
+                                              : ROUTER_BUSY;
         return decision;
     }
     double suffix = lacking(&input->nodes[local.node], input->n_tokens);
-    if (p.node < 0)
+    if (search.prefill)
+        decision.reason = ROUTER_LOCAL_NO_D;
+    else if (p.node < 0)
         decision.reason = any_p ? ROUTER_LOCAL_P_UNFIT : ROUTER_LOCAL_NO_P;
     else if (suffix <= input->local_prefill_max_tokens)
         decision.reason = ROUTER_LOCAL_SUFFIX;
@@ -278,7 +288,8 @@ const char *router_reason_name(enum router_reason reason)
         [ROUTER_LOCAL_SUFFIX] = "local_short_suffix",
         [ROUTER_LOCAL_NO_P] = "local_no_prefill",
         [ROUTER_LOCAL_P_UNFIT] = "local_prefill_unfit",
-        [ROUTER_NONE] = "no_decode",
+        [ROUTER_LOCAL_NO_D] = "local_no_decode",
+        [ROUTER_NONE] = "no_node",
         [ROUTER_BUSY] = "busy",
         [ROUTER_TOO_LARGE] = "too_large",
     };

@@ -59,15 +59,17 @@ enum router_reason {
     ROUTER_LOCAL_SUFFIX,  /* D lacks little */
     ROUTER_LOCAL_NO_P,    /* no prefill node */
     ROUTER_LOCAL_P_UNFIT, /* no prefill node that is large enough and not avoided */
-    ROUTER_NONE,          /* no decode node at all */
-    ROUTER_BUSY,          /* every decode node has its fill of waiting requests */
+    ROUTER_LOCAL_NO_D,    /* no decode node: a prefill node generates too */
+    ROUTER_NONE,          /* no node at all */
+    ROUTER_BUSY,          /* every node that could generate has its fill of waiting requests */
     ROUTER_TOO_LARGE,     /* larger than every pool */
     ROUTER_REASON_COUNT
 };
 
 struct router_decision {
     enum router_reason reason;
-    int32_t p; /* index into nodes; -1 none. Local: p == -1; single token: d == -1 */
+    int32_t
+        p; /* index into nodes; -1 none. Local: p == -1, d whoever it is; single token: d == -1 */
     int32_t d;
     double queue_ms;
     double compute_ms;

@@ -153,6 +153,8 @@ static void programs_that_are_not_there(void **state)
     struct actuator *other;
     struct actuator_args args = {.prefill_path = "a", .decode_path = "b", .n_decode = 65};
     assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "65 decode");
+    args.n_decode = 0;
+    assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "at least one");
     args.n_decode = 1;
     args.cpu_list = "0-";
     assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "0-");

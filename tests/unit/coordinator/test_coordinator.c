@@ -426,6 +426,34 @@ static void no_node_for_too_long(void **state)
     sl_free(answer);
 }
 
+/* The prefill node generates, and goes on with what the decode node had begun. */
+static void no_decode_node_left(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_slow(f, "p0", true), *d = start_slow(f, "d0", false);
+    await(f, 1, 1);
+    struct stream_result r;
+    stream_init(&r);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}");
+    assert_true(client_read(fd, &r.raw, "\"text\":\"o\"", 5000));
+    fake_node_stop(d);
+    finish_stream(fd, &r);
+    expect_hello(&r);
+    stream_fini(&r);
+    assert_int_equal(fake_node_last_mode(p), SLUICE__MODE__MODE_LOCAL);
+    await(f, 1, 0);
+    json_t *json = post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":100}", 200);
+    assert_string_equal(text_of(json), HELLO_TEXT);
+    json_decref(json);
+    char *page = client_request(f->port, "GET", "/metrics", NULL);
+    assert_non_null(strstr(page, "routing_decisions_total{reason=\"local_no_decode\"} 2"));
+    sl_free(page);
+    page = client_request(f->port, "GET", "/ready", NULL);
+    assert_int_equal(client_status(page), 200);
+    sl_free(page);
+    fake_node_stop(p);
+}
+
 static void a_prefill_node_dies(void **state)
 {
     struct fixture *f = *state;
@@ -875,6 +903,7 @@ int main(void)
         TEST(a_decode_node_hangs),
         TEST(no_node_for_a_while),
         TEST(no_node_for_too_long),
+        TEST(no_decode_node_left),
         TEST(a_prefill_node_dies),
         TEST(a_prefill_node_dies_after),
         TEST(redirects_then_gives_up_on_prefill),

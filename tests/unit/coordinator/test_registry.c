@@ -301,6 +301,26 @@ static void another_layout(void **state)
     finish(r);
 }
 
+/* They do all while no decode node of the identity is left; a ready decode node knows better. */
+static void prefill_nodes_alone(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *p = join(r, 1, "p0", true, 5, 0);
+    assert_true(registry_usable(r, p) && registry_serves(r));
+    struct registry_node *d = join(r, 2, "d0", false, 4, 1);
+    assert_true(registry_usable(r, d) && !registry_usable(r, p)); /* at once: nothing was lost */
+    struct registry_node *same = join(r, 3, "p1", true, 4, 2);
+    registry_remove(r, d);
+    assert_true(registry_serves(r) && registry_usable(r, same));
+    assert_false(registry_settle(r, 30 * SECOND)); /* p0 is no reason to leave p1 */
+    registry_remove(r, same);
+    assert_false(registry_serves(r));
+    assert_true(registry_settle(r, 31 * SECOND));
+    assert_true(registry_usable(r, p));
+    finish(r);
+}
+
 static void wrong_hellos(void **state)
 {
     (void)state;
@@ -437,6 +457,7 @@ int main(void)
         cmocka_unit_test(its_own_pause),
         cmocka_unit_test(a_loop_that_hangs),
         cmocka_unit_test(identities),
+        cmocka_unit_test(prefill_nodes_alone),
         cmocka_unit_test(wrong_hellos),
         cmocka_unit_test(a_crash_is_no_roll_out),
         cmocka_unit_test(half_hellos),

@@ -67,9 +67,25 @@ static void without_one_pool(void **state)
     only_d.n_new = 1;
     expect(&only_d, ROUTER_LOCAL_NO_P, -1, 0);
     struct router_input only_p = input(nodes, 1);
-    expect(&only_p, ROUTER_NONE, -1, -1);
+    expect(&only_p, ROUTER_LOCAL_NO_D, -1, 0); /* whatever the suffix: there is nobody else */
+    only_p.local_prefill_max_tokens = 0;
+    expect(&only_p, ROUTER_LOCAL_NO_D, -1, 0);
     only_p.n_new = 1;
     expect(&only_p, ROUTER_SINGLE_TOKEN, 0, -1);
+    struct router_node two[] = {node(true), node(true)};
+    struct router_input both = input(two, 2);
+    two[0].running = 50;
+    expect(&both, ROUTER_LOCAL_NO_D, -1, 1);
+    two[1].avoid = true;
+    expect(&both, ROUTER_LOCAL_NO_D, -1, 0);
+    two[0].unadmitted = two[1].unadmitted = 4;
+    expect(&both, ROUTER_BUSY, -1, -1);
+    two[0].blocks_total = two[1].blocks_total = 15;
+    expect(&both, ROUTER_TOO_LARGE, -1, -1);
+    /* A decode node that has no room is no reason: it is there. */
+    nodes[1].unadmitted = 4;
+    struct router_input full_d = input(nodes, 2);
+    expect(&full_d, ROUTER_BUSY, -1, -1);
     struct router_input nobody = input(nodes, 0);
     expect(&nobody, ROUTER_NONE, -1, -1);
 }
