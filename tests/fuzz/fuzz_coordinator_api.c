@@ -1,25 +1,11 @@
 /* The bodies of /v1/completions, /tokenize and /detokenize on any bytes. What is accepted must be within
  * its limits; what is refused must say why, as a well-formed error object. */
-#include "base/buf.h"
+#include "api_error_check.h"
 #include "coordinator/api.h"
 
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void check_error(const struct api_error *error)
-{
-    struct sl_buf body;
-    json_t *json = NULL;
-    SL_ASSERT(error->http_status >= 400 && error->http_status < 600);
-    SL_ASSERT(error->message[0] != '\0' && error->type != NULL);
-    sl_buf_init(&body, 1 << 16);
-    api_error_body(error, &body);
-    sl_status status = sl_json_parse("error", body.data, body.bytes, 1 << 16, &json);
-    SL_ASSERT(status == SL_OK);
-    json_decref(json);
-    sl_buf_fini(&body);
-}
 
 static void check_prompt(const struct api_prompt *prompt)
 {
