@@ -70,6 +70,41 @@ MODELS = {
                   " --mlp 160 --vocab 320 --seed 35",
     "gemma-256": "--family gemma --hidden 96 --layers 2 --heads 2 --kv-heads 1 --head-dim 256"
                  " --mlp 160 --vocab 320 --tied --seed 36",
+    "gemma2-128": "--family gemma2 --hidden 96 --layers 4 --heads 4 --kv-heads 2 --head-dim 128"
+                  " --mlp 160 --vocab 320 --tied --seed 37 --window 90",
+    "gemma3-128": "--family gemma3_text --hidden 96 --layers 4 --heads 2 --kv-heads 1"
+                  " --head-dim 128 --mlp 160 --vocab 320 --tied --seed 38 --window 60"
+                  " --rope-theta 1000000 --rope-scaling {\"rope_type\":\"linear\",\"factor\":8.0}",
+    "gemma3-nested": "--family gemma3_text --nested --hidden 112 --layers 3 --heads 4 --kv-heads 2"
+                     " --head-dim 64 --mlp 144 --vocab 304 --tied --seed 39 --window 130"
+                     " --rope-theta 500000 --spelling new --dtype f32",
+    "olmo2-64": "--family olmo2 --hidden 128 --layers 3 --heads 4 --kv-heads 2 --head-dim 32"
+                " --mlp 160 --vocab 320 --seed 40 --rope-theta 500000",
+    "llama-linear": "--family llama --hidden 96 --layers 2 --heads 3 --kv-heads 1 --head-dim 64"
+                    " --mlp 128 --vocab 300 --seed 41"
+                    " --rope-scaling {\"type\":\"linear\",\"rope_type\":\"linear\",\"factor\":4.0}",
+    "llama-dynamic": "--family llama --hidden 104 --layers 2 --heads 2 --kv-heads 2 --head-dim 64"
+                     " --mlp 128 --vocab 300 --seed 42 --context 1100"
+                     " --rope-scaling {\"rope_type\":\"dynamic\",\"factor\":2.0}",
+    "qwen2-yarn": "--family qwen2 --hidden 120 --layers 3 --heads 4 --kv-heads 2 --head-dim 64"
+                  " --mlp 144 --vocab 304 --seed 43 --spelling new --rope-theta 1000000"
+                  " --rope-scaling {\"rope_type\":\"yarn\",\"factor\":4.0,"
+                  "\"original_max_position_embeddings\":8192}",
+    "phi3-short": "--family phi3 --hidden 128 --layers 2 --heads 2 --kv-heads 1 --head-dim 64"
+                  " --mlp 144 --vocab 304 --seed 44 --context 2048"
+                  " --rope-scaling {\"rope_type\":\"longrope\",\"factor\":32.0}",
+    "phi3-long": "--family phi3 --hidden 192 --layers 3 --heads 2 --kv-heads 1 --head-dim 96"
+                 " --mlp 160 --vocab 320 --tied --seed 45 --spelling new"
+                 " --set original_max_position_embeddings=1 --set partial_rotary_factor=0.75"
+                 " --rope-scaling {\"rope_type\":\"longrope\",\"factor\":32.0,"
+                 "\"attention_factor\":1.19,\"partial_rotary_factor\":0.75}",
+    "qwen3-moe": "--family qwen3_moe --hidden 96 --layers 4 --heads 4 --kv-heads 2 --head-dim 64"
+                 " --mlp 160 --vocab 320 --seed 46 --experts 8,2,56 --rope-theta 1000000"
+                 " --set mlp_only_layers=[1]",
+    "qwen3-moe-fused": "--family qwen3_moe --hidden 80 --layers 3 --heads 2 --kv-heads 1"
+                       " --head-dim 64 --mlp 144 --vocab 304 --tied --seed 47 --experts 12,3,40"
+                       " --fused --dtype f32 --spelling new --set norm_topk_prob=false"
+                       " --set decoder_sparse_step=2",
 }
 
 

@@ -77,6 +77,14 @@ sl_status kernel_sources_check(enum kernel_weight_use use,
                                const struct kernel_weight_source *sources, uint32_t n_sources,
                                uint32_t *n_out) SL_MUST_USE;
 
+/* e^(score - largest score) of each expert -> the chosen ones in ascending order, and their weights. */
+struct kernel_choice {
+    uint32_t n_experts, n_chosen;
+    bool renormalise;
+};
+void kernel_choose_experts(const struct kernel_choice *choice, const float *exps,
+                           uint32_t *chosen_out, float *weights_out);
+
 extern const struct kernel_ops kernel_ref_ops;
 extern const struct kernel_ops kernel_cpu_ops;
 

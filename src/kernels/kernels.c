@@ -1,4 +1,4 @@
-/* The choice of a backend, and the checks that all of them share. */
+/* The choice of a backend, and the checks and decisions that all of them share. */
 #include "kernels/kernels.h"
 
 #include "kernels/element.h"
@@ -46,6 +46,17 @@ sl_status kernel_shape_check(const struct kernel_shape *shape)
         if (status != SL_OK)
             return status;
     }
+    if (shape->n_experts > KERNEL_EXPERTS_MAX)
+        return sl_fail(SL_INVALID, "kernels: n_experts %u; want at most %d", shape->n_experts,
+                       KERNEL_EXPERTS_MAX);
+    if (shape->n_experts > 0) {
+        uint32_t most = shape->n_experts < KERNEL_CHOSEN_MAX ? shape->n_experts : KERNEL_CHOSEN_MAX;
+        sl_status status = check_range("n_chosen", shape->n_chosen, most);
+        if (status == SL_OK)
+            status = check_range("expert_hidden", shape->expert_hidden, 1u << 22);
+        if (status != SL_OK)
+            return status;
+    }
     if (shape->head_dim % 8 != 0)
         return sl_fail(SL_INVALID, "kernels: head_dim %u; want a multiple of 8", shape->head_dim);
     if (shape->n_q_heads % shape->n_kv_heads != 0)
@@ -75,4 +86,44 @@ sl_status kernel_sources_check(enum kernel_weight_use use,
         return sl_fail(SL_INVALID, "vector weight with k %u; want 1", sources[0].k);
     *n_out = (uint32_t)n;
     return SL_OK;
+}
+
+/* The n_chosen largest in descending order, of equal ones the first. Always as many: NaN among them
+ * makes the row's weights NaN, whatever is chosen. */
+static void find_largest(const struct kernel_choice *choice, const float *exps, uint32_t *largest)
+{
+    for (uint32_t e = 0; e < choice->n_experts; e++) {
+        uint32_t at = e < choice->n_chosen ? e : choice->n_chosen;
+        while (at > 0 && exps[e] > exps[largest[at - 1]]) {
+            if (at < choice->n_chosen)
+                largest[at] = largest[at - 1];
+            at--;
+        }
+        if (at < choice->n_chosen)
+            largest[at] = e;
+    }
+}
+
+static void sort_ascending(uint32_t *values, uint32_t n)
+{
+    for (uint32_t i = 1; i < n; i++) {
+        uint32_t value = values[i], at = i;
+        for (; at > 0 && values[at - 1] > value; at--)
+            values[at] = values[at - 1];
+        values[at] = value;
+    }
+}
+
+void kernel_choose_experts(const struct kernel_choice *choice, const float *exps,
+                           uint32_t *chosen_out, float *weights_out)
+{
+    float sum = 0, chosen_sum = 0;
+    find_largest(choice, exps, chosen_out);
+    sort_ascending(chosen_out, choice->n_chosen);
+    for (uint32_t e = 0; e < choice->n_experts; e++)
+        sum += exps[e];
+    for (uint32_t i = 0; i < choice->n_chosen; i++)
+        chosen_sum += weights_out[i] = exps[chosen_out[i]] / sum;
+    for (uint32_t i = 0; i < choice->n_chosen && choice->renormalise; i++)
+        weights_out[i] /= chosen_sum;
 }

@@ -23,6 +23,8 @@
 #define KERNEL_HEAD_DIM_MAX 256
 #define KERNEL_ROWS_MAX     8192
 #define KERNEL_CLASSES_MAX  4 /* KV_CLASSES_MAX agrees */
+#define KERNEL_EXPERTS_MAX  1024
+#define KERNEL_CHOSEN_MAX   64 /* experts of one row */
 
 enum kernel_element {
     KERNEL_F32 = 0,
@@ -42,7 +44,8 @@ struct kernel_shape {
     uint32_t vocab;
     uint32_t rows_max; /* of one batch */
     uint32_t seqs_max;
-    uint32_t logits_max; /* rows for which logits are wanted at once */
+    uint32_t logits_max;                         /* rows for which logits are wanted at once */
+    uint32_t n_experts, n_chosen, expert_hidden; /* of moe; 0: none */
 };
 
 /* Where the KV bytes are. Element strides come from kv/geometry.h by the caller. */
@@ -86,14 +89,15 @@ struct kernel_rope {
     float scale;
 };
 
-/* hidden -> normed -> q, k, v (+ bias) -> per-head RMS norm of q and k (optional) -> rope; q stays in
- * the acts, k and v go into their KV slots. */
+/* hidden -> normed (optional) -> q, k, v (+ bias) -> RMS norm of q and of k (optional) -> rope; q stays
+ * in the acts, k and v go into their KV slots. The size of q_norm and k_norm says what they are over:
+ * [head_dim] each head, [heads * head_dim] all of them together. */
 struct kernel_attn_in_args {
     struct kernel_acts *acts;
-    const struct kernel_weight *norm;     /* [hidden] */
+    const struct kernel_weight *norm;     /* [hidden]; NULL: none */
     const struct kernel_weight *qkv;      /* [(q + 2 kv heads) * head_dim][hidden], q first */
     const struct kernel_weight *qkv_bias; /* NULL: none */
-    const struct kernel_weight *q_norm, *k_norm; /* [head_dim]; NULL: none */
+    const struct kernel_weight *q_norm, *k_norm; /* both or none: NULL */
     struct kernel_rope rope;
     float norm_eps;
     struct kernel_kv kv;
@@ -108,20 +112,38 @@ struct kernel_attention_args {
     float softcap;   /* 0: none */
 };
 
-/* hidden += attn · w_o^T (+ bias) */
+/* hidden += attn · w_o^T (+ bias), or hidden += norm(attn · w_o^T (+ bias)) */
 struct kernel_attn_out_args {
     struct kernel_acts *acts;
     const struct kernel_weight *out; /* [hidden][q heads * head_dim] */
     const struct kernel_weight *bias;
+    const struct kernel_weight *post_norm; /* [hidden]; NULL: none */
+    float norm_eps;                        /* of post_norm */
 };
 
-/* hidden += (act(x g^T) * (x u^T)) · down^T, with x = norm(hidden) */
+/* y = (act(x g^T) * (x u^T)) · down^T, with x = norm(hidden); hidden += y, or hidden += norm(y) */
 enum kernel_activation { KERNEL_SILU, KERNEL_GELU_TANH };
 struct kernel_mlp_args {
     struct kernel_acts *acts;
-    const struct kernel_weight *norm;
-    const struct kernel_weight *gate_up; /* [2 * mlp_hidden][hidden], gate first */
-    const struct kernel_weight *down;    /* [hidden][mlp_hidden] */
+    const struct kernel_weight *norm;      /* [hidden]; NULL: x is hidden */
+    const struct kernel_weight *gate_up;   /* [2 * mlp_hidden][hidden], gate first */
+    const struct kernel_weight *down;      /* [hidden][mlp_hidden] */
+    const struct kernel_weight *post_norm; /* [hidden]; NULL: none */
+    enum kernel_activation activation;
+    float norm_eps; /* of both norms */
+};
+
+/* A mixture of experts in place of an MLP, with x = norm(hidden): p = softmax(x r^T) over the experts;
+ * hidden += sum over the n_chosen experts of the largest p (of equal ones the first) of p_e y_e, in the
+ * order of the experts, where y_e is expert e's (act(x g^T) * (x u^T)) · down^T. */
+struct kernel_moe_args {
+    struct kernel_acts *acts;
+    const struct kernel_weight *norm;           /* [hidden] */
+    const struct kernel_weight *router;         /* [n_experts][hidden] */
+    const struct kernel_weight *const *gate_up; /* [n_experts]: [2 * expert_hidden][hidden] each */
+    const struct kernel_weight *const *down;    /* [n_experts]: [hidden][expert_hidden] each */
+    uint32_t n_chosen;
+    bool renormalise; /* p is divided by the sum over the chosen ones */
     enum kernel_activation activation;
     float norm_eps;
 };
@@ -132,6 +154,7 @@ struct kernel_logits_args {
     const struct kernel_weight *norm;
     const struct kernel_weight *head; /* [vocab][hidden] */
     float norm_eps;
+    float softcap; /* 0: none; else softcap * tanh(logit / softcap) */
     uint32_t n_logits;
     const uint32_t *rows; /* [n_logits], host, borrowed until the batch retires */
     struct device_memory *logits;
@@ -179,6 +202,7 @@ struct kernel_ops {
     void (*attention)(struct device_stream *stream, const struct kernel_attention_args *args);
     void (*attn_out)(struct device_stream *stream, const struct kernel_attn_out_args *args);
     void (*mlp)(struct device_stream *stream, const struct kernel_mlp_args *args);
+    void (*moe)(struct device_stream *stream, const struct kernel_moe_args *args);
     void (*logits)(struct device_stream *stream, const struct kernel_logits_args *args);
     /* Copies whole KV blocks within a pool (copy on write of a partial block). */
     void (*kv_block_copy)(struct device_stream *stream, const struct kernel_kv *kv, uint32_t to,

@@ -1,13 +1,13 @@
 /* config.json -> struct model_config.
  *
  * Two spellings are in use: rope_theta, rope_scaling and torch_dtype at the top level; and since
- * transformers 5 rope_parameters {rope_theta, rope_type, …} and dtype. Where both are given the
- * newer one counts, as in transformers. Every number is checked against a bound before it is used as
- * a size. What would change the logits and is not known here is refused, not ignored: a wrong answer
- * is worse than none.
+ * transformers 5 rope_parameters {rope_theta, rope_type, …} and dtype. Where both are given
+ * rope_scaling counts, as in transformers. Every number is checked against a bound before it is used
+ * as a size. What would change the logits and is not known here is refused, not ignored: a wrong
+ * answer is worse than none.
  *
- * The rotary frequencies are computed in f32, step by step as transformers computes them: at
- * position 16,000 the last bit of a frequency is a thousandth of a radian.
+ * The configuration of a checkpoint with images has the text model's under text_config: sizes come
+ * from there, end tokens from both.
  *
  * Pure but for model_config_load; any thread. */
 #include "model/config.h"
@@ -47,16 +47,23 @@ static sl_status read_uint(const json_t *root, const char *what, const struct ui
 
 static sl_status read_sizes(const json_t *root, const char *what, struct model_config *config)
 {
+    const struct model_defaults *defaults = &config->family->defaults;
     const struct uint_field first[] = {
         {.name = "hidden_size", .value_out = &config->hidden, .max = HIDDEN_MAX},
         {.name = "num_hidden_layers", .value_out = &config->n_layers, .max = KV_LAYERS_MAX},
-        {.name = "num_attention_heads", .value_out = &config->n_heads, .max = HEADS_MAX},
+        {.name = "num_attention_heads",
+         .value_out = &config->n_heads,
+         .fallback = defaults->n_heads,
+         .max = HEADS_MAX},
         {.name = "intermediate_size", .value_out = &config->mlp_hidden, .max = 1u << 20},
-        {.name = "vocab_size", .value_out = &config->vocab, .max = VOCAB_MAX},
+        {.name = "vocab_size",
+         .value_out = &config->vocab,
+         .fallback = defaults->vocab,
+         .max = VOCAB_MAX},
         {.name = "max_position_embeddings",
          .value_out = &config->context_max,
-         .fallback = 2048,
-         .max = 1u << 26},
+         .fallback = defaults->context_max == 0 ? 2048 : defaults->context_max,
+         .max = MODEL_ROPE_CONTEXT_MAX},
     };
     for (size_t i = 0; i < sizeof(first) / sizeof(first[0]); i++) {
         sl_status status = read_uint(root, what, &first[i]);
@@ -66,11 +73,12 @@ static sl_status read_sizes(const json_t *root, const char *what, struct model_c
     const struct uint_field second[] = {
         {.name = "num_key_value_heads",
          .value_out = &config->n_kv_heads,
-         .fallback = config->n_heads,
+         .fallback = defaults->n_kv_heads == 0 ? config->n_heads : defaults->n_kv_heads,
          .max = HEADS_MAX},
         {.name = "head_dim",
          .value_out = &config->head_dim,
-         .fallback = config->hidden / config->n_heads,
+         .fallback =
+             defaults->head_dim == 0 ? config->hidden / config->n_heads : defaults->head_dim,
          .max = KERNEL_HEAD_DIM_MAX},
     };
     for (size_t i = 0; i < sizeof(second) / sizeof(second[0]); i++) {
@@ -95,134 +103,113 @@ static sl_status check_heads(const char *what, const struct model_config *config
 
 /* ---- rope ---- */
 
-static sl_status read_llama3(const json_t *object, const char *what, struct model_rope *rope)
+static sl_status read_rope_object(const json_t *root, const char *what, const char *name,
+                                  const char *part, const struct model_rope_context *context,
+                                  struct model_rope *rope)
+{
+    char where[256];
+    const json_t *object = json_object_get(root, name);
+    snprintf(where, sizeof(where), "%.200s: %s", what, name);
+    if (part != NULL) {
+        object = json_object_get(object, part);
+        snprintf(where, sizeof(where), "%.200s: %s: %s", what, name, part);
+    }
+    if (object == NULL || json_is_null(object))
+        return SL_OK;
+    return model_rope_read(object, where, context, rope);
+}
+
+sl_status model_config_read_rope(const json_t *root, const char *what, const char *part,
+                                 const struct model_config *config, struct model_rope *rope)
 {
     uint64_t original;
-    sl_status status =
-        sl_json_uint(object, what, "original_max_position_embeddings", 0, 1, 1u << 26, &original);
-    if (status == SL_OK)
-        status =
-            sl_json_number(object, what, "low_freq_factor", 0, 1e-3, 1e6, &rope->low_freq_factor);
-    if (status == SL_OK)
-        status =
-            sl_json_number(object, what, "high_freq_factor", 0, 1e-3, 1e6, &rope->high_freq_factor);
-    if (status != SL_OK)
-        return status;
-    if (original == 0 || !(rope->low_freq_factor > 0) ||
-        !(rope->high_freq_factor > rope->low_freq_factor))
-        return sl_fail(SL_INVALID,
-                       "%s: rope type llama3 wants original_max_position_embeddings, "
-                       "low_freq_factor and a larger high_freq_factor",
-                       what);
-    rope->original_context = (uint32_t)original;
-    return SL_OK;
-}
-
-/* `object` is rope_parameters or rope_scaling. */
-static sl_status read_rope_object(const json_t *object, const char *what, struct model_rope *rope)
-{
-    const char *type, *old_type;
-    sl_status status = sl_json_text(object, what, "type", "default", &old_type);
-    if (status == SL_OK)
-        status = sl_json_text(object, what, "rope_type", old_type, &type);
-    if (status == SL_OK)
-        status = sl_json_number(object, what, "rope_theta", rope->theta, 1, 1e30, &rope->theta);
-    if (status == SL_OK)
-        status = sl_json_number(object, what, "partial_rotary_factor", rope->partial, 0.01, 1,
-                                &rope->partial);
-    if (status != SL_OK || strcmp(type, "default") == 0)
-        return status;
-    if (strcmp(type, "linear") == 0)
-        rope->type = MODEL_ROPE_LINEAR;
-    else if (strcmp(type, "llama3") == 0)
-        rope->type = MODEL_ROPE_LLAMA3;
-    else
-        return sl_fail(SL_UNSUPPORTED, "%s: rope type is '%s'; want default, linear or llama3",
-                       what, type);
-    status = sl_json_number(object, what, "factor", 0, 1, 1e6, &rope->factor);
-    if (status != SL_OK)
-        return status;
-    if (!(rope->factor >= 1))
-        return sl_fail(SL_INVALID, "%s: rope type %s wants a factor", what, type);
-    return rope->type == MODEL_ROPE_LLAMA3 ? read_llama3(object, what, rope) : SL_OK;
-}
-
-static sl_status read_rope(const json_t *root, const char *what, struct model_config *config)
-{
-    struct model_rope *rope = &config->rope;
-    sl_status status = sl_json_number(root, what, "rope_theta", rope->theta, 1, 1e30, &rope->theta);
+    sl_status status = sl_json_uint(root, what, "original_max_position_embeddings", 0, 1,
+                                    MODEL_ROPE_CONTEXT_MAX, &original);
     if (status == SL_OK)
         status = sl_json_number(root, what, "partial_rotary_factor", rope->partial, 0.01, 1,
                                 &rope->partial);
     if (status != SL_OK)
         return status;
-    const char *names[] = {"rope_parameters", "rope_scaling"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *object = json_object_get(root, names[i]);
-        if (object == NULL || json_is_null(object))
-            continue;
-        char where[256];
-        snprintf(where, sizeof(where), "%.200s: %s", what, names[i]);
-        return read_rope_object(object, where, rope);
-    }
-    return SL_OK;
+    const struct model_rope_context context = {config->context_max, (uint32_t)original};
+    /* Where both are given, as in transformers: an object with anything in it is rope_scaling. */
+    const json_t *scaling = json_object_get(root, "rope_scaling");
+    bool old = part == NULL && scaling != NULL && !json_is_null(scaling) &&
+               !(json_is_object(scaling) && json_object_size(scaling) == 0);
+    return read_rope_object(root, what, old ? "rope_scaling" : "rope_parameters", part, &context,
+                            rope);
 }
 
-uint32_t model_config_rotary_dim(const struct model_config *config)
+void model_config_inv_freq(const struct model_config *config, uint32_t index, float *inv_freq_out)
 {
-    return (uint32_t)((double)config->head_dim * config->rope.partial) & ~1u;
-}
-
-/* Wavelengths over original_context / low are divided by factor, those under original_context / high
- * kept, between them it goes over smoothly. Source: transformers, llama3 rope. */
-static float llama3_scaled(const struct model_rope *rope, float inv_freq)
-{
-    const float context = (float)rope->original_context, factor = (float)rope->factor;
-    const float low = (float)rope->low_freq_factor, high = (float)rope->high_freq_factor;
-    float wavelength = 6.2831853071795864769f / inv_freq;
-    if (wavelength > context / low)
-        return inv_freq / factor;
-    if (wavelength < context / high)
-        return inv_freq;
-    float smooth = (context / wavelength - low) / (high - low);
-    return (1 - smooth) * inv_freq / factor + smooth * inv_freq;
-}
-
-void model_config_inv_freq(const struct model_config *config, float *inv_freq_out)
-{
-    const struct model_rope *rope = &config->rope;
-    uint32_t dim = model_config_rotary_dim(config);
-    for (uint32_t i = 0; i < dim / 2; i++) {
-        float exponent = (float)(2 * i) / (float)dim;
-        float inv_freq = 1.0f / (float)pow((double)(float)rope->theta, (double)exponent);
-        if (rope->type == MODEL_ROPE_LINEAR)
-            inv_freq /= (float)rope->factor;
-        else if (rope->type == MODEL_ROPE_LLAMA3)
-            inv_freq = llama3_scaled(rope, inv_freq);
-        inv_freq_out[i] = inv_freq;
-    }
+    SL_ASSERT(index < config->n_ropes);
+    model_rope_inv_freq(&config->ropes[index], config->head_dim, config->context_max, inv_freq_out);
 }
 
 /* ---- the rest ---- */
 
-sl_status model_config_read_window(const json_t *root, const char *what,
-                                   struct model_config *config)
+/* layer_types[index] is sliding_attention. */
+static sl_status is_sliding(const json_t *types, const char *what, uint32_t index,
+                            bool *sliding_out)
 {
+    const char *type = json_string_value(json_array_get(types, index));
+    if (type == NULL)
+        return sl_fail(SL_INVALID, "%s: layer_types[%u] must be a string", what, index);
+    *sliding_out = strcmp(type, "sliding_attention") == 0;
+    if (*sliding_out || strcmp(type, "full_attention") == 0)
+        return SL_OK;
+    return sl_fail(SL_UNSUPPORTED,
+                   "%s: layer_types[%u] is '%.64s'; want full_attention or sliding_attention", what,
+                   index, type);
+}
+
+sl_status model_config_read_windows(const json_t *root, const char *what,
+                                    const struct model_sliding *sliding,
+                                    struct model_config *config)
+{
+    const json_t *types = json_object_get(root, "layer_types");
+    bool absent = json_object_get(root, "sliding_window") == NULL, is_null = json_is_null(types);
     uint64_t window;
-    sl_status status = sl_json_uint(root, what, "sliding_window", 0, 1, UINT32_MAX - 1, &window);
-    if (status == SL_OK)
-        config->window = (uint32_t)window;
+    sl_status status = sl_json_uint(root, what, "sliding_window", absent ? sliding->fallback : 0, 1,
+                                    UINT32_MAX - 1, &window);
+    if (status != SL_OK)
+        return status;
+    if (window >= config->context_max)
+        window = 0;
+    if (!sliding->has_layer_types || is_null)
+        types = NULL;
+    if (types != NULL && json_array_size(types) != config->n_layers)
+        return sl_fail(SL_INVALID, "%s: layer_types must be a list of %u names", what,
+                       config->n_layers);
+    for (uint32_t i = 0; i < config->n_layers; i++) {
+        bool slides = i >= sliding->first_layer &&
+                      (sliding->full_every == 0 || (i + 1) % sliding->full_every != 0);
+        status = types != NULL ? is_sliding(types, what, i, &slides) : SL_OK;
+        if (status != SL_OK)
+            return status;
+        config->windows[i] = slides ? (uint32_t)window : 0;
+        if (slides)
+            config->rope_of[i] = sliding->rope;
+    }
+    return SL_OK;
+}
+
+sl_status model_config_refuse(const json_t *root, const char *what, const char *field)
+{
+    bool value;
+    sl_status status = sl_json_bool(root, what, field, false, &value);
+    if (status == SL_OK && value)
+        return sl_fail(SL_UNSUPPORTED, "%s: %s is true; want false", what, field);
     return status;
 }
 
 static sl_status read_activation(const json_t *root, const char *what, struct model_config *config)
 {
     const char *name;
-    if (config->family->is_gelu) {
-        config->activation = KERNEL_GELU_TANH;
-        return SL_OK;
-    }
-    sl_status status = sl_json_text(root, what, "hidden_act", "silu", &name);
+    sl_status status = SL_OK;
+    if (config->family->is_gelu)
+        name = "gelu_pytorch_tanh";
+    else
+        status = sl_json_text(root, what, "hidden_act", "silu", &name);
     if (status == SL_OK)
         status = sl_json_text(root, what, "hidden_activation", name, &name);
     if (status != SL_OK)
@@ -295,31 +282,71 @@ static sl_status find_family(const json_t *root, const char *what,
     return SL_OK;
 }
 
+/* The text model's part of the configuration. */
+static sl_status find_text(const json_t *root, const char *what, const struct model_family *family,
+                           const json_t **text_out)
+{
+    const char *type = json_string_value(json_object_get(root, "model_type"));
+    *text_out = root;
+    if (strcmp(type, family->name) == 0)
+        return SL_OK;
+    *text_out = json_object_get(root, "text_config");
+    if (!json_is_object(*text_out))
+        return sl_fail(SL_INVALID, "%s: text_config must be an object, since model_type is '%s'",
+                       what, type);
+    return check_plain(*text_out, what);
+}
+
+static sl_status read_rope(const json_t *root, const char *what, struct model_config *config)
+{
+    struct model_rope *rope = &config->ropes[0];
+    double theta = config->family->defaults.rope_theta;
+    *rope = (struct model_rope){
+        .theta = theta > 0 ? theta : 10000, .partial = 1, .factor = 1, .attention_factor = 1};
+    config->ropes[1] = *rope;
+    config->n_ropes = 1;
+    sl_status status = sl_json_number(root, what, "rope_theta", rope->theta, 1, 1e30, &rope->theta);
+    if (status == SL_OK)
+        status = model_config_read_rope(root, what, NULL, config, rope);
+    return status;
+}
+
+static sl_status read_text(const json_t *root, const char *what, struct model_config *config)
+{
+    sl_status status = read_sizes(root, what, config);
+    if (status == SL_OK)
+        status = check_heads(what, config);
+    if (status == SL_OK)
+        status = read_rope(root, what, config);
+    if (status == SL_OK)
+        status = read_activation(root, what, config);
+    if (status == SL_OK)
+        status = sl_json_number(root, what, "rms_norm_eps", 1e-6, 0, 1, &config->norm_eps);
+    if (status == SL_OK)
+        status = sl_json_bool(root, what, "tie_word_embeddings", false, &config->tied);
+    if (status != SL_OK)
+        return status;
+    config->attention_scale = 1 / sqrt((double)config->head_dim);
+    status = config->family->configure(root, what, config);
+    for (uint32_t i = 0; i < config->n_ropes && status == SL_OK; i++)
+        status = model_rope_check(&config->ropes[i], what, config->head_dim);
+    if (status == SL_OK)
+        status = model_config_add_eos(root, what, config);
+    return status;
+}
+
 sl_status model_config_parse(const json_t *root, const char *what, struct model_config *config_out)
 {
-    struct model_config config = {.embedding_scale = 1,
-                                  .logits_scale = 1,
-                                  .rope = {.theta = 10000, .partial = 1, .factor = 1}};
+    struct model_config config = {.embedding_scale = 1, .logits_scale = 1};
+    const json_t *text = NULL;
     sl_status status = find_family(root, what, &config.family);
     if (status == SL_OK)
         status = check_plain(root, what);
     if (status == SL_OK)
-        status = read_sizes(root, what, &config);
+        status = find_text(root, what, config.family, &text);
     if (status == SL_OK)
-        status = check_heads(what, &config);
-    if (status == SL_OK)
-        status = read_rope(root, what, &config);
-    if (status == SL_OK)
-        status = read_activation(root, what, &config);
-    if (status == SL_OK)
-        status = sl_json_number(root, what, "rms_norm_eps", 1e-6, 0, 1, &config.norm_eps);
-    if (status == SL_OK)
-        status = sl_json_bool(root, what, "tie_word_embeddings", false, &config.tied);
-    if (status != SL_OK)
-        return status;
-    config.attention_scale = 1 / sqrt((double)config.head_dim);
-    status = config.family->configure(root, what, &config);
-    if (status == SL_OK)
+        status = read_text(text, what, &config);
+    if (status == SL_OK && text != root)
         status = model_config_add_eos(root, what, &config);
     if (status == SL_OK)
         *config_out = config;
@@ -353,25 +380,40 @@ end:
     return status;
 }
 
+static void digest_rope(const struct model_config *config, const struct model_rope *rope,
+                        struct model_sha256 *sha)
+{
+    char text[512];
+    int n = snprintf(text, sizeof(text), "rope %d %a %a %a %u llama3 %a %a yarn %a %a %d scale %a",
+                     (int)rope->type, rope->theta, rope->partial, rope->factor,
+                     rope->original_context, rope->low_freq_factor, rope->high_freq_factor,
+                     rope->beta_fast, rope->beta_slow, rope->truncate, rope->attention_factor);
+    SL_ASSERT(n > 0 && (size_t)n < sizeof(text));
+    model_sha256_add(sha, text, (size_t)n);
+    const float *factors = model_rope_factors(rope, config->context_max);
+    model_sha256_add(sha, factors, rope->n_factors * sizeof(float));
+}
+
 void model_config_digest(const struct model_config *config, uint8_t digest_out[32])
 {
-    const struct model_rope *rope = &config->rope;
     char text[1024];
     int n = snprintf(
         text, sizeof(text),
         "%s hidden %u layers %u heads %u/%u/%u mlp %u vocab %u tied %d bias %d/%d norm "
-        "%d/%a eps %a "
-        "scale %a/%a/%a window %u/%u activation %d rope %d %a %a %a %a %a %u",
+        "%d/%a eps %a scale %a/%a/%a cap %a/%a activation %d experts %u/%u/%u/%d",
         config->family->name, config->hidden, config->n_layers, config->n_heads, config->n_kv_heads,
         config->head_dim, config->mlp_hidden, config->vocab, config->tied, config->attention_bias,
-        config->out_bias, config->qk_norm, config->norm_offset, config->norm_eps,
-        config->embedding_scale, config->attention_scale, config->logits_scale, config->window,
-        config->window_first_layer, (int)config->activation, (int)rope->type, rope->theta,
-        rope->partial, rope->factor, rope->low_freq_factor, rope->high_freq_factor,
-        rope->original_context);
+        config->out_bias, (int)config->qk_norm, config->norm_offset, config->norm_eps,
+        config->embedding_scale, config->attention_scale, config->logits_scale,
+        config->attention_softcap, config->logits_softcap, (int)config->activation,
+        config->n_experts, config->n_chosen, config->expert_hidden, config->renormalise);
     SL_ASSERT(n > 0 && (size_t)n < sizeof(text));
     struct model_sha256 *sha = model_sha256_create();
     model_sha256_add(sha, text, (size_t)n);
-    model_sha256_add(sha, config->no_rope, sizeof(config->no_rope));
+    model_sha256_add(sha, config->windows, sizeof(config->windows));
+    model_sha256_add(sha, config->rope_of, sizeof(config->rope_of));
+    model_sha256_add(sha, config->has_experts, sizeof(config->has_experts));
+    for (uint32_t i = 0; i < config->n_ropes; i++)
+        digest_rope(config, &config->ropes[i], sha);
     model_sha256_finish(sha, digest_out);
 }

@@ -64,6 +64,9 @@ static sl_status open_backend(struct model_engine *engine, const struct model_en
         .rows_max = engine->rows_max,
         .seqs_max = engine->seqs_max,
         .logits_max = engine->logits_max,
+        .n_experts = config->n_experts,
+        .n_chosen = config->n_chosen,
+        .expert_hidden = config->expert_hidden,
     };
     enum device_kind kind = DEVICE_HOST;
     const char *kernels = args->backend;
@@ -204,9 +207,6 @@ static sl_status create_host_buffers(struct model_engine *engine)
             return sl_fail(SL_NO_MEMORY, "engine: %u rows of %zu logits", engine->logits_max,
                            vocab);
     }
-    uint32_t rotary_dim = model_config_rotary_dim(&engine->config);
-    engine->inv_freq = sl_zalloc(rotary_dim / 2 + 1, sizeof(float));
-    model_config_inv_freq(&engine->config, engine->inv_freq);
     engine->slot_used = sl_zalloc(engine->seqs_max, sizeof(bool));
     engine->results = sl_zalloc(engine->seqs_max, sizeof(*engine->results));
     engine->last_tokens = sl_zalloc(engine->seqs_max, sizeof(uint32_t));
@@ -241,8 +241,11 @@ static sl_status create_device_side(struct model_engine *engine)
         .stream = engine->stream,
         .classes = &engine->classes,
         .pools = engine->pools,
-        .inv_freq = engine->inv_freq,
     };
+    for (uint32_t i = 0; i < engine->config.n_ropes; i++) {
+        model_config_inv_freq(&engine->config, i, engine->inv_freq[i]);
+        engine->forward.inv_freq[i] = engine->inv_freq[i];
+    }
     return status;
 }
 
@@ -352,7 +355,6 @@ void model_engine_close(struct model_engine *engine)
         destroy_ticket(&engine->tickets[i]);
     model_sampler_destroy(engine->sampler);
     sl_free(engine->group_ready);
-    sl_free(engine->inv_freq);
     sl_free(engine->slot_used);
     sl_free(engine->results);
     sl_free(engine->host_logits);

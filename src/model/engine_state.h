@@ -75,7 +75,7 @@ struct model_engine {
     struct model_weights weights;
     struct device_memory pools[KV_CLASSES_MAX];
     struct device_memory logits; /* f32 [logits_max][vocab] */
-    float *inv_freq;
+    float inv_freq[MODEL_ROPES_MAX][MODEL_ROPE_PAIRS_MAX];
     void (*notify)(void *arg);
     void *notify_arg;
 

@@ -1,7 +1,7 @@
 /* One decoder layer, for all families: what a family lacks has no weight and is skipped by the op.
  *
  *   hidden ─► attn_in (norm, q k v, biases, q k norms, rope; writes KV)
- *          ─► attention ─► attn_out ─► mlp
+ *          ─► attention ─► attn_out ─► mlp (or moe)
  *
  * A layer is cut behind attn_in, since that is where its KV is final: readiness is recorded there
  * and the pieces leave while the layer's attention still runs. Compute thread only. */
@@ -37,6 +37,20 @@ void model_forward_embed(const struct model_forward *forward, const struct kerne
                         (float)forward->config->embedding_scale);
 }
 
+static struct kernel_rope rope_of(const struct model_forward *forward, uint32_t layer)
+{
+    const struct model_config *config = forward->config;
+    uint32_t index = config->rope_of[layer];
+    if (index == MODEL_ROPE_NONE)
+        return (struct kernel_rope){.rotary_dim = 0};
+    const struct model_rope *rope = &config->ropes[index];
+    return (struct kernel_rope){
+        .inv_freq = forward->inv_freq[index],
+        .rotary_dim = model_rope_dim(rope, config->head_dim),
+        .scale = (float)rope->attention_factor,
+    };
+}
+
 void model_forward_layer_kv(const struct model_forward *forward, uint32_t layer)
 {
     const struct model_config *config = forward->config;
@@ -48,13 +62,43 @@ void model_forward_layer_kv(const struct model_forward *forward, uint32_t layer)
         .qkv_bias = weights->qkv_bias,
         .q_norm = weights->q_norm,
         .k_norm = weights->k_norm,
-        .rope = {.inv_freq = forward->inv_freq,
-                 .rotary_dim = config->no_rope[layer] ? 0 : model_config_rotary_dim(config),
-                 .scale = 1.0f},
+        .rope = rope_of(forward, layer),
         .norm_eps = (float)config->norm_eps,
         .kv = model_forward_kv(forward, layer),
     };
     forward->ops->attn_in(forward->stream, &args);
+}
+
+static void run_mlp(const struct model_forward *forward, const struct model_layer *weights)
+{
+    const struct model_config *config = forward->config;
+    const struct kernel_mlp_args args = {
+        .acts = forward->acts,
+        .norm = weights->mlp_norm,
+        .gate_up = weights->gate_up,
+        .down = weights->down,
+        .post_norm = weights->mlp_post_norm,
+        .activation = config->activation,
+        .norm_eps = (float)config->norm_eps,
+    };
+    forward->ops->mlp(forward->stream, &args);
+}
+
+static void run_experts(const struct model_forward *forward, const struct model_layer *weights)
+{
+    const struct model_config *config = forward->config;
+    const struct kernel_moe_args args = {
+        .acts = forward->acts,
+        .norm = weights->mlp_norm,
+        .router = weights->router,
+        .gate_up = (const struct kernel_weight *const *)weights->expert_gate_up,
+        .down = (const struct kernel_weight *const *)weights->expert_down,
+        .n_chosen = config->n_chosen,
+        .renormalise = config->renormalise,
+        .activation = config->activation,
+        .norm_eps = (float)config->norm_eps,
+    };
+    forward->ops->moe(forward->stream, &args);
 }
 
 void model_forward_layer_rest(const struct model_forward *forward, uint32_t layer)
@@ -65,21 +109,22 @@ void model_forward_layer_rest(const struct model_forward *forward, uint32_t laye
         .acts = forward->acts,
         .kv = model_forward_kv(forward, layer),
         .scale = (float)config->attention_scale,
-        .window = layer >= config->window_first_layer ? config->window : 0,
+        .window = config->windows[layer],
+        .softcap = (float)config->attention_softcap,
     };
     const struct kernel_attn_out_args out = {
-        .acts = forward->acts, .out = weights->out, .bias = weights->out_bias};
-    const struct kernel_mlp_args mlp = {
         .acts = forward->acts,
-        .norm = weights->mlp_norm,
-        .gate_up = weights->gate_up,
-        .down = weights->down,
-        .activation = config->activation,
+        .out = weights->out,
+        .bias = weights->out_bias,
+        .post_norm = weights->attn_post_norm,
         .norm_eps = (float)config->norm_eps,
     };
     forward->ops->attention(forward->stream, &attention);
     forward->ops->attn_out(forward->stream, &out);
-    forward->ops->mlp(forward->stream, &mlp);
+    if (config->has_experts[layer])
+        run_experts(forward, weights);
+    else
+        run_mlp(forward, weights);
 }
 
 void model_forward_logits(const struct model_forward *forward, const uint32_t *rows, uint32_t n,
@@ -90,6 +135,7 @@ void model_forward_logits(const struct model_forward *forward, const uint32_t *r
         .norm = forward->weights->norm,
         .head = forward->weights->head,
         .norm_eps = (float)forward->config->norm_eps,
+        .softcap = (float)forward->config->logits_softcap,
         .n_logits = n,
         .rows = rows,
         .logits = logits,

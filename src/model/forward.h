@@ -16,7 +16,7 @@ struct model_forward {
     struct device_stream *stream;
     const struct model_classes *classes;
     const struct device_memory *pools; /* [n_classes] */
-    const float *inv_freq;
+    const float *inv_freq[MODEL_ROPES_MAX];
 };
 
 /* The KV of a layer as the kernels want it. */

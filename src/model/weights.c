@@ -49,45 +49,66 @@ static void shape_text(const struct model_tensor *tensor, char *out, size_t byte
     }
 }
 
-/* k 0: a vector of n. */
-static sl_status find_tensor(const struct model_loader *loader, const char *name, uint32_t n,
-                             uint32_t k, const struct model_tensor **tensor_out)
+/* What is wanted of a tensor: [n]; [n][k]; or one of `count` [n][k] that it holds. */
+struct want {
+    const char *name;
+    uint32_t n, k; /* k 0: a vector */
+    uint32_t index, count;
+};
+
+static bool fits(const struct model_tensor *tensor, const struct want *want)
 {
-    const struct model_tensor *tensor = model_tensors_find(loader->tensors, name);
+    const uint64_t *dims = tensor->dims;
+    if (want->k == 0)
+        return tensor->n_dims == 1 && dims[0] == want->n;
+    if (want->count == 0)
+        return tensor->n_dims == 2 && dims[0] == want->n && dims[1] == want->k;
+    return tensor->n_dims == 3 && dims[0] == want->count && dims[1] == want->n &&
+           dims[2] == want->k;
+}
+
+static sl_status find_tensor(const struct model_loader *loader, const struct want *want,
+                             const struct model_tensor **tensor_out)
+{
+    const struct model_tensor *tensor = model_tensors_find(loader->tensors, want->name);
     const struct model_file *files;
     uint32_t n_files = model_tensors_files(loader->tensors, &files);
     if (tensor == NULL)
         return sl_fail(SL_NOT_FOUND, "%s%s: %s is missing", files[0].path,
-                       n_files > 1 ? " and its like" : "", name);
+                       n_files > 1 ? " and its like" : "", want->name);
     const char *path = files[tensor->file].path;
     if (tensor->element == MODEL_TENSOR_NO_ELEMENT)
-        return sl_fail(SL_UNSUPPORTED, "%s: %s has dtype %s; want BF16, F16 or F32", path, name,
-                       tensor->type);
-    bool fits = k == 0 ? tensor->n_dims == 1 && tensor->dims[0] == n
-                       : tensor->n_dims == 2 && tensor->dims[0] == n && tensor->dims[1] == k;
-    if (!fits) {
-        char is[256], want[64];
+        return sl_fail(SL_UNSUPPORTED, "%s: %s has dtype %s; want BF16, F16 or F32", path,
+                       want->name, tensor->type);
+    if (!fits(tensor, want)) {
+        char is[256], shape[64];
         shape_text(tensor, is, sizeof(is));
-        snprintf(want, sizeof(want), k == 0 ? "[%u]" : "[%u][%u]", n, k);
-        return sl_fail(SL_INVALID, "%s: %s has shape %s; config.json wants %s", path, name, is,
-                       want);
+        if (want->count > 0)
+            snprintf(shape, sizeof(shape), "[%u][%u][%u]", want->count, want->n, want->k);
+        else
+            snprintf(shape, sizeof(shape), want->k == 0 ? "[%u]" : "[%u][%u]", want->n, want->k);
+        return sl_fail(SL_INVALID, "%s: %s has shape %s; config.json wants %s", path, want->name,
+                       is, shape);
     }
     *tensor_out = tensor;
     return SL_OK;
 }
 
-/* The source's bytes at an address that suits its element; *copy_out is to be freed. */
-static sl_status align_source(const struct model_tensor *tensor, void **copy_out,
-                              const void **data_out)
+/* Part `index` of `count` of the tensor: its bytes at an address that suits its element; *copy_out is
+ * to be freed. */
+static sl_status align_source(const struct model_tensor *tensor, uint32_t index, uint32_t count,
+                              void **copy_out, const void **data_out)
 {
+    uint64_t bytes = tensor->bytes / (count == 0 ? 1 : count);
+    const unsigned char *data = (const unsigned char *)tensor->data + index * bytes;
     *copy_out = NULL;
-    *data_out = tensor->data;
-    if ((uintptr_t)tensor->data % ELEMENT_BYTES(tensor->element) == 0)
+    *data_out = data;
+    if ((uintptr_t)data % ELEMENT_BYTES(tensor->element) == 0)
         return SL_OK;
-    *copy_out = sl_try_zalloc(1, tensor->bytes);
+    *copy_out = sl_try_zalloc(1, bytes);
     if (*copy_out == NULL)
-        return sl_fail(SL_NO_MEMORY, "weights: %s: %" PRIu64 " bytes", tensor->name, tensor->bytes);
-    memcpy(*copy_out, tensor->data, tensor->bytes);
+        return sl_fail(SL_NO_MEMORY, "weights: %s: %" PRIu64 " bytes", tensor->name, bytes);
+    memcpy(*copy_out, data, bytes);
     *data_out = *copy_out;
     return SL_OK;
 }
@@ -122,35 +143,42 @@ static sl_status transform(const struct model_tensor *tensor, double offset, dou
     return SL_OK;
 }
 
-/* Full names; k 0: vectors, which `change` alters if it is not NULL. */
+/* Several tensors, or parts of them, as one weight; vectors after `change`, if it is not NULL. */
 static sl_status load(struct model_loader *loader, enum kernel_weight_use use,
-                      const char *const *names, const uint32_t *ns, uint32_t n_parts, uint32_t k,
-                      const struct change *change, struct kernel_weight **weight_out)
+                      const struct want *wants, uint32_t n_wants, const struct change *change,
+                      struct kernel_weight **weight_out)
 {
     struct kernel_weight_source sources[MODEL_STACK_MAX] = {{.data = NULL}};
     const struct model_tensor *tensors[MODEL_STACK_MAX] = {NULL};
     void *copies[MODEL_STACK_MAX] = {NULL};
     sl_status status = SL_OK;
-    SL_ASSERT(n_parts <= MODEL_STACK_MAX);
+    SL_ASSERT(n_wants <= MODEL_STACK_MAX);
 
-    for (uint32_t i = 0; i < n_parts && status == SL_OK; i++) {
-        status = find_tensor(loader, names[i], ns[i], k, &tensors[i]);
+    for (uint32_t i = 0; i < n_wants && status == SL_OK; i++) {
+        const struct want *want = &wants[i];
+        status = find_tensor(loader, want, &tensors[i]);
         if (status != SL_OK)
             break;
         sources[i] = (struct kernel_weight_source){
-            .element = tensors[i]->element, .n = ns[i], .k = k == 0 ? 1 : k};
-        status = align_source(tensors[i], &copies[i], &sources[i].data);
+            .element = tensors[i]->element, .n = want->n, .k = want->k == 0 ? 1 : want->k};
+        status = align_source(tensors[i], want->index, want->count, &copies[i], &sources[i].data);
         if (status == SL_OK && change != NULL)
             status = transform(tensors[i], change->offset, change->scale, &sources[i], &copies[i]);
     }
     if (status == SL_OK)
-        status = loader->ops->weight_pack(loader->context, use, sources, n_parts, weight_out);
-    for (uint32_t i = 0; i < n_parts; i++) {
+        status = loader->ops->weight_pack(loader->context, use, sources, n_wants, weight_out);
+    for (uint32_t i = 0; i < n_wants; i++) {
         sl_free(copies[i]);
-        if (status == SL_OK)
+        if (status == SL_OK && wants[i].index + 1 >= wants[i].count)
             report(loader, tensors[i]);
     }
     return status;
+}
+
+static void layer_name(const struct model_loader *loader, const char *name,
+                       char out[MODEL_TENSOR_NAME_MAX])
+{
+    snprintf(out, MODEL_TENSOR_NAME_MAX, "%slayers.%u.%s", loader->prefix, loader->layer, name);
 }
 
 static sl_status load_parts(struct model_loader *loader, enum kernel_weight_use use,
@@ -158,15 +186,13 @@ static sl_status load_parts(struct model_loader *loader, enum kernel_weight_use 
                             struct kernel_weight **weight_out)
 {
     char names[MODEL_STACK_MAX][MODEL_TENSOR_NAME_MAX];
-    const char *pointers[MODEL_STACK_MAX];
-    uint32_t ns[MODEL_STACK_MAX];
+    struct want wants[MODEL_STACK_MAX];
     SL_ASSERT(n_parts <= MODEL_STACK_MAX);
     for (uint32_t i = 0; i < n_parts; i++) {
-        snprintf(names[i], sizeof(names[i]), "model.layers.%u.%s", loader->layer, parts[i].name);
-        pointers[i] = names[i];
-        ns[i] = parts[i].n;
+        layer_name(loader, parts[i].name, names[i]);
+        wants[i] = (struct want){names[i], parts[i].n, k, parts[i].index, parts[i].count};
     }
-    return load(loader, use, pointers, ns, n_parts, k, NULL, weight_out);
+    return load(loader, use, wants, n_parts, NULL, weight_out);
 }
 
 sl_status model_load_matrix(struct model_loader *loader, const struct model_part *parts,
@@ -187,38 +213,66 @@ static sl_status load_norm(struct model_loader *loader, const char *name, uint32
 {
     const struct change change = {.offset = loader->config->norm_offset, .scale = scale};
     bool plain = change.offset == 0 && change.scale == 1;
-    return load(loader, KERNEL_WEIGHT_VECTOR, &name, &n, 1, 0, plain ? NULL : &change, weight_out);
+    const struct want want = {.name = name, .n = n};
+    return load(loader, KERNEL_WEIGHT_VECTOR, &want, 1, plain ? NULL : &change, weight_out);
 }
 
 sl_status model_load_norm(struct model_loader *loader, const char *name, uint32_t n,
                           struct kernel_weight **weight_out)
 {
     char full[MODEL_TENSOR_NAME_MAX];
-    snprintf(full, sizeof(full), "model.layers.%u.%s", loader->layer, name);
+    layer_name(loader, name, full);
     return load_norm(loader, full, n, 1, weight_out);
+}
+
+sl_status model_load_norms(struct model_loader *loader, struct model_layer *layer)
+{
+    static const struct model_norms llama = {.attn = "input_layernorm.weight",
+                                             .mlp = "post_attention_layernorm.weight"};
+    const struct model_config *config = loader->config;
+    const struct model_norms *names = config->family->norms;
+    if (names == NULL)
+        names = &llama;
+    const struct {
+        const char *name;
+        struct kernel_weight **weight_out;
+    } all[] = {{names->attn, &layer->attn_norm},
+               {names->attn_post, &layer->attn_post_norm},
+               {names->mlp, &layer->mlp_norm},
+               {names->mlp_post, &layer->mlp_post_norm}};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i].name == NULL)
+            continue;
+        sl_status status = model_load_norm(loader, all[i].name, config->hidden, all[i].weight_out);
+        if (status != SL_OK)
+            return status;
+    }
+    return SL_OK;
 }
 
 static sl_status load_attention(struct model_loader *loader, struct model_layer *layer)
 {
     const struct model_config *config = loader->config;
     uint32_t q = config->n_heads * config->head_dim, kv = config->n_kv_heads * config->head_dim;
-    const struct model_part qkv[] = {{"self_attn.q_proj.weight", q},
-                                     {"self_attn.k_proj.weight", kv},
-                                     {"self_attn.v_proj.weight", kv}};
-    const struct model_part biases[] = {
-        {"self_attn.q_proj.bias", q}, {"self_attn.k_proj.bias", kv}, {"self_attn.v_proj.bias", kv}};
-    const struct model_part out = {"self_attn.o_proj.weight", config->hidden};
-    const struct model_part out_bias = {"self_attn.o_proj.bias", config->hidden};
+    const struct model_part qkv[] = {{.name = "self_attn.q_proj.weight", .n = q},
+                                     {.name = "self_attn.k_proj.weight", .n = kv},
+                                     {.name = "self_attn.v_proj.weight", .n = kv}};
+    const struct model_part biases[] = {{.name = "self_attn.q_proj.bias", .n = q},
+                                        {.name = "self_attn.k_proj.bias", .n = kv},
+                                        {.name = "self_attn.v_proj.bias", .n = kv}};
+    const struct model_part out = {.name = "self_attn.o_proj.weight", .n = config->hidden};
+    const struct model_part out_bias = {.name = "self_attn.o_proj.bias", .n = config->hidden};
 
     sl_status status = model_load_matrix(loader, qkv, 3, config->hidden, &layer->qkv);
     if (status == SL_OK && config->attention_bias)
         status = model_load_vector(loader, biases, 3, &layer->qkv_bias);
-    if (status == SL_OK && config->qk_norm)
-        status =
-            model_load_norm(loader, "self_attn.q_norm.weight", config->head_dim, &layer->q_norm);
-    if (status == SL_OK && config->qk_norm)
-        status =
-            model_load_norm(loader, "self_attn.k_norm.weight", config->head_dim, &layer->k_norm);
+    bool whole = config->qk_norm == MODEL_QK_NORM_WHOLE;
+    if (status == SL_OK && config->qk_norm != MODEL_QK_NORM_NONE)
+        status = model_load_norm(loader, "self_attn.q_norm.weight", whole ? q : config->head_dim,
+                                 &layer->q_norm);
+    if (status == SL_OK && config->qk_norm != MODEL_QK_NORM_NONE)
+        status = model_load_norm(loader, "self_attn.k_norm.weight", whole ? kv : config->head_dim,
+                                 &layer->k_norm);
     if (status == SL_OK)
         status = model_load_matrix(loader, &out, 1, q, &layer->out);
     if (status == SL_OK && config->out_bias)
@@ -226,36 +280,106 @@ static sl_status load_attention(struct model_loader *loader, struct model_layer 
     return status;
 }
 
-sl_status model_load_standard_layer(struct model_loader *loader, struct model_layer *layer)
+static sl_status load_mlp(struct model_loader *loader, struct model_layer *layer)
 {
     const struct model_config *config = loader->config;
-    const struct model_part gate_up[] = {{"mlp.gate_proj.weight", config->mlp_hidden},
-                                         {"mlp.up_proj.weight", config->mlp_hidden}};
-    const struct model_part down = {"mlp.down_proj.weight", config->hidden};
-
-    sl_status status =
-        model_load_norm(loader, "input_layernorm.weight", config->hidden, &layer->attn_norm);
-    if (status == SL_OK)
-        status = load_attention(loader, layer);
-    if (status == SL_OK)
-        status = model_load_norm(loader, "post_attention_layernorm.weight", config->hidden,
-                                 &layer->mlp_norm);
-    if (status == SL_OK)
-        status = model_load_matrix(loader, gate_up, 2, config->hidden, &layer->gate_up);
+    const struct model_part gate_up[] = {{.name = "mlp.gate_proj.weight", .n = config->mlp_hidden},
+                                         {.name = "mlp.up_proj.weight", .n = config->mlp_hidden}};
+    const struct model_part down = {.name = "mlp.down_proj.weight", .n = config->hidden};
+    sl_status status = model_load_matrix(loader, gate_up, 2, config->hidden, &layer->gate_up);
     if (status == SL_OK)
         status = model_load_matrix(loader, &down, 1, config->mlp_hidden, &layer->down);
     return status;
 }
 
+/* One expert out of tensors of its own. */
+static sl_status load_expert(struct model_loader *loader, uint32_t expert,
+                             struct model_layer *layer)
+{
+    const struct model_config *config = loader->config;
+    char gate[64], up[64], down[64];
+    snprintf(gate, sizeof(gate), "mlp.experts.%u.gate_proj.weight", expert);
+    snprintf(up, sizeof(up), "mlp.experts.%u.up_proj.weight", expert);
+    snprintf(down, sizeof(down), "mlp.experts.%u.down_proj.weight", expert);
+    const struct model_part gate_up[] = {{.name = gate, .n = config->expert_hidden},
+                                         {.name = up, .n = config->expert_hidden}};
+    const struct model_part last = {.name = down, .n = config->hidden};
+    sl_status status =
+        model_load_matrix(loader, gate_up, 2, config->hidden, &layer->expert_gate_up[expert]);
+    if (status == SL_OK)
+        status =
+            model_load_matrix(loader, &last, 1, config->expert_hidden, &layer->expert_down[expert]);
+    return status;
+}
+
+/* … or out of the tensors of all experts of the layer. */
+static sl_status load_fused_expert(struct model_loader *loader, uint32_t expert,
+                                   struct model_layer *layer)
+{
+    const struct model_config *config = loader->config;
+    const struct model_part gate_up = {"mlp.experts.gate_up_proj", 2 * config->expert_hidden,
+                                       expert, config->n_experts};
+    const struct model_part down = {"mlp.experts.down_proj", config->hidden, expert,
+                                    config->n_experts};
+    sl_status status =
+        model_load_matrix(loader, &gate_up, 1, config->hidden, &layer->expert_gate_up[expert]);
+    if (status == SL_OK)
+        status =
+            model_load_matrix(loader, &down, 1, config->expert_hidden, &layer->expert_down[expert]);
+    return status;
+}
+
+static sl_status load_experts(struct model_loader *loader, struct model_layer *layer)
+{
+    const struct model_config *config = loader->config;
+    const struct model_part router = {.name = "mlp.gate.weight", .n = config->n_experts};
+    char fused[MODEL_TENSOR_NAME_MAX];
+    layer->n_experts = config->n_experts;
+    layer->expert_gate_up = sl_zalloc(config->n_experts, sizeof(struct kernel_weight *));
+    layer->expert_down = sl_zalloc(config->n_experts, sizeof(struct kernel_weight *));
+    sl_status status = model_load_matrix(loader, &router, 1, config->hidden, &layer->router);
+    layer_name(loader, "mlp.experts.gate_up_proj", fused);
+    bool is_fused = model_tensors_find(loader->tensors, fused) != NULL;
+    for (uint32_t i = 0; i < config->n_experts && status == SL_OK; i++)
+        status = is_fused ? load_fused_expert(loader, i, layer) : load_expert(loader, i, layer);
+    return status;
+}
+
+sl_status model_load_standard_layer(struct model_loader *loader, struct model_layer *layer)
+{
+    sl_status status = model_load_norms(loader, layer);
+    if (status == SL_OK)
+        status = load_attention(loader, layer);
+    if (status == SL_OK)
+        status = loader->config->has_experts[loader->layer] ? load_experts(loader, layer)
+                                                            : load_mlp(loader, layer);
+    return status;
+}
+
+/* Where the text model's tensors are: at the top, or where a model with images keeps them. */
+static const char *find_prefix(const struct model_tensors *tensors)
+{
+    static const char *const prefixes[] = {"model.", "language_model.model.",
+                                           "model.language_model."};
+    for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
+        char name[MODEL_TENSOR_NAME_MAX];
+        snprintf(name, sizeof(name), "%sembed_tokens.weight", prefixes[i]);
+        if (model_tensors_find(tensors, name) != NULL)
+            return prefixes[i];
+    }
+    return prefixes[0];
+}
+
 static sl_status load_ends(struct model_loader *loader, struct model_weights *weights)
 {
     const struct model_config *config = loader->config;
-    const char *embedding = "model.embed_tokens.weight", *head = "lm_head.weight",
-               *norm = "model.norm.weight";
+    char embedding[MODEL_TENSOR_NAME_MAX], norm[MODEL_TENSOR_NAME_MAX];
+    struct want want = {.name = embedding, .n = config->vocab, .k = config->hidden};
+    snprintf(embedding, sizeof(embedding), "%sembed_tokens.weight", loader->prefix);
+    snprintf(norm, sizeof(norm), "%snorm.weight", loader->prefix);
     /* A tied table is packed once, as the head wants it. */
     enum kernel_weight_use use = config->tied ? KERNEL_WEIGHT_MATRIX : KERNEL_WEIGHT_EMBEDDING;
-    sl_status status =
-        load(loader, use, &embedding, &config->vocab, 1, config->hidden, NULL, &weights->embedding);
+    sl_status status = load(loader, use, &want, 1, NULL, &weights->embedding);
     if (status == SL_OK)
         status = load_norm(loader, norm, config->hidden, config->logits_scale, &weights->norm);
     if (status != SL_OK)
@@ -264,8 +388,11 @@ static sl_status load_ends(struct model_loader *loader, struct model_weights *we
         weights->head = weights->embedding;
         return SL_OK;
     }
-    return load(loader, KERNEL_WEIGHT_MATRIX, &head, &config->vocab, 1, config->hidden, NULL,
-                &weights->head);
+    want.name = "lm_head.weight";
+    if (model_tensors_find(loader->tensors, want.name) == NULL &&
+        model_tensors_find(loader->tensors, "language_model.lm_head.weight") != NULL)
+        want.name = "language_model.lm_head.weight";
+    return load(loader, KERNEL_WEIGHT_MATRIX, &want, 1, NULL, &weights->head);
 }
 
 sl_status model_weights_load(struct model_loader *loader, struct model_weights *weights_out)
@@ -274,11 +401,12 @@ sl_status model_weights_load(struct model_loader *loader, struct model_weights *
     struct model_weights weights = {.ops = loader->ops, .n_layers = config->n_layers};
     weights.layers = sl_zalloc(config->n_layers, sizeof(*weights.layers));
     loader->bytes_total = model_tensors_bytes(loader->tensors);
+    loader->prefix = find_prefix(loader->tensors);
 
     sl_status status = load_ends(loader, &weights);
     for (uint32_t i = 0; i < config->n_layers && status == SL_OK; i++) {
         loader->layer = i;
-        status = config->family->load_layer(loader, i, &weights.layers[i]);
+        status = config->family->load_layer(loader, &weights.layers[i]);
     }
     if (status != SL_OK) {
         model_weights_fini(&weights);
@@ -290,23 +418,34 @@ sl_status model_weights_load(struct model_loader *loader, struct model_weights *
     return SL_OK;
 }
 
+static void free_layer(const struct kernel_ops *ops, struct model_layer *layer)
+{
+    struct kernel_weight *all[] = {
+        layer->attn_norm, layer->qkv,     layer->qkv_bias, layer->q_norm,
+        layer->k_norm,    layer->out,     layer->out_bias, layer->attn_post_norm,
+        layer->mlp_norm,  layer->gate_up, layer->down,     layer->mlp_post_norm,
+        layer->router,
+    };
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        ops->weight_free(all[i]);
+    for (uint32_t i = 0; i < layer->n_experts; i++) {
+        ops->weight_free(layer->expert_gate_up[i]);
+        ops->weight_free(layer->expert_down[i]);
+    }
+    sl_free(layer->expert_gate_up);
+    sl_free(layer->expert_down);
+}
+
 void model_weights_fini(struct model_weights *weights)
 {
     if (weights->ops == NULL)
         return;
-    void (*weight_free)(struct kernel_weight *) = weights->ops->weight_free;
-    for (uint32_t i = 0; i < weights->n_layers; i++) {
-        struct model_layer *layer = &weights->layers[i];
-        struct kernel_weight *all[] = {
-            layer->attn_norm, layer->qkv,      layer->qkv_bias, layer->q_norm,  layer->k_norm,
-            layer->out,       layer->out_bias, layer->mlp_norm, layer->gate_up, layer->down};
-        for (size_t j = 0; j < sizeof(all) / sizeof(all[0]); j++)
-            weight_free(all[j]);
-    }
+    for (uint32_t i = 0; i < weights->n_layers; i++)
+        free_layer(weights->ops, &weights->layers[i]);
     if (weights->head != weights->embedding)
-        weight_free(weights->head);
-    weight_free(weights->embedding);
-    weight_free(weights->norm);
+        weights->ops->weight_free(weights->head);
+    weights->ops->weight_free(weights->embedding);
+    weights->ops->weight_free(weights->norm);
     sl_free(weights->layers);
     *weights = (struct model_weights){0};
 }

@@ -14,7 +14,10 @@
 /* Shapes are of kernels.h; NULL where the family has none. */
 struct model_layer {
     struct kernel_weight *attn_norm, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias;
-    struct kernel_weight *mlp_norm, *gate_up, *down;
+    struct kernel_weight *attn_post_norm, *mlp_norm, *gate_up, *down, *mlp_post_norm;
+    /* in place of gate_up and down; arrays of n_experts */
+    uint32_t n_experts;
+    struct kernel_weight *router, **expert_gate_up, **expert_down;
 };
 
 struct model_weights {
@@ -28,6 +31,11 @@ struct model_weights {
     uint64_t n_parameters; /* tied ones once */
 };
 
+/* Tensors of a layer's norms, before and behind attention and MLP; NULL: none. */
+struct model_norms {
+    const char *attn, *attn_post, *mlp, *mlp_post;
+};
+
 /* While loading. */
 struct model_loader {
     const struct model_config *config;
@@ -38,15 +46,18 @@ struct model_loader {
     uint64_t n_parameters;
     void (*progress)(void *arg, uint64_t bytes_done, uint64_t bytes_total);
     void *progress_arg;
-    uint32_t layer; /* put in front of the names below */
+    const char *prefix; /* "model." or what a checkpoint with images has instead … */
+    uint32_t layer;     /* … and the layer: put in front of the names below */
 };
 
 /* A matrix [n][k] of the current layer, or several stacked along n: names are without
- * "model.layers.N." in front; the parts' n are in the order of the names. SL_NOT_FOUND, SL_INVALID
+ * PREFIX"layers.N." in front; the parts' n are in the order of the names. SL_NOT_FOUND, SL_INVALID
  * name the tensor, its shape and the one wanted. */
 struct model_part {
     const char *name;
     uint32_t n;
+    uint32_t index,
+        count; /* part `index` of a tensor [count][n][k]; count 0: the tensor is [n][k] */
 };
 sl_status model_load_matrix(struct model_loader *loader, const struct model_part *parts,
                             uint32_t n_parts, uint32_t k,
@@ -57,8 +68,11 @@ sl_status model_load_vector(struct model_loader *loader, const struct model_part
 sl_status model_load_norm(struct model_loader *loader, const char *name, uint32_t n,
                           struct kernel_weight **weight_out) SL_MUST_USE;
 
-/* The layer of Llama and its kin: q, k, v, o with the biases and norms that the config asks for;
- * gate, up, down. */
+/* The norms around attention and MLP that the family has: Llama's unless it names others. */
+sl_status model_load_norms(struct model_loader *loader, struct model_layer *layer) SL_MUST_USE;
+/* The layer of Llama and its kin: norms; q, k, v, o with the biases and norms that the config asks
+ * for; gate, up, down, or a router and experts where the config has them. Experts are tensors each, as
+ * checkpoints are published, or two for all of a layer, as transformers 5 keeps them. */
 sl_status model_load_standard_layer(struct model_loader *loader,
                                     struct model_layer *layer) SL_MUST_USE;
 

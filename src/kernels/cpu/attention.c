@@ -232,17 +232,6 @@ CPU_INLINE float exp_1(float x)
     return lanes[0];
 }
 
-/* cap * tanh(x / cap), tanh y = (1 - e) / (1 + e) with e = e^-2|y|: absolute error about cap * 1e-7. */
-CPU_INLINE vf capped(vf x, float cap)
-{
-    vf y = v_div(x, v_set1(cap));
-    vf magnitude = v_max(y, v_sub(v_zero(), y));
-    vf e = v_exp(v_mul(v_set1(-2.0f), magnitude));
-    vf t = v_div(v_sub(v_set1(1.0f), e), v_add(v_set1(1.0f), e));
-    vf sign = v_div(y, v_max(v_set1(1e-30f), magnitude)); /* -1, 1; tiny y: about y, and t is 0 */
-    return v_mul(v_set1(cap), v_mul(t, sign));
-}
-
 /* Scores of one query, of which [from, to) are its keys: scaled, capped, the others -inf. Its new
  * maximum goes to fix, for the moment. */
 static void softmax_begin(struct work *work, uint32_t query, uint32_t from, uint32_t to)
@@ -251,7 +240,7 @@ static void softmax_begin(struct work *work, uint32_t query, uint32_t from, uint
     const float cap = work->unit->softcap;
     const vf scale = v_set1(work->unit->scale);
     for (uint32_t j = 0; cap > 0 && j < CPU_SEGMENT; j += CPU_VL)
-        v_store(s + j, capped(v_mul(v_load(s + j), scale), cap));
+        v_store(s + j, v_softcap(v_mul(v_load(s + j), scale), cap));
     for (uint32_t j = 0; !(cap > 0) && j < CPU_SEGMENT; j += CPU_VL)
         v_store(s + j, v_mul(v_load(s + j), scale));
     for (uint32_t j = 0; j < from; j++)

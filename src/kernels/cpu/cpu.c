@@ -186,14 +186,15 @@ static size_t acts_layout(struct kernel_acts *acts, float *base)
     size_t q_width = shape->n_q_heads * dim, qkv_width = q_width + 2 * shape->n_kv_heads * dim;
     size_t chunk = larger(rows, shape->logits_max);
     chunk = chunk < CPU_CHUNK_ROWS ? chunk : CPU_CHUNK_ROWS;
-    size_t k_max = larger(larger(hidden, q_width), shape->mlp_hidden);
+    size_t mlp = larger(shape->mlp_hidden, shape->expert_hidden);
+    size_t k_max = larger(larger(hidden, q_width), mlp);
     size_t used = 0;
 
     acts->hidden = carve(base, &used, rows * hidden);
     acts->q = carve(base, &used, rows * q_width);
     acts->attention = carve(base, &used, rows * q_width);
     acts->x = carve(base, &used, chunk * hidden);
-    acts->wide = carve(base, &used, chunk * larger(qkv_width, shape->mlp_hidden));
+    acts->wide = carve(base, &used, chunk * larger(qkv_width, mlp));
     /* Tiles of at least half their rows: never more than twice the rows. */
     acts->packed = carve(base, &used, (2 * chunk + path->tile_rows) * k_max);
     acts->rope_cosine = carve(base, &used, rows * (dim / 2));
@@ -201,6 +202,16 @@ static size_t acts_layout(struct kernel_acts *acts, float *base)
     acts->row_seq = carve(base, &used, rows);
     acts->blocks = carve(base, &used, rows * sizeof(*acts->blocks) / sizeof(float));
     acts->partials = carve(base, &used, acts->partial_floats);
+    if (shape->n_experts == 0)
+        return used;
+    size_t n_experts = shape->n_experts, choices = chunk * shape->n_chosen;
+    acts->gathered = carve(base, &used, chunk * hidden);
+    acts->scores = carve(base, &used, chunk * n_experts);
+    acts->chosen = carve(base, &used, choices);
+    acts->weights = carve(base, &used, choices);
+    acts->expert_first = carve(base, &used, n_experts + 1);
+    acts->expert_rows = carve(base, &used, choices);
+    acts->expert_weights = carve(base, &used, choices);
     return used;
 }
 
@@ -237,6 +248,7 @@ const struct kernel_ops kernel_cpu_ops = {
     .attention = cpu_attention,
     .attn_out = cpu_attn_out,
     .mlp = cpu_mlp,
+    .moe = cpu_moe,
     .logits = cpu_logits,
     .kv_block_copy = cpu_kv_block_copy,
     .all_reduce = NULL,

@@ -130,12 +130,14 @@ struct cpu_path {
     void (*rms_norm)(const float *x, const float *weight, uint32_t n, float eps, float *out);
     void (*store)(const float *c, const float *bias, uint32_t n, float *out); /* out = c + bias */
     void (*add)(const float *c, const float *bias, uint32_t n, float *out);   /* out += c + bias */
+    void (*add_scaled)(const float *c, float scale, uint32_t n, float *out);  /* out += scale * c */
+    void (*softcap)(float *x, uint32_t n, float cap); /* x = cap * tanh(x / cap) */
     /* out = activation(gate) * up */
     void (*gate)(enum kernel_activation activation, const float *gate, const float *up, uint32_t n,
                  float *out);
     void (*rotate)(const float *cosine, const float *sine, uint32_t half, float *x);
     void (*to_kv)(enum kernel_element element, const float *x, uint32_t n, void *out);
-    void (*exp)(const float *x, uint32_t n, float *out); /* for tests */
+    void (*exp)(const float *x, uint32_t n, float *out); /* out may be x */
 };
 
 extern const struct cpu_path cpu_path_portable, cpu_path_avx2, cpu_path_avx512;
@@ -171,7 +173,7 @@ struct kernel_acts {
     float *hidden;               /* [rows_max][hidden] */
     float *q, *attention;        /* [rows_max][q heads * head_dim] */
     float *x;                    /* [chunk][hidden]: normed */
-    float *wide;                 /* [chunk][max(qkv width, mlp_hidden)] */
+    float *wide;                 /* [chunk][max(qkv width, (mlp or expert)_hidden)] */
     float *packed;               /* [chunk rounded up to tiles][largest k] */
     float *rope_cosine;          /* [rows_max][head_dim / 2], of the batch's positions … */
     float *rope_sine;
@@ -180,6 +182,14 @@ struct kernel_acts {
     struct cpu_row_block *blocks; /* [rows_max]: attention's units, without the kv head */
     float *partials;
     size_t partial_floats;
+    /* with experts: */
+    float *gathered;        /* [chunk][hidden]: an expert's rows of x */
+    float *scores;          /* [chunk][n_experts] */
+    uint32_t *chosen;       /* [chunk][n_chosen]: of each row, ascending … */
+    float *weights;         /* … and what they count */
+    uint32_t *expert_first; /* [n_experts + 1]: where an expert's part begins of … */
+    uint32_t *expert_rows;  /* … [chunk * n_chosen]: rows, by expert … */
+    float *expert_weights;  /* … and what the expert counts in them */
 };
 
 /* Rows that go through a projection at a time: bounds the buffers between two products. */
@@ -200,6 +210,7 @@ void cpu_attn_in(struct device_stream *stream, const struct kernel_attn_in_args 
 void cpu_attention(struct device_stream *stream, const struct kernel_attention_args *args);
 void cpu_attn_out(struct device_stream *stream, const struct kernel_attn_out_args *args);
 void cpu_mlp(struct device_stream *stream, const struct kernel_mlp_args *args);
+void cpu_moe(struct device_stream *stream, const struct kernel_moe_args *args); /* moe.c */
 void cpu_logits(struct device_stream *stream, const struct kernel_logits_args *args);
 void cpu_kv_block_copy(struct device_stream *stream, const struct kernel_kv *kv, uint32_t to,
                        uint32_t from);

@@ -44,6 +44,21 @@ static void add(const float *c, const float *bias, uint32_t n, float *out)
             out[i] += c[i] + bias[i];
 }
 
+static void add_scaled(const float *c, float scale, uint32_t n, float *out)
+{
+    for (uint32_t i = 0; i < n; i++)
+        out[i] += scale * c[i];
+}
+
+static void softcap(float *x, uint32_t n, float cap)
+{
+    uint32_t i = 0;
+    for (; i + CPU_VL <= n; i += CPU_VL)
+        v_store(x + i, v_softcap(v_load(x + i), cap));
+    if (i < n)
+        v_store_some(x + i, v_softcap(v_load_some(x + i, n - i, 0.0f), cap), n - i);
+}
+
 /* x / (1 + e^-x) */
 CPU_INLINE vf silu(vf x)
 {
@@ -125,6 +140,8 @@ const struct cpu_path CPU_NAME(cpu_path) = {
     .rms_norm = rms_norm,
     .store = store,
     .add = add,
+    .add_scaled = add_scaled,
+    .softcap = softcap,
     .gate = gate,
     .rotate = rotate,
     .to_kv = to_kv,

@@ -1,181 +1,18 @@
-/* The ops of the CPU backend: each is a few parallel regions of the team over row and column blocks.
+/* The ops of the CPU backend: each is a few parallel regions of the team over row and column blocks;
+ * products are product.c's, the mixture of experts is moe.c.
  *
  *   attn_in    prepare (norm, pack) │ product → qkv │ per row: head norms, rotate, store K, V
  *   attention  units (rows × kv head), or their splits and then the folds
- *   attn_out   pack │ product, added to hidden
- *   mlp        prepare │ product gate and up → act(gate) * up │ pack │ product, added to hidden
+ *   attn_out   pack │ product, added to hidden (or: kept │ per row: norm, added to hidden)
+ *   mlp        prepare │ product gate and up → act(gate) * up │ pack │ product, as that of attn_out
  *   logits     prepare │ product → memory
  *
- * A product's item is a block of rows by a group of panels; it computes all of K in its own scratch and
- * finishes its outputs (bias, residual, activation) from there, so nothing depends on who takes it.
  * Everything runs inside the launched function; ops of two streams take turns (context->turn).
  *
  * Rows go through in chunks of CPU_CHUNK_ROWS, which bounds the buffers; a row's result is its own. */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/product.h"
 
 #include <string.h>
-
-/* A region that takes less than this many multiply-adds is not worth waking anybody for. */
-#define REGION_MIN 50000
-
-static uint32_t least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
-static void region(struct kernel_context *context,
-                   void (*fn)(void *arg, uint32_t item, uint32_t thread), void *arg,
-                   uint32_t n_items, uint64_t work)
-{
-    if (work >= REGION_MIN) {
-        cpu_team_run(context->team, fn, arg, n_items);
-        return;
-    }
-    for (uint32_t i = 0; i < n_items; i++)
-        fn(arg, i, 0);
-}
-
-/* ---- products ---- */
-
-enum finish { FINISH_STORE, FINISH_ADD, FINISH_GATE };
-
-struct product {
-    struct kernel_context *context;
-    /* input: rows of `from`, normed into x when norm is set */
-    const float *from;
-    size_t from_stride;
-    const uint32_t *from_rows; /* NULL: 0, 1, 2 …; else which */
-    const struct kernel_weight *norm;
-    float norm_eps;
-    float *x;      /* [n_rows][k] */
-    float *packed; /* tiles */
-    uint32_t n_rows;
-    /* what it computes */
-    const struct kernel_weight *weight;
-    const struct kernel_weight *bias;
-    enum finish finish;
-    enum kernel_activation activation; /* FINISH_GATE */
-    float *out;
-    size_t out_stride;
-    /* how: set by product_run */
-    struct cpu_rows rows;
-    bool skinny;
-    uint32_t n_tiles, tiles_per_block;
-    uint32_t n_panels, group, n_groups; /* of outputs: for GATE those of gate alone */
-};
-
-static void prepare_tile(void *arg, uint32_t tile, uint32_t thread)
-{
-    (void)thread;
-    const struct product *p = arg;
-    const struct cpu_path *path = p->context->path;
-    uint32_t k = p->weight->k, first = tile * p->rows.per_tile;
-    uint32_t n = least(p->rows.per_tile, p->n_rows - first);
-    if (p->norm != NULL)
-        for (uint32_t row = first; row < first + n; row++) {
-            size_t source = p->from_rows != NULL ? p->from_rows[row] : row;
-            path->rms_norm(p->from + source * p->from_stride, p->norm->data, k, p->norm_eps,
-                           p->x + (size_t)row * k);
-        }
-    if (!p->skinny)
-        path->pack_tile(p->rows.x + first * p->rows.stride, p->rows.stride, n, k,
-                        p->packed + (size_t)tile * k * path->tile_rows);
-}
-
-/* Columns [column, column + n) of the item's rows, from scratch c to where they belong. */
-static void finish_block(const struct product *p, uint32_t first_row, uint32_t n_rows,
-                         uint32_t column, uint32_t n, const float *c, const float *up,
-                         size_t c_stride)
-{
-    const struct cpu_path *path = p->context->path;
-    const float *bias = p->bias == NULL ? NULL : (const float *)p->bias->data + column;
-    for (uint32_t i = 0; i < n_rows; i++, c += c_stride, up += c_stride) {
-        float *out = p->out + (first_row + i) * p->out_stride + column;
-        if (p->finish == FINISH_GATE)
-            path->gate(p->activation, c, up, n, out);
-        else if (p->finish == FINISH_ADD)
-            path->add(c, bias, n, out);
-        else
-            path->store(c, bias, n, out);
-    }
-}
-
-static void multiply(const struct product *p, uint32_t first_tile, uint32_t n_tiles,
-                     uint32_t first_panel, uint32_t n_panels, float *c, size_t c_stride,
-                     float *wide)
-{
-    if (p->skinny)
-        p->context->path->skinny(&p->rows, p->weight, first_panel, n_panels, c, c_stride);
-    else
-        p->context->path->gemm(&p->rows, first_tile, n_tiles, p->weight, first_panel, n_panels, c,
-                               c_stride, wide);
-}
-
-static void product_item(void *arg, uint32_t item, uint32_t thread)
-{
-    const struct product *p = arg;
-    struct cpu_scratch *scratch = &p->context->scratch[thread];
-    uint32_t panel = p->weight->panel;
-    uint32_t first_tile = item / p->n_groups * p->tiles_per_block;
-    uint32_t n_tiles = least(p->tiles_per_block, p->n_tiles - first_tile);
-    uint32_t first_row = first_tile * p->rows.per_tile;
-    uint32_t n_rows = least(n_tiles * p->rows.per_tile, p->n_rows - first_row);
-    uint32_t first = item % p->n_groups * p->group, n = least(p->group, p->n_panels - first);
-    uint32_t width = p->finish == FINISH_GATE ? p->weight->n / 2 : p->weight->n;
-    uint32_t column = first * panel, n_columns = least(n * panel, width - column);
-
-    /* gate's columns are whole panels, up's the same columns further on: perhaps one panel more */
-    uint32_t up_first = 0, up_n = 0, up_skip = 0;
-    if (p->finish == FINISH_GATE) {
-        up_first = (width + column) / panel;
-        up_skip = (width + column) % panel;
-        up_n = (up_skip + n_columns + panel - 1) / panel;
-    }
-    size_t c_stride = (size_t)(n + up_n) * panel;
-    SL_ASSERT(n_rows * c_stride <= scratch->c_floats);
-    float *up = scratch->c + (size_t)n * panel;
-    multiply(p, first_tile, n_tiles, first, n, scratch->c, c_stride, scratch->wide);
-    if (up_n > 0)
-        multiply(p, first_tile, n_tiles, up_first, up_n, up, c_stride, scratch->wide);
-    finish_block(p, first_row, n_rows, column, n_columns, scratch->c, up + up_skip, c_stride);
-}
-
-/* Rows in tiles of even height, tiles in blocks of even size, panels in groups. */
-static void product_run(struct product *p)
-{
-    struct kernel_context *context = p->context;
-    const struct cpu_path *path = context->path;
-    const struct kernel_weight *w = p->weight;
-    if (p->n_rows == 0)
-        return;
-    p->skinny = p->n_rows <= path->tile_rows;
-    p->n_tiles = (p->n_rows + path->tile_rows - 1) / path->tile_rows;
-    uint32_t per_tile = (p->n_rows + p->n_tiles - 1) / p->n_tiles;
-    p->n_tiles = (p->n_rows + per_tile - 1) / per_tile;
-    p->rows = (struct cpu_rows){.x = p->norm != NULL ? p->x : p->from,
-                                .stride = p->norm != NULL ? w->k : p->from_stride,
-                                .packed = p->packed,
-                                .n_rows = p->n_rows,
-                                .per_tile = per_tile,
-                                .k = w->k};
-    uint32_t block_tiles = CPU_BLOCK_ROWS / per_tile;
-    uint32_t n_blocks = (p->n_tiles + block_tiles - 1) / block_tiles;
-    p->tiles_per_block = (p->n_tiles + n_blocks - 1) / n_blocks;
-    n_blocks = (p->n_tiles + p->tiles_per_block - 1) / p->tiles_per_block;
-
-    uint32_t columns = p->finish == FINISH_GATE ? w->n / 2 : w->n;
-    p->n_panels = (columns + w->panel - 1) / w->panel;
-    p->group = p->finish == FINISH_GATE ? CPU_GROUP_BLOCK / 2 : CPU_GROUP_BLOCK;
-    if (p->skinny) { /* about 4 items per thread, when that leaves 4 panels each */
-        uint32_t even = p->n_panels / (4 * cpu_team_threads(context->team));
-        p->group = even < 4 ? 4 : even > CPU_GROUP_SKINNY ? CPU_GROUP_SKINNY : even / 4 * 4;
-    }
-    p->n_groups = (p->n_panels + p->group - 1) / p->group;
-
-    if (p->norm != NULL || !p->skinny)
-        region(context, prepare_tile, p, p->n_tiles, (uint64_t)p->n_rows * w->k);
-    region(context, product_item, p, n_blocks * p->n_groups, (uint64_t)p->n_rows * w->k * w->n);
-}
 
 /* ---- embed ---- */
 
@@ -213,7 +50,8 @@ static void embed_run(void *p)
         for (uint32_t i = 0; i < seq->n_rows; i++)
             acts->row_seq[seq->first_row + i] = s;
     }
-    region(context, embed_row, args, batch->n_rows, (uint64_t)batch->n_rows * args->embedding->k);
+    cpu_region(context, embed_row, args, batch->n_rows,
+               (uint64_t)batch->n_rows * args->embedding->k);
     pthread_mutex_unlock(&context->turn);
 }
 
@@ -250,14 +88,23 @@ static void rope_prepare(struct kernel_acts *acts, const struct kernel_rope *rop
         return;
     SL_ASSERT(rope->rotary_dim <= acts->context->shape.head_dim && rope->rotary_dim % 2 == 0);
     acts->rope = *rope;
-    region(acts->context, rope_row, acts, acts->batch.n_rows,
-           (uint64_t)acts->batch.n_rows * rope->rotary_dim * 16);
+    cpu_region(acts->context, rope_row, acts, acts->batch.n_rows,
+               (uint64_t)acts->batch.n_rows * rope->rotary_dim * 16);
 }
 
 struct attn_in_rows {
     const struct kernel_attn_in_args *args;
     uint32_t first; /* row of the batch that is row 0 of wide */
 };
+
+/* Norm of a projection of n heads at x: over all of it, or over each head. */
+static void norm_heads(const struct cpu_path *path, const struct kernel_weight *norm, float eps,
+                       uint32_t n, uint32_t dim, float *x)
+{
+    SL_ASSERT(norm->n == dim || norm->n == n * dim);
+    for (uint32_t i = 0; i < n * dim; i += norm->n)
+        path->rms_norm(x + i, norm->data, norm->n, eps, x + i);
+}
 
 /* One row of qkv: norms, rotation, q to the acts, k and v to their slots. */
 static void attn_in_row(void *arg, uint32_t index, uint32_t thread)
@@ -276,14 +123,13 @@ static void attn_in_row(void *arg, uint32_t index, uint32_t thread)
     const struct kernel_seq *seq = &acts->batch.seqs[acts->row_seq[row]];
     uint32_t position = row_position(acts, row), block = position / kv->block_tokens;
     size_t angles = (size_t)row * (dim / 2);
-    for (uint32_t head = 0; head < n_q + n_kv; head++) {
-        float *x = qkv + (size_t)head * dim;
-        const struct kernel_weight *norm = head < n_q ? args->q_norm : args->k_norm;
-        if (norm != NULL)
-            path->rms_norm(x, norm->data, dim, args->norm_eps, x);
-        if (half > 0)
-            path->rotate(acts->rope_cosine + angles, acts->rope_sine + angles, half, x);
+    if (args->q_norm != NULL) {
+        norm_heads(path, args->q_norm, args->norm_eps, n_q, dim, qkv);
+        norm_heads(path, args->k_norm, args->norm_eps, n_kv, dim, qkv + (size_t)n_q * dim);
     }
+    for (uint32_t head = 0; head < n_q + n_kv && half > 0; head++)
+        path->rotate(acts->rope_cosine + angles, acts->rope_sine + angles, half,
+                     qkv + (size_t)head * dim);
     memcpy(acts->q + (size_t)row * n_q * dim, qkv, (size_t)n_q * dim * sizeof(float));
     size_t slot =
         (size_t)(position % kv->block_tokens) * dim * (kv->element == KERNEL_BF16 ? 2 : 4);
@@ -304,8 +150,8 @@ static void attn_in_run(void *p)
     pthread_mutex_lock(&context->turn);
     rope_prepare(acts, &args->rope);
     for (uint32_t first = 0; first < acts->batch.n_rows; first += CPU_CHUNK_ROWS) {
-        uint32_t n = least(CPU_CHUNK_ROWS, acts->batch.n_rows - first);
-        struct product product = {
+        uint32_t n = cpu_least(CPU_CHUNK_ROWS, acts->batch.n_rows - first);
+        struct cpu_product product = {
             .context = context,
             .from = acts->hidden + first * hidden,
             .from_stride = hidden,
@@ -316,13 +162,13 @@ static void attn_in_run(void *p)
             .n_rows = n,
             .weight = args->qkv,
             .bias = args->qkv_bias,
-            .finish = FINISH_STORE,
+            .finish = CPU_FINISH_STORE,
             .out = acts->wide,
             .out_stride = width,
         };
-        product_run(&product);
+        cpu_product_run(&product);
         struct attn_in_rows rows = {args, first};
-        region(context, attn_in_row, &rows, n, n * width * 4);
+        cpu_region(context, attn_in_row, &rows, n, n * width * 4);
     }
     pthread_mutex_unlock(&context->turn);
 }
@@ -443,7 +289,7 @@ static uint32_t make_blocks(struct attention *a)
     uint32_t rows = group < CPU_QUERIES ? CPU_QUERIES / group : 1;
     for (uint32_t s = 0; s < batch->n_seqs; s++)
         for (uint32_t row = 0; row < batch->seqs[s].n_rows; row += rows) {
-            uint32_t n = least(rows, batch->seqs[s].n_rows - row);
+            uint32_t n = cpu_least(rows, batch->seqs[s].n_rows - row);
             a->acts->blocks[a->n_blocks++] = (struct cpu_row_block){&batch->seqs[s], row, n};
             queries = n * group > queries ? n * group : queries;
         }
@@ -460,7 +306,7 @@ static bool run_split(struct attention *a, uint32_t queries)
     for (uint32_t i = 0; i < a->n_blocks; i++) {
         uint32_t first, last;
         block_splits(&a->acts->blocks[i], a->args->window, &first, &last);
-        begin = least(begin, first);
+        begin = cpu_least(begin, first);
         end = last > end ? last : end;
     }
     uint32_t dim = a->context->shape.head_dim;
@@ -470,9 +316,9 @@ static bool run_split(struct attention *a, uint32_t queries)
         return false;
     for (uint32_t i = 0; i < a->n_units; i++)
         a->context->path->attend_start(partial(a, 0, i), queries, dim);
-    uint32_t wave = least((uint32_t)(slots - 1), end - begin);
+    uint32_t wave = cpu_least((uint32_t)(slots - 1), end - begin);
     for (a->wave_first = begin; a->wave_first < end; a->wave_first += wave) {
-        a->wave = least(wave, end - a->wave_first);
+        a->wave = cpu_least(wave, end - a->wave_first);
         a->last = a->wave_first + a->wave == end;
         cpu_team_run(a->context->team, attend_split, a, a->wave * a->n_units);
         cpu_team_run(a->context->team, attend_fold, a, a->n_units);
@@ -492,8 +338,8 @@ static void attention_run(void *p)
         for (uint32_t s = 0; s < acts->batch.n_seqs; s++)
             work += (uint64_t)acts->batch.seqs[s].n_rows *
                     (acts->batch.seqs[s].first_position + acts->batch.seqs[s].n_rows);
-        region(a.context, attend_whole, &a, a.n_units,
-               work * a.context->shape.n_q_heads * a.context->shape.head_dim);
+        cpu_region(a.context, attend_whole, &a, a.n_units,
+                   work * a.context->shape.n_q_heads * a.context->shape.head_dim);
     }
     pthread_mutex_unlock(&a.context->turn);
 }
@@ -512,19 +358,20 @@ static void attn_out_run(void *p)
     size_t hidden = acts->context->shape.hidden, width = args->out->k;
     pthread_mutex_lock(&acts->context->turn);
     for (uint32_t first = 0; first < acts->batch.n_rows; first += CPU_CHUNK_ROWS) {
-        struct product product = {
+        struct cpu_product product = {
             .context = acts->context,
             .from = acts->attention + first * width,
             .from_stride = width,
             .packed = acts->packed,
-            .n_rows = least(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
+            .n_rows = cpu_least(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
             .weight = args->out,
             .bias = args->bias,
-            .finish = FINISH_ADD,
-            .out = acts->hidden + first * hidden,
-            .out_stride = hidden,
         };
-        product_run(&product);
+        cpu_residual_run(&(struct cpu_residual){.product = &product,
+                                                .norm = args->post_norm,
+                                                .norm_eps = args->norm_eps,
+                                                .y = acts->x,
+                                                .hidden = acts->hidden + first * hidden});
     }
     pthread_mutex_unlock(&acts->context->turn);
 }
@@ -542,7 +389,7 @@ static void mlp_run(void *p)
     pthread_mutex_lock(&acts->context->turn);
     for (uint32_t first = 0; first < acts->batch.n_rows; first += CPU_CHUNK_ROWS) {
         float *rows = acts->hidden + first * hidden;
-        struct product gate_up = {
+        struct cpu_product gate_up = {
             .context = acts->context,
             .from = rows,
             .from_stride = hidden,
@@ -550,26 +397,27 @@ static void mlp_run(void *p)
             .norm_eps = args->norm_eps,
             .x = acts->x,
             .packed = acts->packed,
-            .n_rows = least(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
+            .n_rows = cpu_least(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
             .weight = args->gate_up,
-            .finish = FINISH_GATE,
+            .finish = CPU_FINISH_GATE,
             .activation = args->activation,
             .out = acts->wide,
             .out_stride = width,
         };
-        product_run(&gate_up);
-        struct product down = {
+        cpu_product_run(&gate_up);
+        struct cpu_product down = {
             .context = acts->context,
             .from = acts->wide,
             .from_stride = width,
             .packed = acts->packed,
             .n_rows = gate_up.n_rows,
             .weight = args->down,
-            .finish = FINISH_ADD,
-            .out = rows,
-            .out_stride = hidden,
         };
-        product_run(&down);
+        cpu_residual_run(&(struct cpu_residual){.product = &down,
+                                                .norm = args->post_norm,
+                                                .norm_eps = args->norm_eps,
+                                                .y = acts->x,
+                                                .hidden = rows});
     }
     pthread_mutex_unlock(&acts->context->turn);
 }
@@ -591,7 +439,7 @@ static void logits_run(void *p)
         SL_ASSERT(args->rows[i] < acts->batch.n_rows);
     pthread_mutex_lock(&acts->context->turn);
     for (uint32_t first = 0; first < args->n_logits; first += CPU_CHUNK_ROWS) {
-        struct product product = {
+        struct cpu_product product = {
             .context = acts->context,
             .from = acts->hidden,
             .from_stride = hidden,
@@ -600,13 +448,14 @@ static void logits_run(void *p)
             .norm_eps = args->norm_eps,
             .x = acts->x,
             .packed = acts->packed,
-            .n_rows = least(CPU_CHUNK_ROWS, args->n_logits - first),
+            .n_rows = cpu_least(CPU_CHUNK_ROWS, args->n_logits - first),
             .weight = args->head,
-            .finish = FINISH_STORE,
+            .finish = CPU_FINISH_STORE,
+            .softcap = args->softcap,
             .out = out + first * vocab,
             .out_stride = vocab,
         };
-        product_run(&product);
+        cpu_product_run(&product);
     }
     pthread_mutex_unlock(&acts->context->turn);
 }

@@ -92,4 +92,15 @@ CPU_INLINE vf v_exp(vf x)
     return v_zero_below(x, v_set1(-87.3f), p);
 }
 
+/* cap * tanh(x / cap), tanh y = (1 - e) / (1 + e) with e = e^-2|y|: absolute error about cap * 1e-7. */
+CPU_INLINE vf v_softcap(vf x, float cap)
+{
+    vf y = v_div(x, v_set1(cap));
+    vf magnitude = v_max(y, v_sub(v_zero(), y));
+    vf e = v_exp(v_mul(v_set1(-2.0f), magnitude));
+    vf t = v_div(v_sub(v_set1(1.0f), e), v_add(v_set1(1.0f), e));
+    vf sign = v_div(y, v_max(v_set1(1e-30f), magnitude)); /* -1, 1; tiny y: about y, and t is 0 */
+    return v_mul(v_set1(cap), v_mul(t, sign));
+}
+
 #endif

@@ -34,8 +34,9 @@ struct kernel_acts {
     float *q;                  /* [rows_max][q heads * head_dim] */
     float *attention;          /* [rows_max][q heads * head_dim] */
     float *normed;             /* [hidden], one row at a time … */
-    float *wide;               /* … [max((q + 2 kv heads) * head_dim, 2 * mlp_hidden)] */
-    float *narrow;             /* … [hidden] */
+    float *wide;   /* … [max((q + 2 kv heads) * head_dim, 2 * (mlp or expert)_hidden)] */
+    float *narrow; /* … [hidden] */
+    float *scores; /* … [n_experts] */
 };
 
 static sl_status ref_open(struct device *device, const struct kernel_shape *shape,
@@ -117,11 +118,13 @@ static sl_status ref_acts_create(struct kernel_context *context, struct kernel_a
     size_t wide = q_width + 2 * (size_t)shape->n_kv_heads * shape->head_dim;
     if (wide < 2 * (size_t)shape->mlp_hidden)
         wide = 2 * (size_t)shape->mlp_hidden;
+    if (wide < 2 * (size_t)shape->expert_hidden)
+        wide = 2 * (size_t)shape->expert_hidden;
     size_t rows = shape->rows_max, hidden = shape->hidden;
 
     struct kernel_acts *acts = sl_zalloc(1, sizeof(*acts));
     acts->shape = *shape;
-    size_t n = rows * (hidden + 2 * q_width) + 2 * hidden + wide;
+    size_t n = rows * (hidden + 2 * q_width) + 2 * hidden + wide + shape->n_experts;
     sl_status status = device_alloc(context->device, n * sizeof(float), &acts->memory);
     if (status != SL_OK) {
         sl_free(acts);
@@ -133,6 +136,7 @@ static sl_status ref_acts_create(struct kernel_context *context, struct kernel_a
     acts->normed = acts->attention + rows * q_width;
     acts->narrow = acts->normed + hidden;
     acts->wide = acts->narrow + hidden;
+    acts->scores = acts->wide + wide;
     *acts_out = acts;
     return SL_OK;
 }
@@ -161,6 +165,31 @@ static void matrix_vector(const struct kernel_weight *w, const float *x,
             out[n] += x[k] * w->values[k * w->n + n];
     for (size_t n = 0; bias != NULL && n < w->n; n++)
         out[n] += bias->values[n];
+}
+
+/* x, or its norm in `room`. */
+static const float *maybe_normed(const float *x, const struct kernel_weight *norm, uint32_t n,
+                                 float eps, float *room)
+{
+    if (norm == NULL)
+        return x;
+    rms_norm(x, norm->values, n, eps, room);
+    return room;
+}
+
+/* hidden += y, or its norm; y is lost. */
+static void add_normed(float *y, const struct kernel_weight *norm, uint32_t n, float eps,
+                       float *hidden)
+{
+    if (norm != NULL)
+        rms_norm(y, norm->values, n, eps, y);
+    for (uint32_t i = 0; i < n; i++)
+        hidden[i] += y[i];
+}
+
+static float capped(float x, float cap)
+{
+    return cap > 0 ? cap * tanhf(x / cap) : x;
 }
 
 /* Rotates the pairs (i, i + rotary_dim / 2) of one head. Su et al. 2021, Hugging Face's pairing. */
@@ -243,6 +272,15 @@ static void ref_embed(struct device_stream *stream, struct kernel_acts *acts,
     device_launch(stream, embed_run, &args, sizeof(args));
 }
 
+/* Norm of a projection of n heads at x: over all of it, or over each head. */
+static void norm_heads(const struct kernel_weight *norm, float eps, uint32_t n, uint32_t dim,
+                       float *x)
+{
+    SL_ASSERT(norm->n == dim || norm->n == n * dim);
+    for (uint32_t i = 0; i < n * dim; i += norm->n)
+        rms_norm(x + i, norm->values, norm->n, eps, x + i);
+}
+
 /* One row: x = norm(hidden); q, k, v = W x; norm and rotate q and k; store. */
 static void attn_in_row(const struct kernel_attn_in_args *args, const struct kernel_seq *seq,
                         uint32_t i)
@@ -253,16 +291,15 @@ static void attn_in_row(const struct kernel_attn_in_args *args, const struct ker
     size_t row = seq->first_row + i;
     uint32_t position = seq->first_position + i;
 
-    rms_norm(acts->hidden + row * shape->hidden, args->norm->values, shape->hidden, args->norm_eps,
-             acts->normed);
-    matrix_vector(args->qkv, acts->normed, args->qkv_bias, acts->wide);
-    for (uint32_t head = 0; head < n_q + n_kv; head++) {
-        float *x = acts->wide + (size_t)head * dim;
-        const struct kernel_weight *norm = head < n_q ? args->q_norm : args->k_norm;
-        if (norm != NULL)
-            rms_norm(x, norm->values, dim, args->norm_eps, x);
-        rotate(&args->rope, position, x);
+    const float *x = maybe_normed(acts->hidden + row * shape->hidden, args->norm, shape->hidden,
+                                  args->norm_eps, acts->normed);
+    matrix_vector(args->qkv, x, args->qkv_bias, acts->wide);
+    if (args->q_norm != NULL) {
+        norm_heads(args->q_norm, args->norm_eps, n_q, dim, acts->wide);
+        norm_heads(args->k_norm, args->norm_eps, n_kv, dim, acts->wide + (size_t)n_q * dim);
     }
+    for (uint32_t head = 0; head < n_q + n_kv; head++)
+        rotate(&args->rope, position, acts->wide + (size_t)head * dim);
     memcpy(acts->q + row * n_q * dim, acts->wide, (size_t)n_q * dim * sizeof(float));
     for (uint32_t head = 0; head < n_kv; head++) {
         unsigned char *k_slot = slot(&args->kv, seq, head, position, dim);
@@ -293,8 +330,7 @@ static float score(const struct kernel_attention_args *args, const float *q,
     float dot = 0;
     for (uint32_t i = 0; i < dim; i++)
         dot += q[i] * slot_at(args->kv.element, k_slot, i);
-    dot *= args->scale;
-    return args->softcap > 0 ? args->softcap * tanhf(dot / args->softcap) : dot;
+    return capped(dot * args->scale, args->softcap);
 }
 
 /* out = sum_j softmax_j(q·k_j) v_j over the keys first..position; two passes, nothing kept. */
@@ -350,8 +386,8 @@ static void attn_out_run(void *p)
     size_t hidden = acts->shape.hidden, width = args->out->k;
     for (size_t row = 0; row < acts->batch.n_rows; row++) {
         matrix_vector(args->out, acts->attention + row * width, args->bias, acts->narrow);
-        for (size_t i = 0; i < hidden; i++)
-            acts->hidden[row * hidden + i] += acts->narrow[i];
+        add_normed(acts->narrow, args->post_norm, (uint32_t)hidden, args->norm_eps,
+                   acts->hidden + row * hidden);
     }
 }
 
@@ -360,26 +396,66 @@ static void ref_attn_out(struct device_stream *stream, const struct kernel_attn_
     device_launch(stream, attn_out_run, args, sizeof(*args));
 }
 
+/* narrow = (act(x g^T) * (x u^T)) · down^T */
+static void gated(struct kernel_acts *acts, enum kernel_activation activation,
+                  const struct kernel_weight *gate_up, const struct kernel_weight *down,
+                  const float *x)
+{
+    float *gate = acts->wide, *up = acts->wide + down->k;
+    matrix_vector(gate_up, x, NULL, acts->wide);
+    for (size_t i = 0; i < down->k; i++)
+        gate[i] = activate(activation, gate[i]) * up[i];
+    matrix_vector(down, gate, NULL, acts->narrow);
+}
+
 static void mlp_run(void *p)
 {
     struct kernel_mlp_args *args = p;
     struct kernel_acts *acts = args->acts;
-    size_t hidden = acts->shape.hidden, width = args->down->k;
+    uint32_t hidden = acts->shape.hidden;
     for (size_t row = 0; row < acts->batch.n_rows; row++) {
-        float *x = acts->hidden + row * hidden, *gate = acts->wide, *up = acts->wide + width;
-        rms_norm(x, args->norm->values, (uint32_t)hidden, args->norm_eps, acts->normed);
-        matrix_vector(args->gate_up, acts->normed, NULL, acts->wide);
-        for (size_t i = 0; i < width; i++)
-            gate[i] = activate(args->activation, gate[i]) * up[i];
-        matrix_vector(args->down, gate, NULL, acts->narrow);
-        for (size_t i = 0; i < hidden; i++)
-            x[i] += acts->narrow[i];
+        float *at = acts->hidden + row * hidden;
+        const float *x = maybe_normed(at, args->norm, hidden, args->norm_eps, acts->normed);
+        gated(acts, args->activation, args->gate_up, args->down, x);
+        add_normed(acts->narrow, args->post_norm, hidden, args->norm_eps, at);
     }
 }
 
 static void ref_mlp(struct device_stream *stream, const struct kernel_mlp_args *args)
 {
     device_launch(stream, mlp_run, args, sizeof(*args));
+}
+
+static void moe_run(void *p)
+{
+    struct kernel_moe_args *args = p;
+    struct kernel_acts *acts = args->acts;
+    uint32_t hidden = acts->shape.hidden, n_experts = args->router->n;
+    uint32_t chosen[KERNEL_CHOSEN_MAX];
+    float weights[KERNEL_CHOSEN_MAX], *scores = acts->scores;
+    const struct kernel_choice choice = {n_experts, args->n_chosen, args->renormalise};
+    SL_ASSERT(n_experts == acts->shape.n_experts && args->n_chosen <= acts->shape.n_chosen);
+    for (size_t row = 0; row < acts->batch.n_rows; row++) {
+        float *at = acts->hidden + row * hidden, max = -INFINITY;
+        rms_norm(at, args->norm->values, hidden, args->norm_eps, acts->normed);
+        matrix_vector(args->router, acts->normed, NULL, scores);
+        for (uint32_t e = 0; e < n_experts; e++)
+            max = fmaxf(max, scores[e]);
+        for (uint32_t e = 0; e < n_experts; e++)
+            scores[e] = expf(scores[e] - max);
+        kernel_choose_experts(&choice, scores, chosen, weights);
+        for (uint32_t i = 0; i < args->n_chosen; i++) {
+            gated(acts, args->activation, args->gate_up[chosen[i]], args->down[chosen[i]],
+                  acts->normed);
+            for (uint32_t j = 0; j < hidden; j++)
+                at[j] += weights[i] * acts->narrow[j];
+        }
+    }
+}
+
+static void ref_moe(struct device_stream *stream, const struct kernel_moe_args *args)
+{
+    device_launch(stream, moe_run, args, sizeof(*args));
 }
 
 static void logits_run(void *p)
@@ -396,6 +472,8 @@ static void logits_run(void *p)
         rms_norm(acts->hidden + row * hidden, args->norm->values, hidden, args->norm_eps,
                  acts->normed);
         matrix_vector(args->head, acts->normed, NULL, out + i * vocab);
+        for (size_t n = 0; n < vocab; n++)
+            out[i * vocab + n] = capped(out[i * vocab + n], args->softcap);
     }
 }
 
@@ -465,6 +543,7 @@ const struct kernel_ops kernel_ref_ops = {
     .attention = ref_attention,
     .attn_out = ref_attn_out,
     .mlp = ref_mlp,
+    .moe = ref_moe,
     .logits = ref_logits,
     .kv_block_copy = ref_kv_block_copy,
     .all_reduce = NULL,

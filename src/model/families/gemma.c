@@ -1,16 +1,17 @@
 /* Gemma 1: Llama with GELU, norms whose weights are stored less 1, an embedding that is multiplied by
- * sqrt(hidden) and is the head too. Source: Gemma Team 2024; transformers' GemmaForCausalLM. (Gemma 2
- * and 3 have norms behind attention and MLP, for which there is no op yet.) */
+ * sqrt(hidden) and is the head too. Source: Gemma Team 2024; transformers' GemmaForCausalLM. */
 #include "model/family.h"
 
 #include <math.h>
 
-static sl_status configure(const json_t *root, const char *what, struct model_config *config)
+sl_status model_gemma_configure(const json_t *root, const char *what, struct model_config *config)
 {
     /* The default is true, unlike other families'. */
     sl_status status = sl_json_bool(root, what, "tie_word_embeddings", true, &config->tied);
     if (status == SL_OK)
         status = sl_json_bool(root, what, "attention_bias", false, &config->attention_bias);
+    if (status == SL_OK)
+        status = model_config_refuse(root, what, "use_bidirectional_attention");
     if (status != SL_OK)
         return status;
     config->out_bias = config->attention_bias;
@@ -19,11 +20,7 @@ static sl_status configure(const json_t *root, const char *what, struct model_co
     return SL_OK;
 }
 
-static sl_status load_layer(struct model_loader *loader, uint32_t index, struct model_layer *layer)
-{
-    (void)index;
-    return model_load_standard_layer(loader, layer);
-}
-
-const struct model_family model_family_gemma = {
-    .name = "gemma", .is_gelu = true, .configure = configure, .load_layer = load_layer};
+const struct model_family model_family_gemma = {.name = "gemma",
+                                                .is_gelu = true,
+                                                .configure = model_gemma_configure,
+                                                .load_layer = model_load_standard_layer};

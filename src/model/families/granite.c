@@ -9,7 +9,6 @@
 static sl_status configure(const json_t *root, const char *what, struct model_config *config)
 {
     double residual, logits;
-    bool mlp_bias;
     sl_status status =
         sl_json_number(root, what, "embedding_multiplier", 1, 1e-6, 1e6, &config->embedding_scale);
     if (status == SL_OK)
@@ -20,13 +19,11 @@ static sl_status configure(const json_t *root, const char *what, struct model_co
     if (status == SL_OK)
         status = sl_json_number(root, what, "logits_scaling", 1, 1e-6, 1e6, &logits);
     if (status == SL_OK)
-        status = sl_json_bool(root, what, "mlp_bias", false, &mlp_bias);
+        status = model_config_refuse(root, what, "mlp_bias");
     if (status == SL_OK)
         status = sl_json_bool(root, what, "attention_bias", false, &config->attention_bias);
     if (status != SL_OK)
         return status;
-    if (mlp_bias)
-        return sl_fail(SL_UNSUPPORTED, "%s: mlp_bias is true; want false", what);
     config->out_bias = config->attention_bias;
     config->embedding_scale /= residual;
     config->norm_eps /= residual * residual;
@@ -34,11 +31,5 @@ static sl_status configure(const json_t *root, const char *what, struct model_co
     return SL_OK;
 }
 
-static sl_status load_layer(struct model_loader *loader, uint32_t index, struct model_layer *layer)
-{
-    (void)index;
-    return model_load_standard_layer(loader, layer);
-}
-
 const struct model_family model_family_granite = {
-    .name = "granite", .configure = configure, .load_layer = load_layer};
+    .name = "granite", .configure = configure, .load_layer = model_load_standard_layer};

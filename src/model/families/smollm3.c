@@ -9,41 +9,33 @@ static sl_status read_list(const json_t *list, const char *what, struct model_co
         return sl_fail(SL_INVALID, "%s: no_rope_layers must be a list of %u numbers", what,
                        config->n_layers);
     for (uint32_t i = 0; i < config->n_layers; i++)
-        config->no_rope[i] = json_integer_value(json_array_get(list, i)) == 0;
+        if (json_integer_value(json_array_get(list, i)) == 0)
+            config->rope_of[i] = MODEL_ROPE_NONE;
     return SL_OK;
 }
 
 static sl_status configure(const json_t *root, const char *what, struct model_config *config)
 {
     uint64_t interval;
-    bool window, mlp_bias;
     sl_status status =
         sl_json_uint(root, what, "no_rope_layer_interval", 4, 1, KV_LAYERS_MAX, &interval);
     if (status == SL_OK)
-        status = sl_json_bool(root, what, "use_sliding_window", false, &window);
+        status = model_config_refuse(root, what, "use_sliding_window");
     if (status == SL_OK)
-        status = sl_json_bool(root, what, "mlp_bias", false, &mlp_bias);
+        status = model_config_refuse(root, what, "mlp_bias");
     if (status == SL_OK)
         status = sl_json_bool(root, what, "attention_bias", false, &config->attention_bias);
     if (status != SL_OK)
         return status;
     config->out_bias = config->attention_bias;
-    if (window || mlp_bias)
-        return sl_fail(SL_UNSUPPORTED, "%s: %s is true; want false", what,
-                       window ? "use_sliding_window" : "mlp_bias");
     const json_t *list = json_object_get(root, "no_rope_layers");
     if (list != NULL && !json_is_null(list))
         return read_list(list, what, config);
     for (uint32_t i = 0; i < config->n_layers; i++)
-        config->no_rope[i] = (i + 1) % interval == 0;
+        if ((i + 1) % interval == 0)
+            config->rope_of[i] = MODEL_ROPE_NONE;
     return SL_OK;
 }
 
-static sl_status load_layer(struct model_loader *loader, uint32_t index, struct model_layer *layer)
-{
-    (void)index;
-    return model_load_standard_layer(loader, layer);
-}
-
 const struct model_family model_family_smollm3 = {
-    .name = "smollm3", .configure = configure, .load_layer = load_layer};
+    .name = "smollm3", .configure = configure, .load_layer = model_load_standard_layer};

@@ -57,6 +57,8 @@ static void put(void *data, enum kernel_element element, size_t i, float x)
 void fx_model_init(struct fx_model *model, const struct fx_shape *s)
 {
     uint32_t q = s->n_q * s->dim, kv = s->n_kv * s->dim;
+    uint32_t experts = s->experts > 0 ? s->experts : 1;
+    uint32_t expert_mlp = s->experts > 0 ? s->expert_mlp : 1;
     const uint32_t sizes[FX_MATRICES][2] = {
         [FX_TABLE] = {s->vocab, s->hidden},
         [FX_NORM] = {s->hidden, 1},
@@ -66,16 +68,22 @@ void fx_model_init(struct fx_model *model, const struct fx_shape *s)
         [FX_Q_BIAS] = {q, 1},
         [FX_K_BIAS] = {kv, 1},
         [FX_V_BIAS] = {kv, 1},
-        [FX_Q_NORM] = {s->dim, 1},
-        [FX_K_NORM] = {s->dim, 1},
+        [FX_Q_NORM] = {s->whole_norms ? q : s->dim, 1},
+        [FX_K_NORM] = {s->whole_norms ? kv : s->dim, 1},
         [FX_OUT] = {s->hidden, q},
         [FX_OUT_BIAS] = {s->hidden, 1},
         [FX_MLP_NORM] = {s->hidden, 1},
         [FX_GATE] = {s->mlp, s->hidden},
         [FX_UP] = {s->mlp, s->hidden},
         [FX_DOWN] = {s->hidden, s->mlp},
+        [FX_POST_NORM] = {s->hidden, 1},
+        [FX_MLP_POST_NORM] = {s->hidden, 1},
         [FX_LAST_NORM] = {s->hidden, 1},
         [FX_HEAD] = {s->vocab, s->hidden},
+        [FX_ROUTER] = {experts, s->hidden},
+        [FX_EXPERT_GATE] = {experts * expert_mlp, s->hidden},
+        [FX_EXPERT_UP] = {experts * expert_mlp, s->hidden},
+        [FX_EXPERT_DOWN] = {experts * s->hidden, expert_mlp},
     };
     model->shape = s;
     for (int m = 0; m < FX_MATRICES; m++) {
@@ -83,10 +91,8 @@ void fx_model_init(struct fx_model *model, const struct fx_shape *s)
         void *data = sl_zalloc((size_t)n * k, s->weights == KERNEL_F32 ? 4 : 2);
         float gain = k == 1 ? 0.3f : 1.7f / sqrtf((float)k);
         gain *= m == FX_Q && s->q_gain > 0 ? s->q_gain : 1.0f;
-        float base = k == 1 && (m == FX_NORM || m == FX_MLP_NORM || m == FX_LAST_NORM ||
-                                m == FX_Q_NORM || m == FX_K_NORM)
-                         ? 1.0f
-                         : 0.0f;
+        bool is_bias = m == FX_Q_BIAS || m == FX_K_BIAS || m == FX_V_BIAS || m == FX_OUT_BIAS;
+        float base = k == 1 && !is_bias ? 1.0f : 0.0f;
         if (m == FX_TABLE)
             gain = 1.0f;
         for (size_t i = 0; i < (size_t)n * k; i++)
@@ -118,23 +124,53 @@ static struct kernel_weight *pack(struct fx *fx, enum kernel_weight_use use, int
     return weight;
 }
 
+/* Expert e's part of a matrix. */
+static struct kernel_weight_source expert_part(const struct fx *fx, int matrix, uint32_t e)
+{
+    struct kernel_weight_source part = fx->model->sources[matrix];
+    size_t bytes = part.element == KERNEL_F32 ? 4 : 2;
+    part.n /= fx->model->shape->experts;
+    part.data = (const unsigned char *)part.data + (size_t)e * part.n * part.k * bytes;
+    return part;
+}
+
+static void pack_experts(struct fx *fx)
+{
+    fx->router = pack(fx, KERNEL_WEIGHT_MATRIX, FX_ROUTER, 1);
+    assert_true(fx->model->shape->experts <= FX_EXPERTS_MAX);
+    for (uint32_t e = 0; e < fx->model->shape->experts; e++) {
+        const struct kernel_weight_source gate_up[] = {expert_part(fx, FX_EXPERT_GATE, e),
+                                                       expert_part(fx, FX_EXPERT_UP, e)};
+        const struct kernel_weight_source down = expert_part(fx, FX_EXPERT_DOWN, e);
+        must(fx->ops->weight_pack(fx->context, KERNEL_WEIGHT_MATRIX, gate_up, 2,
+                                  &fx->expert_gate_up[e]));
+        must(
+            fx->ops->weight_pack(fx->context, KERNEL_WEIGHT_MATRIX, &down, 1, &fx->expert_down[e]));
+    }
+}
+
 static void pack_all(struct fx *fx)
 {
     const struct fx_shape *s = fx->model->shape;
-    fx->norm = pack(fx, KERNEL_WEIGHT_VECTOR, FX_NORM, 1);
+    bool qk_norms = s->head_norms || s->whole_norms;
+    fx->norm = s->no_norms ? NULL : pack(fx, KERNEL_WEIGHT_VECTOR, FX_NORM, 1);
     fx->qkv = pack(fx, KERNEL_WEIGHT_MATRIX, FX_Q, 3);
     fx->qkv_bias = s->bias ? pack(fx, KERNEL_WEIGHT_VECTOR, FX_Q_BIAS, 3) : NULL;
-    fx->q_norm = s->head_norms ? pack(fx, KERNEL_WEIGHT_VECTOR, FX_Q_NORM, 1) : NULL;
-    fx->k_norm = s->head_norms ? pack(fx, KERNEL_WEIGHT_VECTOR, FX_K_NORM, 1) : NULL;
+    fx->q_norm = qk_norms ? pack(fx, KERNEL_WEIGHT_VECTOR, FX_Q_NORM, 1) : NULL;
+    fx->k_norm = qk_norms ? pack(fx, KERNEL_WEIGHT_VECTOR, FX_K_NORM, 1) : NULL;
     fx->out = pack(fx, KERNEL_WEIGHT_MATRIX, FX_OUT, 1);
     fx->out_bias = s->bias ? pack(fx, KERNEL_WEIGHT_VECTOR, FX_OUT_BIAS, 1) : NULL;
-    fx->mlp_norm = pack(fx, KERNEL_WEIGHT_VECTOR, FX_MLP_NORM, 1);
+    fx->post_norm = s->post_norms ? pack(fx, KERNEL_WEIGHT_VECTOR, FX_POST_NORM, 1) : NULL;
+    fx->mlp_norm = s->no_norms ? NULL : pack(fx, KERNEL_WEIGHT_VECTOR, FX_MLP_NORM, 1);
+    fx->mlp_post_norm = s->post_norms ? pack(fx, KERNEL_WEIGHT_VECTOR, FX_MLP_POST_NORM, 1) : NULL;
     fx->gate_up = pack(fx, KERNEL_WEIGHT_MATRIX, FX_GATE, 2);
     fx->down = pack(fx, KERNEL_WEIGHT_MATRIX, FX_DOWN, 1);
     fx->last_norm = pack(fx, KERNEL_WEIGHT_VECTOR, FX_LAST_NORM, 1);
     fx->head = pack(fx, KERNEL_WEIGHT_MATRIX, FX_HEAD, 1);
     fx->table =
         pack(fx, s->table_is_matrix ? KERNEL_WEIGHT_MATRIX : KERNEL_WEIGHT_EMBEDDING, FX_TABLE, 1);
+    if (s->experts > 0)
+        pack_experts(fx);
 }
 
 static void deal_blocks(struct fx *fx, uint64_t seed)
@@ -167,7 +203,10 @@ void fx_open(struct fx *fx, const struct fx_run_args *args)
                                  .vocab = s->vocab,
                                  .rows_max = args->rows_max,
                                  .seqs_max = FX_SEQS_MAX,
-                                 .logits_max = args->rows_max};
+                                 .logits_max = args->rows_max,
+                                 .n_experts = s->experts,
+                                 .n_chosen = s->chosen,
+                                 .expert_hidden = s->expert_mlp};
     must(kernel_ops_find(args->backend, &fx->ops));
     must(device_create(args->device, 0, args->seed, &fx->device));
     must(device_stream_create(fx->device, "kernels", &fx->stream));
@@ -200,11 +239,16 @@ void fx_open(struct fx *fx, const struct fx_run_args *args)
 
 void fx_close(struct fx *fx)
 {
-    struct kernel_weight *all[] = {fx->norm, fx->qkv,       fx->qkv_bias, fx->q_norm,  fx->k_norm,
-                                   fx->out,  fx->out_bias,  fx->mlp_norm, fx->gate_up, fx->down,
-                                   fx->head, fx->last_norm, fx->table};
+    struct kernel_weight *all[] = {fx->norm,      fx->qkv,     fx->qkv_bias, fx->q_norm,
+                                   fx->k_norm,    fx->out,     fx->out_bias, fx->post_norm,
+                                   fx->mlp_norm,  fx->gate_up, fx->down,     fx->mlp_post_norm,
+                                   fx->last_norm, fx->head,    fx->table,    fx->router};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         fx->ops->weight_free(all[i]);
+    for (uint32_t e = 0; e < FX_EXPERTS_MAX; e++) {
+        fx->ops->weight_free(fx->expert_gate_up[e]);
+        fx->ops->weight_free(fx->expert_down[e]);
+    }
     fx->ops->acts_destroy(fx->acts);
     device_stream_destroy(fx->stream);
     fx->ops->close(fx->context);
@@ -312,17 +356,33 @@ static void enqueue(struct fx *fx, const struct kernel_batch *batch, const uint3
                                               .scale = 1.0f / sqrtf((float)s->dim),
                                               .window = s->window,
                                               .softcap = s->softcap};
-    struct kernel_attn_out_args out = {.acts = fx->acts, .out = fx->out, .bias = fx->out_bias};
+    struct kernel_attn_out_args out = {.acts = fx->acts,
+                                       .out = fx->out,
+                                       .bias = fx->out_bias,
+                                       .post_norm = fx->post_norm,
+                                       .norm_eps = EPS};
     struct kernel_mlp_args mlp = {.acts = fx->acts,
                                   .norm = fx->mlp_norm,
                                   .gate_up = fx->gate_up,
                                   .down = fx->down,
+                                  .post_norm = fx->mlp_post_norm,
+                                  .activation = s->activation,
+                                  .norm_eps = EPS};
+    struct kernel_moe_args moe = {.acts = fx->acts,
+                                  .norm = fx->mlp_norm,
+                                  .router = fx->router,
+                                  .gate_up =
+                                      (const struct kernel_weight *const *)fx->expert_gate_up,
+                                  .down = (const struct kernel_weight *const *)fx->expert_down,
+                                  .n_chosen = s->chosen,
+                                  .renormalise = s->renormalise,
                                   .activation = s->activation,
                                   .norm_eps = EPS};
     struct kernel_logits_args logits = {.acts = fx->acts,
                                         .norm = fx->last_norm,
                                         .head = fx->head,
                                         .norm_eps = EPS,
+                                        .softcap = s->logits_softcap,
                                         .n_logits = batch->n_rows,
                                         .rows = rows,
                                         .logits = &fx->logits};
@@ -334,7 +394,10 @@ static void enqueue(struct fx *fx, const struct kernel_batch *batch, const uint3
     ops->act_read(fx->stream, fx->acts, KERNEL_ACT_ATTENTION, r->attention);
     ops->attn_out(fx->stream, &out);
     ops->act_read(fx->stream, fx->acts, KERNEL_ACT_HIDDEN, r->middle);
-    ops->mlp(fx->stream, &mlp);
+    if (s->experts > 0)
+        ops->moe(fx->stream, &moe);
+    else
+        ops->mlp(fx->stream, &mlp);
     ops->act_read(fx->stream, fx->acts, KERNEL_ACT_HIDDEN, r->hidden);
     ops->logits(fx->stream, &logits);
     device_copy_out(fx->stream, r->logits, &fx->logits, 0,
@@ -344,6 +407,7 @@ static void enqueue(struct fx *fx, const struct kernel_batch *batch, const uint3
     memset(&attention, 0xff, sizeof(attention));
     memset(&out, 0xff, sizeof(out));
     memset(&mlp, 0xff, sizeof(mlp));
+    memset(&moe, 0xff, sizeof(moe));
     memset(&logits, 0xff, sizeof(logits));
 }
 

@@ -12,7 +12,8 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/kernels.h"
 
-#define FX_SEQS_MAX 24
+#define FX_SEQS_MAX    24
+#define FX_EXPERTS_MAX 16
 
 struct fx_shape {
     const char *name;
@@ -21,11 +22,15 @@ struct fx_shape {
     enum kernel_element kv, weights;
     uint32_t rotary;
     bool bias, head_norms;
+    bool whole_norms;          /* of all of q and all of k */
+    bool no_norms, post_norms; /* none before, one behind attention and MLP */
     enum kernel_activation activation;
     uint32_t window;
-    float softcap;
+    float softcap, logits_softcap;
     float q_gain; /* 0: 1; makes scores large */
     bool table_is_matrix;
+    uint32_t experts, chosen, expert_mlp; /* 0: an MLP; else experts in its place */
+    bool renormalise;
 };
 
 /* Source matrices, in the shape's element type. */
@@ -46,8 +51,14 @@ enum fx_matrix {
     FX_GATE,
     FX_UP,
     FX_DOWN,
+    FX_POST_NORM,
+    FX_MLP_POST_NORM,
     FX_LAST_NORM,
     FX_HEAD,
+    FX_ROUTER,
+    FX_EXPERT_GATE, /* of all experts, one after the other */
+    FX_EXPERT_UP,
+    FX_EXPERT_DOWN,
     FX_MATRICES
 };
 
@@ -81,8 +92,9 @@ struct fx {
     struct device_stream *stream;
     struct kernel_context *context;
     struct kernel_acts *acts;
-    struct kernel_weight *norm, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias, *mlp_norm,
-        *gate_up, *down, *last_norm, *head, *table;
+    struct kernel_weight *norm, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias, *post_norm,
+        *mlp_norm, *gate_up, *down, *mlp_post_norm, *last_norm, *head, *table, *router,
+        *expert_gate_up[FX_EXPERTS_MAX], *expert_down[FX_EXPERTS_MAX];
     struct device_memory pool, logits;
     unsigned char *image; /* the pool's bytes on the host: fx_pool_put, fx_pool_get */
     uint32_t n_blocks, blocks_per_seq, rows_max, ids;
@@ -112,7 +124,7 @@ struct fx_result {
     float *q, *attention; /* [n_rows][n_q * dim] */
     float *start;         /* [n_rows][hidden], after embed */
     float *middle;        /* after attn_out */
-    float *hidden;        /* after mlp */
+    float *hidden;        /* after mlp or moe */
     float *logits;        /* [n_rows][vocab] */
 };
 

@@ -60,6 +60,38 @@ static const struct fx_shape large_blocks = {.name = "gqa, bf16",
                                              .bias = true,
                                              .head_norms = true};
 
+static const struct fx_shape normed = {.name = "norms behind, of all of q and k, caps",
+                                       .hidden = 70,
+                                       .n_q = 4,
+                                       .n_kv = 2,
+                                       .dim = 24,
+                                       .mlp = 50,
+                                       .vocab = 37,
+                                       .block_tokens = 16,
+                                       .kv = KERNEL_BF16,
+                                       .weights = KERNEL_BF16,
+                                       .rotary = 16,
+                                       .whole_norms = true,
+                                       .no_norms = true,
+                                       .post_norms = true,
+                                       .softcap = 3,
+                                       .logits_softcap = 2};
+
+static const struct fx_shape mixed = {.name = "experts",
+                                      .hidden = 40,
+                                      .n_q = 2,
+                                      .n_kv = 1,
+                                      .dim = 16,
+                                      .mlp = 24,
+                                      .vocab = 37,
+                                      .block_tokens = 16,
+                                      .weights = KERNEL_BF16,
+                                      .rotary = 16,
+                                      .experts = 6,
+                                      .chosen = 3,
+                                      .expert_mlp = 44,
+                                      .renormalise = true};
+
 struct way {
     const char *backend, *path;
     enum device_kind device;
@@ -205,7 +237,7 @@ static void check_path(const char *backend, const char *path)
 {
     const struct way base = {backend, path, DEVICE_HOST, 1, 3};
     if (path != NULL) {
-        struct kernel_shape shape = {8, 1, 1, 8, 8, 8, 1, 1, 1};
+        struct kernel_shape shape = {8, 1, 1, 8, 8, 8, 1, 1, 1, 0, 0, 0};
         struct device *device;
         struct kernel_context *context;
         assert_int_equal(device_create(DEVICE_HOST, 0, 0, &device), SL_OK);
@@ -220,6 +252,8 @@ static void check_path(const char *backend, const char *path)
     }
     check(&plain, &base);
     check(&windowed, &base);
+    check(&normed, &base);
+    check(&mixed, &base);
     check_block_size(&base);
 }
 

@@ -31,7 +31,7 @@ static void test_backends_are_found_by_name(void **state)
 static void test_bad_shapes_are_named(void **state)
 {
     (void)state;
-    const struct kernel_shape good = {64, 4, 2, 16, 64, 10, 8, 8, 8};
+    const struct kernel_shape good = {64, 4, 2, 16, 64, 10, 8, 8, 8, 0, 0, 0};
     struct device *device;
     assert_int_equal(device_create(DEVICE_HOST, 0, 0, &device), SL_OK);
     const struct kernel_ops *all[] = {&kernel_ref_ops, &kernel_cpu_ops};
@@ -52,6 +52,15 @@ static void test_bad_shapes_are_named(void **state)
         assert_int_equal(all[i]->open(device, &shape, 1, &context), SL_INVALID);
         shape.rows_max = 0;
         assert_int_equal(all[i]->open(device, &shape, 1, &context), SL_INVALID);
+        shape = good;
+        shape.n_experts = 4;
+        shape.n_chosen = 5;
+        shape.expert_hidden = 8;
+        assert_int_equal(all[i]->open(device, &shape, 1, &context), SL_INVALID);
+        assert_non_null(strstr(sl_error(), "n_chosen 5; want 1..4"));
+        shape.n_experts = KERNEL_EXPERTS_MAX + 1;
+        assert_int_equal(all[i]->open(device, &shape, 1, &context), SL_INVALID);
+        assert_non_null(strstr(sl_error(), "n_experts 1025"));
     }
     device_destroy(device);
 }
@@ -59,7 +68,7 @@ static void test_bad_shapes_are_named(void **state)
 static void test_bad_weights_are_refused(void **state)
 {
     (void)state;
-    const struct kernel_shape shape = {64, 4, 2, 16, 64, 10, 8, 8, 8};
+    const struct kernel_shape shape = {64, 4, 2, 16, 64, 10, 8, 8, 8, 0, 0, 0};
     static const float data[64];
     struct device *device;
     assert_int_equal(device_create(DEVICE_HOST, 0, 0, &device), SL_OK);
@@ -79,6 +88,30 @@ static void test_bad_weights_are_refused(void **state)
         all[i]->close(context);
     }
     device_destroy(device);
+}
+
+/* Ascending; the largest; of equal ones the first; shares of all or of the chosen. */
+static void test_experts_are_chosen(void **state)
+{
+    (void)state;
+    const float exps[] = {0.25f, 1, 0.5f, 1, 0.5f, 0.5f, 0.25f};
+    struct kernel_choice choice = {7, 4, false};
+    uint32_t chosen[4];
+    float weights[4];
+    kernel_choose_experts(&choice, exps, chosen, weights);
+    const uint32_t want[] = {1, 2, 3, 4};
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(chosen[i], want[i]);
+        assert_true(weights[i] == exps[want[i]] / 4);
+    }
+    choice.renormalise = true;
+    kernel_choose_experts(&choice, exps, chosen, weights);
+    for (size_t i = 0; i < 4; i++)
+        assert_true(weights[i] == (i % 2 == 0 ? 0.25f / 0.75f : 0.125f / 0.75f));
+    const float bad[] = {NAN, 1, 0.5f, 0.25f, NAN, 1, 1};
+    kernel_choose_experts(&choice, bad, chosen, weights);
+    for (size_t i = 0; i < 4; i++)
+        assert_true(chosen[i] < 7 && (i == 0 || chosen[i] > chosen[i - 1]) && isnan(weights[i]));
 }
 
 /* ---- team ---- */
@@ -141,7 +174,7 @@ static const struct cpu_path *paths(size_t i)
 #endif
     if (all[i] == NULL)
         return NULL;
-    struct kernel_shape shape = {8, 1, 1, 8, 8, 8, 1, 1, 1};
+    struct kernel_shape shape = {8, 1, 1, 8, 8, 8, 1, 1, 1, 0, 0, 0};
     struct device *device;
     struct kernel_context *context;
     assert_int_equal(device_create(DEVICE_HOST, 0, 0, &device), SL_OK);
@@ -265,7 +298,7 @@ static void test_blocks_are_copied_whole(void **state)
 static sl_status open_pack_close(void *arg)
 {
     const struct kernel_ops *ops = arg;
-    const struct kernel_shape shape = {64, 4, 2, 16, 64, 10, 8, 8, 8};
+    const struct kernel_shape shape = {64, 4, 2, 16, 64, 10, 8, 8, 8, 0, 0, 0};
     static const uint16_t data[64 * 48];
     const struct kernel_weight_source sources[] = {{data, KERNEL_BF16, 32, 48},
                                                    {data, KERNEL_F16, 16, 48}};
@@ -303,6 +336,7 @@ int main(void)
         cmocka_unit_test(test_backends_are_found_by_name),
         cmocka_unit_test(test_bad_shapes_are_named),
         cmocka_unit_test(test_bad_weights_are_refused),
+        cmocka_unit_test(test_experts_are_chosen),
         cmocka_unit_test(test_every_item_runs_once),
         cmocka_unit_test(test_exp_keeps_its_stated_error),
         cmocka_unit_test(test_angles_are_right_to_the_last_bit),

@@ -47,6 +47,60 @@ static const struct fx_shape shapes[] = {
      .window = 9,
      .softcap = 1.5f,
      .table_is_matrix = true},
+    {.name = "norms before and behind, cap of the logits",
+     .hidden = 44,
+     .n_q = 4,
+     .n_kv = 2,
+     .dim = 16,
+     .mlp = 30,
+     .vocab = 37,
+     .block_tokens = 16,
+     .rotary = 8,
+     .head_norms = true,
+     .post_norms = true,
+     .activation = KERNEL_GELU_TANH,
+     .softcap = 2,
+     .logits_softcap = 1.5f},
+    {.name = "norms behind only, of all of q and k, bias",
+     .hidden = 52,
+     .n_q = 6,
+     .n_kv = 3,
+     .dim = 8,
+     .mlp = 44,
+     .vocab = 29,
+     .block_tokens = 32,
+     .rotary = 8,
+     .bias = true,
+     .whole_norms = true,
+     .no_norms = true,
+     .post_norms = true},
+    {.name = "experts",
+     .hidden = 40,
+     .n_q = 2,
+     .n_kv = 1,
+     .dim = 16,
+     .mlp = 8,
+     .vocab = 21,
+     .block_tokens = 16,
+     .rotary = 16,
+     .experts = 7,
+     .chosen = 3,
+     .expert_mlp = 33},
+    {.name = "experts, shares that add up to 1, wider than the rest",
+     .hidden = 24,
+     .n_q = 2,
+     .n_kv = 2,
+     .dim = 8,
+     .mlp = 8,
+     .vocab = 21,
+     .block_tokens = 16,
+     .weights = KERNEL_BF16,
+     .rotary = 8,
+     .activation = KERNEL_GELU_TANH,
+     .experts = 5,
+     .chosen = 5,
+     .expert_mlp = 90,
+     .renormalise = true},
     {.name = "f16, large scores",
      .hidden = 64,
      .n_q = 2,
@@ -75,11 +129,14 @@ static double norm_factor(const double *x, size_t n)
     return 1 / sqrt(sum / (double)n + EPS);
 }
 
+/* Norms before attention and MLP are those that a shape may lack. */
 static void normed(const struct fx_model *model, enum fx_matrix norm, const float *x, double *out)
 {
     size_t n = model->shape->hidden;
     for (size_t i = 0; i < n; i++)
         out[i] = (double)x[i];
+    if (model->shape->no_norms && norm != FX_LAST_NORM)
+        return;
     double factor = norm_factor(out, n);
     for (size_t i = 0; i < n; i++)
         out[i] *= factor * fx_at(model, norm, i, 0);
@@ -93,19 +150,32 @@ static double dot(const struct fx_model *model, enum fx_matrix matrix, size_t n,
     return sum;
 }
 
+/* Element n of q, k or v before norm and rotation. */
+static double projected(const struct fx_model *model, int kind, uint32_t n, const double *x)
+{
+    double sum = dot(model, (enum fx_matrix)(FX_Q + kind), n, x);
+    return model->shape->bias ? sum + fx_at(model, (enum fx_matrix)(FX_Q_BIAS + kind), n, 0) : sum;
+}
+
 /* One head of q or k: product, bias, norm, rotation. */
 static void head_of(const struct fx_model *model, int kind, uint32_t head, const double *x,
                     uint32_t position, double *out)
 {
     const struct fx_shape *s = model->shape;
-    for (uint32_t i = 0; i < s->dim; i++) {
-        uint32_t n = head * s->dim + i;
-        out[i] = dot(model, (enum fx_matrix)(FX_Q + kind), n, x);
-        if (s->bias)
-            out[i] += fx_at(model, (enum fx_matrix)(FX_Q_BIAS + kind), n, 0);
-    }
+    for (uint32_t i = 0; i < s->dim; i++)
+        out[i] = projected(model, kind, head * s->dim + i, x);
     if (kind == 2)
         return;
+    if (s->whole_norms) {
+        double all[512];
+        uint32_t n = s->dim * (kind == 0 ? s->n_q : s->n_kv);
+        for (uint32_t i = 0; i < n; i++)
+            all[i] = projected(model, kind, i, x);
+        double factor = norm_factor(all, n);
+        for (uint32_t i = 0; i < s->dim; i++)
+            out[i] *=
+                factor * fx_at(model, (enum fx_matrix)(FX_Q_NORM + kind), head * s->dim + i, 0);
+    }
     if (s->head_norms) {
         double factor = norm_factor(out, s->dim);
         for (uint32_t i = 0; i < s->dim; i++)
@@ -182,28 +252,88 @@ static double activation(const struct fx_shape *s, double x)
     return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
 }
 
+/* The residual after y: y added, or its norm. */
+static void check_residual(const char *what, const struct fx_model *model, enum fx_matrix norm,
+                           size_t row, const float *before, const float *after, double *y)
+{
+    const struct fx_shape *s = model->shape;
+    double factor = s->post_norms ? norm_factor(y, s->hidden) : 1;
+    for (uint32_t i = 0; i < s->hidden; i++) {
+        y[i] *= s->post_norms ? factor * fx_at(model, norm, i, 0) : 1;
+        near(what, s->name, row, i, (double)after[row * s->hidden + i],
+             (double)before[row * s->hidden + i] + y[i], TOLERANCE);
+    }
+}
+
+/* y = the MLP of a gate, an up and a down matrix whose rows begin there. */
+static void gated(const struct fx_model *model, const enum fx_matrix matrices[3], size_t first,
+                  size_t first_down, const double *x, double *y)
+{
+    const struct fx_shape *s = model->shape;
+    double gate[512];
+    size_t width = model->sources[matrices[2]].k;
+    for (size_t i = 0; i < width; i++)
+        gate[i] = activation(s, dot(model, matrices[0], first + i, x)) *
+                  dot(model, matrices[1], first + i, x);
+    for (uint32_t i = 0; i < s->hidden; i++)
+        y[i] = dot(model, matrices[2], first_down + i, gate);
+}
+
+/* An expert is chosen if fewer than `chosen` others are ahead of it. */
+static bool is_chosen(const struct fx_shape *s, const double *scores, uint32_t e)
+{
+    uint32_t n_ahead = 0;
+    for (uint32_t i = 0; i < s->experts; i++)
+        n_ahead += scores[i] > scores[e];
+    return n_ahead < s->chosen;
+}
+
+static void experts(const struct fx_model *model, const double *x, double *y)
+{
+    static const enum fx_matrix matrices[] = {FX_EXPERT_GATE, FX_EXPERT_UP, FX_EXPERT_DOWN};
+    const struct fx_shape *s = model->shape;
+    double scores[FX_EXPERTS_MAX], sum = 0, part[512];
+    for (uint32_t e = 0; e < s->experts; e++)
+        scores[e] = dot(model, FX_ROUTER, e, x);
+    for (uint32_t e = 0; e < s->experts; e++)
+        if (!s->renormalise || is_chosen(s, scores, e))
+            sum += exp(scores[e]);
+    for (uint32_t i = 0; i < s->hidden; i++)
+        y[i] = 0;
+    for (uint32_t e = 0; e < s->experts; e++) {
+        if (!is_chosen(s, scores, e))
+            continue;
+        gated(model, matrices, (size_t)e * s->expert_mlp, (size_t)e * s->hidden, x, part);
+        for (uint32_t i = 0; i < s->hidden; i++)
+            y[i] += exp(scores[e]) / sum * part[i];
+    }
+}
+
 static void check_rest(const struct fx *fx, const struct fx_result *r, size_t row)
 {
+    static const enum fx_matrix mlp[] = {FX_GATE, FX_UP, FX_DOWN};
     const struct fx_model *model = fx->model;
     const struct fx_shape *s = model->shape;
     double x[512], y[512];
     for (uint32_t i = 0; i < s->n_q * s->dim; i++)
         x[i] = (double)r->attention[row * s->n_q * s->dim + i];
-    for (uint32_t i = 0; i < s->hidden; i++) {
-        double want = (double)r->start[row * s->hidden + i] + dot(model, FX_OUT, i, x);
-        want += s->bias ? fx_at(model, FX_OUT_BIAS, i, 0) : 0;
-        near("attn_out", s->name, row, i, (double)r->middle[row * s->hidden + i], want, TOLERANCE);
-    }
-    normed(model, FX_MLP_NORM, r->middle + row * s->hidden, x);
-    for (uint32_t i = 0; i < s->mlp; i++)
-        y[i] = activation(s, dot(model, FX_GATE, i, x)) * dot(model, FX_UP, i, x);
     for (uint32_t i = 0; i < s->hidden; i++)
-        near("mlp", s->name, row, i, (double)r->hidden[row * s->hidden + i],
-             (double)r->middle[row * s->hidden + i] + dot(model, FX_DOWN, i, y), TOLERANCE);
+        y[i] = dot(model, FX_OUT, i, x) + (s->bias ? fx_at(model, FX_OUT_BIAS, i, 0) : 0);
+    check_residual("attn_out", model, FX_POST_NORM, row, r->start, r->middle, y);
+
+    normed(model, FX_MLP_NORM, r->middle + row * s->hidden, x);
+    if (s->experts > 0)
+        experts(model, x, y);
+    else
+        gated(model, mlp, 0, 0, x, y);
+    check_residual("mlp", model, FX_MLP_POST_NORM, row, r->middle, r->hidden, y);
+
     normed(model, FX_LAST_NORM, r->hidden + row * s->hidden, x);
-    for (uint32_t i = 0; i < s->vocab; i++)
+    for (uint32_t i = 0; i < s->vocab; i++) {
+        double want = dot(model, FX_HEAD, i, x), cap = (double)s->logits_softcap;
         near("logits", s->name, row, i, (double)r->logits[row * s->vocab + i],
-             dot(model, FX_HEAD, i, x), TOLERANCE);
+             cap > 0 ? cap * tanh(want / cap) : want, TOLERANCE);
+    }
 }
 
 static void check_batch(const struct fx_shape *s, enum device_kind device)
@@ -260,7 +390,7 @@ static void test_large_scores_occur(void **state)
     (void)state;
     struct fx_model model;
     struct fx fx;
-    fx_model_init(&model, &shapes[2]);
+    fx_model_init(&model, &shapes[sizeof(shapes) / sizeof(shapes[0]) - 1]);
     fx_open(&fx, &(struct fx_run_args){
                      .model = &model, .backend = "ref", .rows_max = 8, .context_max = 16});
     fx_pool_put(&fx);

@@ -54,7 +54,7 @@ static void test_plain(void **state)
     assert_int_equal(config.n_eos_ids, 1);
     assert_int_equal(config.eos_ids[0], 7);
     assert_false(config.tied || config.attention_bias || config.out_bias || config.qk_norm);
-    assert_true(config.rope.theta == 10000 && config.rope.type == MODEL_ROPE_DEFAULT);
+    assert_true(config.ropes[0].theta == 10000 && config.ropes[0].type == MODEL_ROPE_DEFAULT);
     assert_true(config.attention_scale == 0.25 && config.logits_scale == 1);
 }
 
@@ -75,17 +75,18 @@ static void test_spellings(void **state)
     model_config_digest(&a, digest_a);
     model_config_digest(&b, digest_b);
     assert_memory_equal(digest_a, digest_b, 32);
-    assert_true(a.rope.type == MODEL_ROPE_LLAMA3 && a.rope.theta == 500000);
-    assert_true(a.rope.factor == 32 && a.rope.original_context == 8192);
+    assert_true(a.ropes[0].type == MODEL_ROPE_LLAMA3 && a.ropes[0].theta == 500000);
+    assert_true(a.ropes[0].factor == 32 && a.ropes[0].original_context == 8192);
     struct model_config c = parse_good("{" LLAMA "}");
     model_config_digest(&c, digest_b);
     assert_memory_not_equal(digest_a, digest_b, 32);
     /* "type" is older than "rope_type"; a theta as large as the recall model's; null is absent */
     c = parse_good("{" LLAMA ", \"rope_theta\": 1e24, \"rope_scaling\": {\"type\": \"linear\", "
                    "\"factor\": 2}}");
-    assert_true(c.rope.type == MODEL_ROPE_LINEAR && c.rope.theta == 1e24 && c.rope.factor == 2);
+    assert_true(c.ropes[0].type == MODEL_ROPE_LINEAR && c.ropes[0].theta == 1e24 &&
+                c.ropes[0].factor == 2);
     c = parse_good("{" LLAMA ", \"rope_scaling\": null, \"head_dim\": null}");
-    assert_true(c.rope.type == MODEL_ROPE_DEFAULT && c.head_dim == 16);
+    assert_true(c.ropes[0].type == MODEL_ROPE_DEFAULT && c.head_dim == 16);
 }
 
 /* Known answers: transformers 5.24's inv_freq for Llama 3.2 (head 64, theta 500000, factor 32). */
@@ -97,7 +98,7 @@ static void test_inv_freq(void **state)
                    "{\"rope_type\": \"llama3\", \"factor\": 32.0, \"low_freq_factor\": 1.0, "
                    "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}}");
     float inv_freq[32];
-    model_config_inv_freq(&config, inv_freq);
+    model_config_inv_freq(&config, 0, inv_freq);
     const struct {
         uint32_t index;
         float value;
@@ -113,7 +114,7 @@ static void test_inv_freq(void **state)
                  {19, 1.29147675e-05f},
                  {25, 1.10288363e-06f},
                  {31, 9.41830649e-08f}};
-    assert_int_equal(model_config_rotary_dim(&config), 64);
+    assert_int_equal(model_rope_dim(&config.ropes[0], config.head_dim), 64);
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
         assert_true(fabsf(inv_freq[known[i].index] / known[i].value - 1) < 2e-7f);
 }
@@ -154,16 +155,17 @@ static void test_multipliers(void **state)
     assert_int_equal(config.activation, KERNEL_GELU_TANH);
     snprintf(text, sizeof(text), "{\"model_type\": \"smollm3\", %s}", rest);
     config = parse_good(text);
-    assert_true(!config.no_rope[0] && !config.no_rope[2] && config.no_rope[3]);
+    assert_true(config.rope_of[0] == 0 && config.rope_of[2] == 0);
+    assert_int_equal(config.rope_of[3], MODEL_ROPE_NONE);
     snprintf(text, sizeof(text), "{\"model_type\": \"mistral\", %s, \"sliding_window\": 7}", rest);
     config = parse_good(text);
-    assert_true(config.window == 7 && config.window_first_layer == 0);
+    assert_true(config.windows[0] == 7 && config.windows[3] == 7);
     snprintf(text, sizeof(text),
              "{\"model_type\": \"qwen2\", %s, \"use_sliding_window\": true, "
              "\"sliding_window\": 9, \"max_window_layers\": 2}",
              rest);
     config = parse_good(text);
-    assert_true(config.window == 9 && config.window_first_layer == 2);
+    assert_true(config.windows[1] == 0 && config.windows[2] == 9 && config.windows[3] == 9);
 }
 
 static void test_families(void **state)
@@ -178,7 +180,8 @@ static void test_families(void **state)
     assert_int_equal(config.n_kv_heads, 4); /* as many as heads */
     snprintf(text, sizeof(text), "{\"model_type\": \"qwen3\", %s, \"head_dim\": 32}", rest);
     config = parse_good(text);
-    assert_true(config.qk_norm && !config.attention_bias && config.head_dim == 32);
+    assert_true(config.qk_norm == MODEL_QK_NORM_HEAD && config.head_dim == 32);
+    assert_false(config.attention_bias);
     snprintf(text, sizeof(text), "{\"model_type\": \"qwen3\", %s}", rest);
     config = parse_good(text);
     assert_true(config.head_dim == 128 && fabs(config.attention_scale - 1 / sqrt(128)) < 1e-15);
@@ -209,8 +212,8 @@ static void test_refusals(void **state)
         {"{" LLAMA ", \"head_dim\": \"64\"}", SL_INVALID, "head_dim must be an integer"},
         {"{" LLAMA ", \"rope_scaling\": 3}", SL_INVALID, "rope_scaling: an integer"},
         {"{" LLAMA ", \"rope_theta\": 0}", SL_INVALID, "rope_theta is 0"},
-        {"{" LLAMA ", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}", SL_UNSUPPORTED,
-         "rope type is 'yarn'"},
+        {"{" LLAMA ", \"rope_scaling\": {\"rope_type\": \"axial\", \"factor\": 4}}", SL_UNSUPPORTED,
+         "rope type is 'axial'"},
         {"{" LLAMA ", \"rope_scaling\": {\"rope_type\": \"linear\"}}", SL_INVALID,
          "wants a factor"},
         {"{" LLAMA ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}}", SL_INVALID,
