@@ -154,12 +154,12 @@ def make_tensors(args, config):
     def tensor(name, shape, spread, centre=0.0):
         return random_tensor(args, name, shape, spread, centre)
 
-    def norm(name, size=hidden, centre=1.0):
-        return tensor(name, (size,), 0.25, centre - offset)
+    def norm(name, size=hidden, centre=1.0, spread=0.25):
+        return tensor(name, (size,), spread, centre - offset)
 
     # Gemma multiplies its embedding by sqrt(hidden); the layers then have to be larger.
     gain = 8 if args.family == "gemma" else 1
-    behind = 3.0 if args.family in GEMMAS else 0.6
+    behind = {"centre": 12.0, "spread": 3.0} if args.family in GEMMAS else {"centre": 0.6}
     norms = NORMS.get(args.family, LLAMA_NORMS)
     tensors = [tensor(top + "embed_tokens.weight", (args.vocab, hidden), 4 / math.sqrt(hidden))]
     for n in range(args.layers):
@@ -167,7 +167,7 @@ def make_tensors(args, config):
 
         def layer_norm(index, p=p):
             name = norms[index]
-            return [norm(f"{p}{name}.weight", centre=behind if index % 2 else 1.0)] if name else []
+            return [norm(f"{p}{name}.weight", **(behind if index % 2 else {}))] if name else []
 
         tensors += [
             *layer_norm(0),

@@ -300,6 +300,7 @@ int main(void)
         GOLDEN_TEST("qwen2-window"), GOLDEN_TEST("mistral-128"),
         GOLDEN_TEST("phi3-96"),      GOLDEN_TEST("smollm3-64"),
         GOLDEN_TEST("granite-64"),   GOLDEN_TEST("gemma-256"),
+        GOLDEN_TEST("olmo2-64"),
         RECALL_TEST("cpu"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
