@@ -450,22 +450,14 @@ static void full(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(load_then_ready),
-        cmocka_unit_test(a_newer_stream_replaces),
-        cmocka_unit_test(an_id_that_is_taken),
-        cmocka_unit_test(silence),
-        cmocka_unit_test(its_own_pause),
-        cmocka_unit_test(a_loop_that_hangs),
-        cmocka_unit_test(identities),
-        cmocka_unit_test(prefill_nodes_alone),
-        cmocka_unit_test(wrong_hellos),
-        cmocka_unit_test(a_crash_is_no_roll_out),
-        cmocka_unit_test(half_hellos),
-        cmocka_unit_test(another_self),
-        cmocka_unit_test(heartbeats_are_kept),
-        cmocka_unit_test(who_takes_over),
-        cmocka_unit_test(another_layout),
-        cmocka_unit_test(full),
+        cmocka_unit_test(load_then_ready),     cmocka_unit_test(a_newer_stream_replaces),
+        cmocka_unit_test(an_id_that_is_taken), cmocka_unit_test(silence),
+        cmocka_unit_test(its_own_pause),       cmocka_unit_test(a_loop_that_hangs),
+        cmocka_unit_test(identities),          cmocka_unit_test(prefill_nodes_alone),
+        cmocka_unit_test(wrong_hellos),        cmocka_unit_test(a_crash_is_no_roll_out),
+        cmocka_unit_test(half_hellos),         cmocka_unit_test(another_self),
+        cmocka_unit_test(heartbeats_are_kept), cmocka_unit_test(who_takes_over),
+        cmocka_unit_test(another_layout),      cmocka_unit_test(full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
