@@ -117,8 +117,9 @@ class Bf16Cache(DynamicCache):
 
 
 def load(directory, dtype=torch.float32):
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype,
-                                                attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, attn_implementation="eager",
+        experts_implementation="eager").eval()
 
 
 def logits_of(model, ids, cache=None):
