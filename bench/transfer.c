@@ -212,7 +212,8 @@ static void destination(int in, int out, size_t piece, uint64_t incarnation)
     start_node(&node, "d0", incarnation + 1, piece);
     struct transfer_peer from = receive_address(in, "p0", incarnation);
     send_address(out, &node);
-    uint32_t next = 0, ids[TRANSFER_RING_BLOCKS_MAX];
+    uint32_t next = 0;
+    struct transfer_block ids[TRANSFER_RING_BLOCKS_MAX];
     struct transfer_event event;
     while (getppid() != 1) {
         if (!transfer_poll(node.transfer, &event)) {
@@ -228,11 +229,11 @@ static void destination(int in, int out, size_t piece, uint64_t incarnation)
             uint32_t n =
                 node.n_blocks < TRANSFER_RING_BLOCKS_MAX ? node.n_blocks : TRANSFER_RING_BLOCKS_MAX;
             for (next = 0; next < n; next++)
-                ids[next] = next;
+                ids[next] = (struct transfer_block){0, next};
             check(transfer_recv_expect(node.transfer, &args));
-            check(transfer_recv_admit(node.transfer, event.key, 0, ids, n));
+            check(transfer_recv_admit(node.transfer, event.key, args.first_block, ids, n));
         } else if (event.type == TRANSFER_EVENT_TAKEN && next < node.n_blocks) {
-            ids[0] = next++;
+            ids[0] = (struct transfer_block){0, next++};
             check(transfer_recv_refill(node.transfer, event.key, ids, 1));
         }
     }
@@ -247,9 +248,10 @@ static void one_stream(struct node *node, const struct transfer_peer *to, const 
                                       .peer = *to,
                                       .n_blocks = node->n_blocks,
                                       .n_tokens = node->n_blocks * BLOCK_TOKENS,
-                                      .blocks = blocks};
+                                      .blocks = {blocks}};
+    const uint32_t layers[1] = {LAYERS};
     check(transfer_send_open(node->transfer, &args));
-    check(transfer_send_ready(node->transfer, key, 0, node->n_blocks, LAYERS));
+    check(transfer_send_ready(node->transfer, key, 0, node->n_blocks, layers));
     check(transfer_send_token(node->transfer, key, 1, 1, false, sl_now_us()));
     struct transfer_event event = {0};
     while (event.type != TRANSFER_EVENT_SEND_ENDED) {

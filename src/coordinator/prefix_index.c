@@ -24,6 +24,7 @@ struct entry {
 struct prefix_index {
     struct entry *table; /* [mask + 1] */
     uint32_t mask;
+    uint64_t nodes[WORDS]; /* that were noted with some hash since they were last dropped */
     uint32_t n_entries;
     uint64_t overflows;
 };
@@ -99,6 +100,7 @@ void prefix_index_insert(struct prefix_index *index, const struct kv_hash *hash,
         index->n_entries++;
     }
     entry->nodes[node / 64] |= 1ull << (node % 64);
+    index->nodes[node / 64] |= 1ull << (node % 64);
 }
 
 /* Frees the place and moves back what would no longer be found across it. */
@@ -132,6 +134,7 @@ void prefix_index_remove(struct prefix_index *index, const struct kv_hash *hash,
 void prefix_index_drop_node(struct prefix_index *index, uint32_t node)
 {
     uint64_t bit = 1ull << (node % 64);
+    index->nodes[node / 64] &= ~bit;
     for (uint32_t i = 0; i <= index->mask;) {
         struct entry *entry = &index->table[i];
         bool had = (entry->nodes[node / 64] & bit) != 0;
@@ -146,20 +149,18 @@ void prefix_index_drop_node(struct prefix_index *index, uint32_t node)
 void prefix_index_match(const struct prefix_index *index, const struct kv_hash *hashes,
                         uint32_t n_hashes, uint32_t *matched_out)
 {
-    uint64_t alive[WORDS];
-    memset(alive, 0xff, sizeof(alive));
+    uint64_t sought[WORDS], any = 1;
+    memcpy(sought, index->nodes, sizeof(sought));
     memset(matched_out, 0, PREFIX_INDEX_NODES_MAX * sizeof(*matched_out));
-    for (uint32_t i = 0; i < n_hashes; i++) {
-        const struct entry *entry = find(index, &hashes[i]);
-        uint64_t any = 0;
+    for (uint32_t i = n_hashes; i > 0 && any != 0; i--) {
+        const struct entry *entry = find(index, &hashes[i - 1]);
+        any = 0;
         for (uint32_t w = 0; w < WORDS; w++) {
-            alive[w] &= entry->nodes[w];
-            any |= alive[w];
-            for (uint64_t bits = alive[w]; bits != 0; bits &= bits - 1)
-                matched_out[w * 64 + (uint32_t)__builtin_ctzll(bits)] = i + 1;
+            for (uint64_t bits = sought[w] & entry->nodes[w]; bits != 0; bits &= bits - 1)
+                matched_out[w * 64 + (uint32_t)__builtin_ctzll(bits)] = i;
+            sought[w] &= ~entry->nodes[w];
+            any |= sought[w];
         }
-        if (any == 0)
-            return;
     }
 }
 

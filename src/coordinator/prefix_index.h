@@ -24,7 +24,9 @@ void prefix_index_remove(struct prefix_index *index, const struct kv_hash *hash,
 /* Forgets all of a node; walks the whole table. */
 void prefix_index_drop_node(struct prefix_index *index, uint32_t node);
 
-/* matched_out[PREFIX_INDEX_NODES_MAX]: how many of the first hashes each node holds without a gap. */
+/* matched_out[PREFIX_INDEX_NODES_MAX]: how far along the chain each node's last hash is (0: none). A
+ * hash stands for all before it: a node announces it when it can go on from there, and where layers
+ * have a window it need not hold the blocks in front of that. */
 void prefix_index_match(const struct prefix_index *index, const struct kv_hash *hashes,
                         uint32_t n_hashes, uint32_t *matched_out);
 

@@ -11,12 +11,10 @@
  * of cached prefixes, whose blocks a hit needs. */
 #define CACHED_SHARE 4
 
-/* A window limits attention only, so far. */
 static uint32_t window_of(const struct model_config *config, uint32_t layer)
 {
-    (void)config;
-    (void)layer;
-    return 0;
+    uint32_t window = config->windows[layer];
+    return window < config->context_max ? window : 0;
 }
 
 static sl_status class_for(const struct model_config *config, uint32_t layer, uint32_t window,

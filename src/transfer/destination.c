@@ -338,19 +338,33 @@ struct destination_step destination_next(enum destination_state state, enum dest
 
 /* ---- the record ---- */
 
-void destination_init(struct destination *destination, uint32_t n_blocks, uint32_t n_tokens)
+void destination_init(struct destination *destination, uint32_t n_blocks, uint32_t n_tokens,
+                      uint32_t n_classes, const uint32_t *sent_from)
 {
-    *destination = (struct destination){.n_blocks = n_blocks, .n_tokens = n_tokens};
+    *destination =
+        (struct destination){.n_blocks = n_blocks, .n_tokens = n_tokens, .n_classes = n_classes};
+    for (uint32_t c = 0; c < n_classes; c++)
+        destination->classes[c].sent_from = sent_from[c];
 }
 
 void destination_fini(struct destination *destination)
 {
-    sl_free(destination->blocks);
+    for (uint32_t c = 0; c < destination->n_classes; c++) {
+        sl_free(destination->classes[c].blocks);
+        destination->classes[c].blocks = NULL;
+    }
     sl_free(destination->posted);
     sl_free(destination->landed);
-    destination->blocks = NULL;
     destination->posted = NULL;
     destination->landed = NULL;
+}
+
+static bool first_blocks_fit(const struct frame_open *open)
+{
+    for (uint32_t c = 0; c < TRANSFER_CLASSES_MAX; c++)
+        if (open->first_block[c] > (c < open->n_classes ? open->n_blocks : 0))
+            return false;
+    return true;
 }
 
 bool destination_open_fits(const struct shape *own, const struct frame_open *open,
@@ -362,17 +376,25 @@ bool destination_open_fits(const struct shape *own, const struct frame_open *ope
         return false;
     if (open->n_classes != own->n_classes || open->n_lanes != 1 || open->heads_per_piece != 0)
         return false;
-    return shape_recut(own, open->layers_per_piece, shape_out);
+    return first_blocks_fit(open) && shape_recut(own, open->layers_per_piece, shape_out);
 }
 
-/* Bitmaps once both the cut and the number of blocks are known. */
+/* Bitmaps once both the cut and the blocks that are lacking are known. */
 static sl_status make_bitmaps(struct destination *destination)
 {
     if (!destination->opened || !destination->promised)
         return SL_OK;
-    uint32_t n_blocks = destination->n_blocks - destination->first_block;
-    destination->n_pieces = n_blocks * destination->shape.pieces_per_block;
-    size_t words = ((size_t)destination->n_pieces + 63) / 64;
+    const struct shape *shape = &destination->shape;
+    destination->lowest = destination->n_blocks;
+    destination->n_pieces = 0;
+    for (uint32_t c = 0; c < destination->n_classes; c++) {
+        uint32_t first = destination->classes[c].first_block;
+        destination->n_pieces += (destination->n_blocks - first) * shape->classes[c].n_runs;
+        if (first < destination->lowest)
+            destination->lowest = first;
+    }
+    uint32_t n_bits = (destination->n_blocks - destination->lowest) * shape->pieces_per_block;
+    size_t words = ((size_t)n_bits + 63) / 64;
     destination->posted = sl_try_zalloc(words, sizeof(uint64_t));
     destination->landed = sl_try_zalloc(words, sizeof(uint64_t));
     if (destination->posted == NULL || destination->landed == NULL)
@@ -387,42 +409,61 @@ sl_status destination_open(struct destination *destination, const struct shape *
     return make_bitmaps(destination);
 }
 
-sl_status destination_promise(struct destination *destination, uint32_t first_block)
+/* The source may offer a block once every class that lacks it has an id for it. */
+static void set_credit(struct destination *destination)
 {
-    if (first_block > destination->n_blocks || destination->promised)
-        return sl_fail(SL_INVALID, "stream of %u blocks admitted from block %u%s",
-                       destination->n_blocks, first_block,
-                       destination->promised ? " a second time" : "");
-    uint32_t n_blocks = destination->n_blocks - first_block;
-    destination->blocks = sl_try_zalloc(n_blocks, sizeof(*destination->blocks));
-    if (destination->blocks == NULL)
-        return sl_fail(SL_NO_MEMORY, "stream of %u blocks", n_blocks);
-    for (uint32_t i = 0; i < n_blocks; i++)
-        destination->blocks[i].id = DESTINATION_NO_BLOCK;
-    destination->first_block = first_block;
-    destination->credit = first_block;
+    destination->credit = destination->n_blocks;
+    for (uint32_t c = 0; c < destination->n_classes; c++)
+        if (destination->classes[c].given_end < destination->credit)
+            destination->credit = destination->classes[c].given_end;
+}
+
+sl_status destination_promise(struct destination *destination, const uint32_t *first_blocks)
+{
+    if (destination->promised)
+        return sl_fail(SL_INVALID, "stream of %u blocks admitted a second time",
+                       destination->n_blocks);
+    for (uint32_t c = 0; c < destination->n_classes; c++) {
+        struct destination_class *class = &destination->classes[c];
+        if (first_blocks[c] < class->sent_from || first_blocks[c] > destination->n_blocks)
+            return sl_fail(SL_INVALID, "stream admitted from block %u of class %u; want %u..%u",
+                           first_blocks[c], c, class->sent_from, destination->n_blocks);
+    }
+    for (uint32_t c = 0; c < destination->n_classes; c++) {
+        struct destination_class *class = &destination->classes[c];
+        uint32_t n_blocks = destination->n_blocks - first_blocks[c];
+        class->blocks = sl_try_zalloc(n_blocks, sizeof(*class->blocks));
+        if (class->blocks == NULL)
+            return sl_fail(SL_NO_MEMORY, "stream of %u blocks", n_blocks);
+        for (uint32_t i = 0; i < n_blocks; i++)
+            class->blocks[i].id = DESTINATION_NO_BLOCK;
+        class->first_block = class->given_end = first_blocks[c];
+    }
+    set_credit(destination);
     destination->promised = true;
     return make_bitmaps(destination);
 }
 
-bool destination_give(struct destination *destination, uint32_t id)
+bool destination_give(struct destination *destination, const struct transfer_block *block)
 {
-    if (!destination->promised || destination->ring_count == TRANSFER_RING_BLOCKS_MAX ||
-        destination->credit == destination->n_blocks)
+    SL_ASSERT(block->class_index < destination->n_classes);
+    struct destination_class *class = &destination->classes[block->class_index];
+    if (!destination->promised || class->ring_count == TRANSFER_RING_BLOCKS_MAX ||
+        class->given_end == destination->n_blocks)
         return false;
-    uint32_t tail = (destination->ring_head + destination->ring_count) % TRANSFER_RING_BLOCKS_MAX;
-    destination->ring[tail] = id;
-    destination->ring_count++;
-    destination->credit++;
+    class->ring[(class->ring_head + class->ring_count) % TRANSFER_RING_BLOCKS_MAX] = block->id;
+    class->ring_count++;
+    class->given_end++;
+    set_credit(destination);
     return true;
 }
 
-static uint32_t take_id(struct destination *destination)
+static uint32_t take_id(struct destination_class *class)
 {
-    SL_ASSERT(destination->ring_count > 0);
-    uint32_t id = destination->ring[destination->ring_head];
-    destination->ring_head = (destination->ring_head + 1) % TRANSFER_RING_BLOCKS_MAX;
-    destination->ring_count--;
+    SL_ASSERT(class->ring_count > 0);
+    uint32_t id = class->ring[class->ring_head];
+    class->ring_head = (class->ring_head + 1) % TRANSFER_RING_BLOCKS_MAX;
+    class->ring_count--;
     return id;
 }
 
@@ -438,7 +479,7 @@ static void set_bit(uint64_t *bits, uint32_t i)
 
 static uint32_t index_of(const struct destination *destination, uint32_t piece_number)
 {
-    return piece_number - destination->first_block * destination->shape.pieces_per_block;
+    return piece_number - destination->lowest * destination->shape.pieces_per_block;
 }
 
 static bool piece_is(const struct piece *piece, const struct frame_offer *offer)
@@ -451,7 +492,7 @@ static bool piece_is(const struct piece *piece, const struct frame_offer *offer)
 bool destination_offer_fits(const struct destination *destination, const struct frame_offer *offer,
                             size_t length, struct piece *piece_out)
 {
-    if (destination->posted == NULL || offer->block < destination->first_block ||
+    if (destination->posted == NULL || offer->block < destination->lowest ||
         offer->block >= destination->credit)
         return false;
     uint64_t number = offer->piece;
@@ -459,16 +500,24 @@ bool destination_offer_fits(const struct destination *destination, const struct 
         return false;
     shape_piece(&destination->shape, offer->piece, piece_out);
     return piece_is(piece_out, offer) && length == piece_out->bytes &&
+           offer->block >= destination->classes[piece_out->class_index].first_block &&
            !bit(destination->posted, index_of(destination, offer->piece));
+}
+
+static struct destination_block *block_of(struct destination *destination,
+                                          const struct piece *piece)
+{
+    struct destination_class *class = &destination->classes[piece->class_index];
+    return &class->blocks[piece->block - class->first_block];
 }
 
 uint32_t destination_post(struct destination *destination, const struct piece *piece,
                           bool *taken_out)
 {
-    struct destination_block *block = &destination->blocks[piece->block - destination->first_block];
+    struct destination_block *block = block_of(destination, piece);
     *taken_out = block->id == DESTINATION_NO_BLOCK;
     if (*taken_out)
-        block->id = take_id(destination);
+        block->id = take_id(&destination->classes[piece->class_index]);
     set_bit(destination->posted, index_of(destination, piece->number));
     block->n_posted++;
     destination->n_posted++;
@@ -479,7 +528,7 @@ uint32_t destination_post(struct destination *destination, const struct piece *p
 struct destination_block *destination_landed(struct destination *destination,
                                              const struct piece *piece, bool ok, bool *complete_out)
 {
-    struct destination_block *block = &destination->blocks[piece->block - destination->first_block];
+    struct destination_block *block = block_of(destination, piece);
     uint32_t i = index_of(destination, piece->number);
     SL_ASSERT(block->n_posted > 0 && bit(destination->posted, i) && !bit(destination->landed, i));
     block->n_posted--;
@@ -489,29 +538,46 @@ struct destination_block *destination_landed(struct destination *destination,
         block->n_landed++;
         destination->n_landed++;
     }
-    *complete_out = ok && block->n_landed == destination->shape.pieces_per_block;
+    *complete_out = ok && block->n_landed == destination->shape.classes[piece->class_index].n_runs;
     return block;
 }
 
-bool destination_back(struct destination *destination, uint32_t *cursor, uint32_t *id_out,
-                      uint32_t *block_out)
+/* Out of one class; *cursor counts its blocks. */
+static bool class_back(struct destination_class *class, uint32_t n_blocks, uint32_t *cursor,
+                       uint32_t *id_out, uint32_t *index_out)
 {
-    if (destination->ring_count > 0) {
-        *id_out = take_id(destination);
-        *block_out = DESTINATION_NO_BLOCK;
+    if (class->ring_count > 0) {
+        *id_out = take_id(class);
+        *index_out = DESTINATION_NO_BLOCK;
         return true;
     }
-    uint32_t n_blocks =
-        destination->blocks == NULL ? 0 : destination->n_blocks - destination->first_block;
     while (*cursor < n_blocks) {
-        struct destination_block *block = &destination->blocks[*cursor];
+        struct destination_block *block = &class->blocks[*cursor];
         ++*cursor;
         if (block->id == DESTINATION_NO_BLOCK || block->n_posted > 0)
             continue;
         *id_out = block->id;
-        *block_out = destination->first_block + *cursor - 1;
+        *index_out = class->first_block + *cursor - 1;
         block->id = DESTINATION_NO_BLOCK;
         return true;
+    }
+    return false;
+}
+
+bool destination_back(struct destination *destination, uint32_t *cursor,
+                      struct transfer_block *block_out, uint32_t *index_out)
+{
+    uint32_t before = 0; /* the cursor runs over the blocks of all classes */
+    for (uint32_t c = 0; c < destination->n_classes; c++) {
+        struct destination_class *class = &destination->classes[c];
+        uint32_t n_blocks = class->blocks == NULL ? 0 : destination->n_blocks - class->first_block;
+        uint32_t at = *cursor > before ? *cursor - before : 0;
+        block_out->class_index = c;
+        if (class_back(class, n_blocks, &at, &block_out->id, index_out)) {
+            *cursor = before + at;
+            return true;
+        }
+        before += n_blocks;
     }
     return false;
 }

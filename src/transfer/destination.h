@@ -83,30 +83,45 @@ struct destination_block {
     uint16_t n_landed;
 };
 
-struct destination {
-    enum destination_state state;
-    struct shape shape; /* as the open says */
-    uint32_t n_blocks, n_tokens;
-    uint32_t first_block, credit;
-    bool opened, promised;
+/* Of one class. */
+struct destination_class {
+    uint32_t sent_from;   /* the first block that the source sends */
+    uint32_t first_block; /* the first that is lacking, once promised */
+    uint32_t given_end;   /* blocks below that are lacking have an id, in the ring or taken */
     uint32_t ring[TRANSFER_RING_BLOCKS_MAX]; /* ids given, not taken */
     uint32_t ring_head, ring_count;
     struct destination_block *blocks; /* [n_blocks - first_block]; NULL before the promise */
-    uint64_t *posted, *landed; /* bitmaps over the pieces of those blocks; NULL before both known */
-    uint32_t n_pieces, n_posted, n_landed, n_outstanding;
 };
 
-void destination_init(struct destination *destination, uint32_t n_blocks, uint32_t n_tokens);
+struct destination {
+    enum destination_state state;
+    struct shape shape; /* as the open says */
+    uint32_t n_blocks, n_tokens, n_classes;
+    uint32_t credit; /* blocks below may be offered: the lowest given_end */
+    bool opened, promised;
+    struct destination_class classes[TRANSFER_CLASSES_MAX];
+    /* Bitmaps over the pieces of blocks [lowest, n_blocks), lowest = the least first_block (bits of
+     * what a class does not lack stay 0); NULL before cut and promise are known. */
+    uint64_t *posted, *landed;
+    uint32_t lowest;
+    uint32_t n_pieces, n_posted, n_landed, n_outstanding; /* n_pieces: those that are lacking */
+};
+
+/* sent_from [n_classes]: the first block that the source sends of each class. */
+void destination_init(struct destination *destination, uint32_t n_blocks, uint32_t n_tokens,
+                      uint32_t n_classes, const uint32_t *sent_from);
 void destination_fini(struct destination *destination);
 /* Whether an open describes a stream that these classes can take (Submit is compared elsewhere). */
 bool destination_open_fits(const struct shape *own, const struct frame_open *open,
                            uint32_t block_tokens, struct shape *shape_out);
 /* The open came: how the blocks are cut. SL_NO_MEMORY. */
 sl_status destination_open(struct destination *destination, const struct shape *shape) SL_MUST_USE;
-/* Blocks [first_block, n_blocks) are wanted. SL_INVALID first_block > n_blocks; SL_NO_MEMORY. */
-sl_status destination_promise(struct destination *destination, uint32_t first_block) SL_MUST_USE;
+/* Blocks [first_blocks[class], n_blocks) are wanted. SL_INVALID a first block outside what is sent;
+ * SL_NO_MEMORY. */
+sl_status destination_promise(struct destination *destination,
+                              const uint32_t *first_blocks) SL_MUST_USE;
 /* False when the ring is full or the stream lacks no further block: the id stays the caller's. */
-bool destination_give(struct destination *destination, uint32_t id);
+bool destination_give(struct destination *destination, const struct transfer_block *block);
 /* Checks an offer against shape, credit, ring and bitmaps. False: OFFER_BAD. */
 bool destination_offer_fits(const struct destination *destination, const struct frame_offer *offer,
                             size_t length, struct piece *piece_out);
@@ -118,10 +133,10 @@ uint32_t destination_post(struct destination *destination, const struct piece *p
 struct destination_block *destination_landed(struct destination *destination,
                                              const struct piece *piece, bool ok,
                                              bool *complete_out);
-/* Next block id that no receive can write any more, out of ring and blocks; false: none left.
- * *cursor starts at 0; *block_out is DESTINATION_NO_BLOCK for an id that was never taken. */
-bool destination_back(struct destination *destination, uint32_t *cursor, uint32_t *id_out,
-                      uint32_t *block_out);
+/* Next block that no receive can write any more, out of rings and blocks; false: none left. *cursor
+ * starts at 0; *index_out is DESTINATION_NO_BLOCK for an id that was never taken. */
+bool destination_back(struct destination *destination, uint32_t *cursor,
+                      struct transfer_block *block_out, uint32_t *index_out);
 struct destination_facts destination_facts(const struct destination *destination);
 
 #endif

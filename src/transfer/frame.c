@@ -8,8 +8,6 @@
  * and refused otherwise: a later version can give them a meaning. No thread of its own, no state. */
 #include "transfer/frame.h"
 
-#include "transfer/transfer.h"
-
 #include <inttypes.h>
 #include <string.h>
 
@@ -22,8 +20,8 @@ struct row {
 static const struct row rows[FRAME_TYPE_COUNT] = {
     [FRAME_HELLO] = {"hello", 128, 0},
     [FRAME_BEAT] = {"beat", 48, 0},
-    [FRAME_OPEN] = {"open", 64, FRAME_FLAG_DIGEST},
-    [FRAME_WANT] = {"want", 48, 0},
+    [FRAME_OPEN] = {"open", 80, FRAME_FLAG_DIGEST},
+    [FRAME_WANT] = {"want", 64, 0},
     [FRAME_GRANT] = {"grant", 48, 0},
     [FRAME_OFFER] = {"offer", 64, 0},
     [FRAME_REFUSE] = {"refuse", 48, 0},
@@ -78,6 +76,12 @@ static void put_hello(struct writer *w, const struct frame_hello *hello)
     put(w, hello->answers, 8);
 }
 
+static void put_first_blocks(struct writer *w, const uint32_t first_block[TRANSFER_CLASSES_MAX])
+{
+    for (uint32_t c = 0; c < TRANSFER_CLASSES_MAX; c++)
+        put(w, first_block[c], 4);
+}
+
 static void put_open(struct writer *w, const struct frame_open *open)
 {
     put(w, open->n_blocks, 4);
@@ -88,6 +92,7 @@ static void put_open(struct writer *w, const struct frame_open *open)
     put(w, open->heads_per_piece, 2);
     put(w, open->transport, 4);
     put_bytes(w, open->prefix_hash, sizeof(open->prefix_hash));
+    put_first_blocks(w, open->first_block);
 }
 
 static void put_offer(struct writer *w, const struct frame_offer *offer)
@@ -130,7 +135,7 @@ static void put_fields(struct writer *w, const struct frame *frame)
         put_open(w, &frame->open);
         break;
     case FRAME_WANT:
-        put(w, frame->want.first_block, 4);
+        put_first_blocks(w, frame->want.first_block);
         put(w, frame->want.credit, 4);
         put(w, frame->want.offers_max, 4);
         break;
@@ -258,6 +263,12 @@ static sl_status get_hello(struct reader *r, struct frame_hello *hello)
     return SL_OK;
 }
 
+static void get_first_blocks(struct reader *r, uint32_t first_block[TRANSFER_CLASSES_MAX])
+{
+    for (uint32_t c = 0; c < TRANSFER_CLASSES_MAX; c++)
+        first_block[c] = get32(r);
+}
+
 static void get_open(struct reader *r, struct frame_open *open)
 {
     open->n_blocks = get32(r);
@@ -268,6 +279,7 @@ static void get_open(struct reader *r, struct frame_open *open)
     open->heads_per_piece = get16(r);
     open->transport = get32(r);
     get_bytes(r, open->prefix_hash, sizeof(open->prefix_hash));
+    get_first_blocks(r, open->first_block);
 }
 
 static sl_status get_offer(struct reader *r, struct frame_offer *offer)
@@ -344,7 +356,7 @@ static sl_status get_fields(struct reader *r, struct frame *frame)
         get_open(r, &frame->open);
         return SL_OK;
     case FRAME_WANT:
-        frame->want.first_block = get32(r);
+        get_first_blocks(r, frame->want.first_block);
         frame->want.credit = get32(r);
         frame->want.offers_max = get32(r);
         return SL_OK;

@@ -4,12 +4,13 @@
 #define SL_TRANSFER_FRAME_H
 
 #include "base/status.h"
+#include "transfer/transfer.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define FRAME_VERSION        1
+#define FRAME_VERSION        2 /* 1: one first block for all classes */
 #define FRAME_HEADER_BYTES   32
 #define FRAME_BYTES_MAX      128
 #define FRAME_PIECE_STREAM   UINT32_MAX /* refuse: the stream, not one piece */
@@ -59,10 +60,12 @@ struct frame_open {
     uint16_t n_classes, n_lanes, layers_per_piece, heads_per_piece; /* heads: 0 = all */
     uint32_t transport;
     uint8_t prefix_hash[12];
+    uint32_t first_block[TRANSFER_CLASSES_MAX]; /* that a class sends; 0 beyond n_classes */
 };
 
 struct frame_want {
-    uint32_t first_block, credit, offers_max;
+    uint32_t first_block[TRANSFER_CLASSES_MAX]; /* that the destination lacks; 0 beyond n_classes */
+    uint32_t credit, offers_max;
 };
 
 struct frame_grant {

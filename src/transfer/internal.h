@@ -79,11 +79,13 @@ struct command {
         struct {
             struct command_peer peer;
             uint32_t attempt, n_blocks, n_tokens;
+            uint32_t first_block[TRANSFER_CLASSES_MAX];
             uint8_t prefix_hash[12];
-            const uint32_t *blocks;
+            const uint32_t *blocks[TRANSFER_CLASSES_MAX];
         } open; /* SEND_OPEN, RECV_EXPECT */
         struct {
-            uint32_t first_block, end_block, layer_end;
+            uint32_t first_block, end_block;
+            uint32_t layer_ends[TRANSFER_CLASSES_MAX];
         } ready;
         struct {
             uint32_t token, token_index;
@@ -91,8 +93,9 @@ struct command {
             uint64_t compute_end_us;
         } token;
         struct {
-            uint32_t first_block, n_ids;
-            uint32_t ids[TRANSFER_RING_BLOCKS_MAX];
+            uint32_t first_blocks[TRANSFER_CLASSES_MAX]; /* RECV_ADMIT */
+            uint32_t n;
+            struct transfer_block list[TRANSFER_RING_BLOCKS_MAX];
         } blocks; /* RECV_ADMIT, RECV_REFILL */
         enum transfer_reason reason;
     };

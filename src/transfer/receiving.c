@@ -91,27 +91,35 @@ static void emit(struct transfer *transfer, const struct recv_stream *stream,
                                    .key = stream->key,
                                    .attempt = stream->attempt,
                                    .reason = stream->reason,
-                                   .first_block = stream->destination.first_block,
                                    .stats = stream->stats};
     transfer_emit(transfer, &event);
 }
 
 static void emit_block(struct transfer *transfer, uint64_t key, uint32_t attempt,
-                       enum transfer_event_type type, uint32_t block_index, uint32_t block_id)
+                       enum transfer_event_type type, uint32_t block_index,
+                       const struct transfer_block *block)
 {
     struct transfer_event event = {.type = type,
                                    .key = key,
                                    .attempt = attempt,
+                                   .class_index = block->class_index,
                                    .block_index = block_index,
-                                   .block_id = block_id};
+                                   .block_id = block->id};
     transfer_emit(transfer, &event);
 }
 
+/* What an open and a Submit must agree on. */
+struct stream_size {
+    uint32_t n_blocks, n_tokens;
+    const uint32_t *first_block; /* [n_classes] */
+};
+
 static struct recv_stream *make_stream(struct transfer *transfer, struct peer *peer, uint64_t key,
-                                       uint32_t attempt, uint32_t n_blocks, uint32_t n_tokens)
+                                       uint32_t attempt, const struct stream_size *size)
 {
     struct recv_stream *stream = sl_zalloc(1, sizeof(*stream));
-    destination_init(&stream->destination, n_blocks, n_tokens);
+    destination_init(&stream->destination, size->n_blocks, size->n_tokens, transfer->args.n_classes,
+                     size->first_block);
     stream->key = key;
     stream->attempt = attempt;
     stream->peer = peer;
@@ -193,9 +201,10 @@ static void send_want(struct transfer *transfer, struct recv_stream *stream)
     struct frame frame = {.type = FRAME_WANT,
                           .key = stream->key,
                           .attempt = stream->attempt,
-                          .want = {.first_block = destination->first_block,
-                                   .credit = destination->credit,
+                          .want = {.credit = destination->credit,
                                    .offers_max = transfer->args.limits.offers_per_lane}};
+    for (uint32_t c = 0; c < destination->n_classes; c++)
+        frame.want.first_block[c] = destination->classes[c].first_block;
     (void)peer_send(transfer, stream->peer, &frame);
 }
 
@@ -210,9 +219,11 @@ static void send_grant(struct transfer *transfer, struct recv_stream *stream)
 
 static void give_back(struct transfer *transfer, struct recv_stream *stream)
 {
-    uint32_t cursor = 0, id, block;
-    while (destination_back(&stream->destination, &cursor, &id, &block))
-        emit_block(transfer, stream->key, stream->attempt, TRANSFER_EVENT_BLOCK_BACK, block, id);
+    uint32_t cursor = 0, index;
+    struct transfer_block block;
+    while (destination_back(&stream->destination, &cursor, &block, &index))
+        emit_block(transfer, stream->key, stream->attempt, TRANSFER_EVENT_BLOCK_BACK, index,
+                   &block);
 }
 
 static void sealed(struct transfer *transfer, struct recv_stream *stream)
@@ -222,7 +233,6 @@ static void sealed(struct transfer *transfer, struct recv_stream *stream)
         .type = TRANSFER_EVENT_SEALED,
         .key = stream->key,
         .attempt = stream->attempt,
-        .first_block = stream->destination.first_block,
         .token = stream->seal.token,
         .token_index = stream->seal.token_index,
         .eos = (stream->seal.flags & FRAME_SEAL_EOS) != 0,
@@ -342,8 +352,9 @@ static void open_unknown(struct transfer *transfer, struct peer *peer, const str
         peer_refuse(transfer, peer, frame->key, frame->attempt, TRANSFER_FULL);
         return;
     }
-    struct recv_stream *stream = make_stream(transfer, peer, frame->key, frame->attempt,
-                                             frame->open.n_blocks, frame->open.n_tokens);
+    const struct stream_size size = {frame->open.n_blocks, frame->open.n_tokens,
+                                     frame->open.first_block};
+    struct recv_stream *stream = make_stream(transfer, peer, frame->key, frame->attempt, &size);
     stream->digests = (frame->flags & FRAME_FLAG_DIGEST) != 0;
     if (destination_open(&stream->destination, &shape) != SL_OK)
         SL_ASSERT(false); /* allocates only once promised */
@@ -352,12 +363,23 @@ static void open_unknown(struct transfer *transfer, struct peer *peer, const str
     (void)on_simple(transfer, stream, DESTINATION_ON_OPEN, 0);
 }
 
+/* Whether the other of Submit and open says what the first one said. */
+static bool size_agrees(const struct destination *destination, const struct stream_size *size)
+{
+    bool agrees =
+        destination->n_blocks == size->n_blocks && destination->n_tokens == size->n_tokens;
+    for (uint32_t c = 0; c < destination->n_classes; c++)
+        agrees = agrees && destination->classes[c].sent_from == size->first_block[c];
+    return agrees;
+}
+
 static bool open_agrees(const struct recv_stream *stream, const struct peer *peer,
                         const struct frame *frame)
 {
+    const struct stream_size size = {frame->open.n_blocks, frame->open.n_tokens,
+                                     frame->open.first_block};
     return stream->peer == peer && stream->attempt == frame->attempt &&
-           stream->destination.n_blocks == frame->open.n_blocks &&
-           stream->destination.n_tokens == frame->open.n_tokens;
+           size_agrees(&stream->destination, &size);
 }
 
 static void open_known(struct transfer *transfer, struct peer *peer, struct recv_stream *stream,
@@ -512,8 +534,10 @@ static void post(struct transfer *transfer, struct recv_stream *stream, const st
     meter_begin(transfer->meter, stream->peer->recv_link, transfer->now_us);
     *to_out = transfer_piece_address(transfer, piece, id);
     *op_out = op;
+    const struct transfer_block block = {piece->class_index, id};
     if (taken)
-        emit_block(transfer, stream->key, stream->attempt, TRANSFER_EVENT_TAKEN, piece->block, id);
+        emit_block(transfer, stream->key, stream->attempt, TRANSFER_EVENT_TAKEN, piece->block,
+                   &block);
 }
 
 static enum transfer_reason offer_to(struct transfer *transfer, struct recv_stream *stream,
@@ -618,9 +642,10 @@ void recv_completed(struct transfer *transfer, struct transfer_op *op, enum tran
     (void)destination_landed(&stream->destination, &done.piece, reason == 0, &complete);
     bool receiving = stream->destination.state == DESTINATION_LANDING ||
                      stream->destination.state == DESTINATION_HELD;
+    const struct transfer_block block = {done.piece.class_index, done.block_id};
     if (complete && receiving)
         emit_block(transfer, stream->key, stream->attempt, TRANSFER_EVENT_LANDED, done.piece.block,
-                   done.block_id);
+                   &block);
     struct destination_facts facts = destination_facts(&stream->destination);
     bool held_full = stream->destination.state == DESTINATION_HELD && facts.full;
     if (reason == 0 && held_full && !digest_agrees(transfer, stream))
@@ -651,10 +676,11 @@ static void expect_known(struct transfer *transfer, struct recv_stream *stream,
         transfer_refuse_key(transfer, command, stream->attempt);
         return;
     }
+    const struct stream_size size = {command->open.n_blocks, command->open.n_tokens,
+                                     command->open.first_block};
     bool agrees = stream->peer->incarnation == command->open.peer.incarnation &&
                   stream->attempt == command->open.attempt &&
-                  stream->destination.n_blocks == command->open.n_blocks &&
-                  stream->destination.n_tokens == command->open.n_tokens;
+                  size_agrees(&stream->destination, &size);
     stream->submitted = true;
     (void)on_simple(transfer, stream, agrees ? DESTINATION_ON_SUBMIT : DESTINATION_ON_SUBMIT_BAD,
                     TRANSFER_MISMATCH);
@@ -681,8 +707,10 @@ static void command_expect(struct transfer *transfer, const struct command *comm
         tell_unborn(transfer, command, TRANSFER_FULL);
         return;
     }
-    struct recv_stream *stream = make_stream(transfer, peer, command->key, command->open.attempt,
-                                             command->open.n_blocks, command->open.n_tokens);
+    const struct stream_size size = {command->open.n_blocks, command->open.n_tokens,
+                                     command->open.first_block};
+    struct recv_stream *stream =
+        make_stream(transfer, peer, command->key, command->open.attempt, &size);
     stream->submitted = true;
     (void)on_simple(transfer, stream, DESTINATION_ON_SUBMIT, 0);
 }
@@ -691,18 +719,18 @@ static void command_expect(struct transfer *transfer, const struct command *comm
 static void give_ids(struct transfer *transfer, struct recv_stream *stream,
                      const struct command *command)
 {
-    for (uint32_t i = 0; i < command->blocks.n_ids; i++) {
-        if (!destination_give(&stream->destination, command->blocks.ids[i]))
+    for (uint32_t i = 0; i < command->blocks.n; i++) {
+        if (!destination_give(&stream->destination, &command->blocks.list[i]))
             emit_block(transfer, stream->key, stream->attempt, TRANSFER_EVENT_BLOCK_BACK,
-                       DESTINATION_NO_BLOCK, command->blocks.ids[i]);
+                       DESTINATION_NO_BLOCK, &command->blocks.list[i]);
     }
 }
 
 static void return_ids(struct transfer *transfer, const struct command *command)
 {
-    for (uint32_t i = 0; i < command->blocks.n_ids; i++)
+    for (uint32_t i = 0; i < command->blocks.n; i++)
         emit_block(transfer, command->key, 0, TRANSFER_EVENT_BLOCK_BACK, DESTINATION_NO_BLOCK,
-                   command->blocks.ids[i]);
+                   &command->blocks.list[i]);
 }
 
 static void command_admit(struct transfer *transfer, struct recv_stream *stream,
@@ -713,7 +741,7 @@ static void command_admit(struct transfer *transfer, struct recv_stream *stream,
         return;
     }
     SL_ASSERT(stream->destination.state == DESTINATION_QUEUED);
-    if (destination_promise(&stream->destination, command->blocks.first_block) != SL_OK) {
+    if (destination_promise(&stream->destination, command->blocks.first_blocks) != SL_OK) {
         sl_warn("transfer_admit_failed", "key=%" PRIx64 " error=\"%s\"", stream->key, sl_error());
         return_ids(transfer, command);
         (void)on_simple(transfer, stream, DESTINATION_ON_DEADLINE, TRANSFER_FULL);

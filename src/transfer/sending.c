@@ -35,8 +35,8 @@ static void emit(struct transfer *transfer, const struct send_stream *stream,
                                    .key = stream->key,
                                    .attempt = stream->attempt,
                                    .reason = stream->reason,
-                                   .first_block = stream->source.first_block,
                                    .stats = stream->stats};
+    memcpy(event.first_block, stream->source.first_block, sizeof(event.first_block));
     transfer_emit(transfer, &event);
 }
 
@@ -67,6 +67,7 @@ static void send_open(struct transfer *transfer, struct send_stream *stream)
                  .transport = transfer->transport->ops->frame_bit},
     };
     memcpy(frame.open.prefix_hash, stream->prefix_hash, sizeof(stream->prefix_hash));
+    memcpy(frame.open.first_block, stream->source.first_block, sizeof(frame.open.first_block));
     stream->open_sent = peer_send(transfer, stream->peer, &frame);
 }
 
@@ -244,7 +245,7 @@ static bool offer_piece(struct transfer *transfer, struct send_stream *stream)
     struct piece piece;
     if (!source_take(&stream->source, &piece))
         return false;
-    uint32_t block_id = stream->blocks[piece.block];
+    uint32_t block_id = stream->blocks[piece.class_index][piece.block];
     void *bytes = transfer_piece_address(transfer, &piece, block_id);
     struct frame frame = {
         .type = FRAME_OFFER,
@@ -353,17 +354,6 @@ static void fail_unborn(struct transfer *transfer, const struct command *command
     transfer_emit(transfer, &event);
 }
 
-static bool blocks_exist(const struct transfer *transfer, const uint32_t *blocks, uint32_t n)
-{
-    for (uint32_t c = 0; c < transfer->args.n_classes; c++) {
-        for (uint32_t i = 0; i < n; i++) {
-            if (blocks[i] >= transfer->args.classes[c].n_blocks)
-                return false;
-        }
-    }
-    return true;
-}
-
 static void command_open(struct transfer *transfer, const struct command *command)
 {
     const struct send_stream *known = send_find(transfer, command->key);
@@ -379,9 +369,9 @@ static void command_open(struct transfer *transfer, const struct command *comman
         fail_unborn(transfer, command, TRANSFER_FULL);
         return;
     }
-    SL_ASSERT(blocks_exist(transfer, command->open.blocks, command->open.n_blocks));
     struct send_stream *stream = sl_zalloc(1, sizeof(*stream));
-    if (source_init(&stream->source, &transfer->shape, command->open.n_blocks) != SL_OK) {
+    if (source_init(&stream->source, &transfer->shape, command->open.n_blocks,
+                    command->open.first_block) != SL_OK) {
         sl_free(stream);
         fail_unborn(transfer, command, TRANSFER_FULL);
         return;
@@ -390,7 +380,7 @@ static void command_open(struct transfer *transfer, const struct command *comman
     stream->attempt = command->open.attempt;
     stream->n_tokens = command->open.n_tokens;
     stream->peer = peer;
-    stream->blocks = command->open.blocks;
+    memcpy(stream->blocks, command->open.blocks, sizeof(stream->blocks));
     memcpy(stream->prefix_hash, command->open.prefix_hash, sizeof(stream->prefix_hash));
     stream->state_since_us = transfer->now_us;
     stream->bound = peer->session == SESSION_CONNECTING || peer->session == SESSION_UP;
@@ -414,7 +404,7 @@ void send_command(struct transfer *transfer, const struct command *command)
         bool live = is_live(stream->source.state);
         if (live)
             source_final(&stream->source, command->ready.first_block, command->ready.end_block,
-                         command->ready.layer_end);
+                         command->ready.layer_ends);
         if (stream->source.state == SOURCE_OPEN || stream->source.state == SOURCE_SENDING)
             on_event(transfer, stream, SOURCE_ON_FINAL, 0);
     } else if (command->type == COMMAND_SEND_TOKEN) {

@@ -172,15 +172,22 @@ struct source_step source_next(enum source_state state, enum source_event event,
 
 /* ---- the record ---- */
 
-sl_status source_init(struct source *source, const struct shape *shape, uint32_t n_blocks)
+sl_status source_init(struct source *source, const struct shape *shape, uint32_t n_blocks,
+                      const uint32_t *first_blocks)
 {
     if (n_blocks == 0 || n_blocks > TRANSFER_STREAM_BLOCKS_MAX)
         return sl_fail(SL_INVALID, "stream of %u blocks; want 1..%d", n_blocks,
                        TRANSFER_STREAM_BLOCKS_MAX);
     *source = (struct source){.state = SOURCE_OPEN, .shape = *shape, .n_blocks = n_blocks};
-    source->layer_end = sl_try_zalloc(n_blocks, sizeof(*source->layer_end));
-    source->next_run =
-        sl_try_zalloc((size_t)n_blocks * shape->n_classes, sizeof(*source->next_run));
+    for (uint32_t c = 0; c < shape->n_classes; c++) {
+        if (first_blocks[c] > n_blocks)
+            return sl_fail(SL_INVALID, "stream of %u blocks sends class %u from block %u on",
+                           n_blocks, c, first_blocks[c]);
+        source->first_block[c] = first_blocks[c];
+    }
+    size_t n = (size_t)n_blocks * shape->n_classes;
+    source->layer_end = sl_try_zalloc(n, sizeof(*source->layer_end));
+    source->next_run = sl_try_zalloc(n, sizeof(*source->next_run));
     if (source->layer_end == NULL || source->next_run == NULL) {
         source_fini(source);
         return sl_fail(SL_NO_MEMORY, "stream of %u blocks", n_blocks);
@@ -196,15 +203,18 @@ void source_fini(struct source *source)
     source->next_run = NULL;
 }
 
-void source_final(struct source *source, uint32_t first, uint32_t end, uint32_t layer_end)
+void source_final(struct source *source, uint32_t first, uint32_t end, const uint32_t *layer_ends)
 {
+    const uint32_t n_classes = source->shape.n_classes;
     if (end > source->n_blocks)
         end = source->n_blocks;
-    if (layer_end > UINT16_MAX)
-        layer_end = UINT16_MAX;
     for (uint32_t block = first; block < end; block++) {
-        if (source->layer_end[block] < layer_end)
-            source->layer_end[block] = (uint16_t)layer_end;
+        for (uint32_t c = 0; c < n_classes; c++) {
+            uint16_t *at = &source->layer_end[(size_t)block * n_classes + c];
+            uint32_t layer_end = layer_ends[c] < UINT16_MAX ? layer_ends[c] : UINT16_MAX;
+            if (*at < layer_end)
+                *at = (uint16_t)layer_end;
+        }
     }
     if (first < end && first < source->scan)
         source->scan = first;
@@ -212,14 +222,28 @@ void source_final(struct source *source, uint32_t first, uint32_t end, uint32_t 
         source->ready_end = end;
 }
 
-bool source_want(struct source *source, uint32_t first_block, uint32_t credit)
+bool source_want(struct source *source, const uint32_t *first_blocks, uint32_t credit)
 {
-    if (first_block > source->n_blocks || credit < first_block || credit > source->n_blocks)
+    const struct shape *shape = &source->shape;
+    uint32_t lowest = source->n_blocks, n_pieces = 0;
+    for (uint32_t c = 0; c < TRANSFER_CLASSES_MAX; c++) {
+        if (c >= shape->n_classes && first_blocks[c] != 0)
+            return false;
+        if (c >= shape->n_classes)
+            continue;
+        if (first_blocks[c] < source->first_block[c] || first_blocks[c] > source->n_blocks)
+            return false;
+        if (first_blocks[c] < lowest)
+            lowest = first_blocks[c];
+        n_pieces += (source->n_blocks - first_blocks[c]) * shape->classes[c].n_runs;
+    }
+    if (credit < lowest || credit > source->n_blocks)
         return false;
-    source->first_block = first_block;
+    for (uint32_t c = 0; c < shape->n_classes; c++)
+        source->first_block[c] = first_blocks[c];
     source->credit = credit;
-    source->scan = first_block;
-    source->n_pieces = (source->n_blocks - first_block) * source->shape.pieces_per_block;
+    source->scan = lowest;
+    source->n_pieces = n_pieces;
     source->wanted = true;
     return true;
 }
@@ -238,11 +262,12 @@ static bool next_in_block(const struct source *source, uint32_t block, struct pi
 {
     const struct shape *shape = &source->shape;
     for (uint32_t c = 0; c < shape->n_classes; c++) {
-        uint32_t run = source->next_run[(size_t)block * shape->n_classes + c];
-        if (run == shape->classes[c].n_runs)
+        size_t at = (size_t)block * shape->n_classes + c;
+        uint32_t run = source->next_run[at];
+        if (block < source->first_block[c] || run == shape->classes[c].n_runs)
             continue;
         shape_run(shape, block, c, run, piece_out);
-        if (piece_out->first_layer + piece_out->n_layers <= source->layer_end[block])
+        if (piece_out->first_layer + piece_out->n_layers <= source->layer_end[at])
             return true;
     }
     return false;
@@ -253,7 +278,7 @@ static bool find(struct source *source, struct piece *piece_out)
     if (!source->wanted)
         return false;
     uint32_t end = source->credit < source->ready_end ? source->credit : source->ready_end;
-    uint32_t block = source->scan > source->first_block ? source->scan : source->first_block;
+    uint32_t block = source->scan;
     for (; block < end; block++) {
         if (next_in_block(source, block, piece_out))
             break;

@@ -66,24 +66,27 @@ struct source {
     enum source_state state;
     struct shape shape;
     uint32_t n_blocks;
-    uint32_t first_block; /* that the destination lacks; valid once wanted */
-    uint32_t credit;      /* blocks below may be offered */
+    /* Of each class: the first block that it sends; once wanted, the first that the destination lacks. */
+    uint32_t first_block[TRANSFER_CLASSES_MAX];
+    uint32_t credit; /* blocks below may be offered */
     bool wanted, token_known;
-    uint16_t *layer_end; /* [n_blocks] layers below are final in memory */
+    uint16_t *layer_end; /* [n_blocks][n_classes] layers below are final in memory */
     uint16_t *next_run;  /* [n_blocks][n_classes] runs offered so far */
     uint32_t ready_end;  /* blocks below may have final layers */
     uint32_t scan;       /* no block below has a piece that may be offered now */
     uint32_t n_offered, n_sent, n_outstanding, n_pieces; /* n_pieces: valid once wanted */
 };
 
-/* SL_INVALID n_blocks outside 1..TRANSFER_STREAM_BLOCKS_MAX; SL_NO_MEMORY. */
-sl_status source_init(struct source *source, const struct shape *shape,
-                      uint32_t n_blocks) SL_MUST_USE;
+/* first_blocks [n_classes]. SL_INVALID n_blocks outside 1..TRANSFER_STREAM_BLOCKS_MAX, or a first block
+ * beyond; SL_NO_MEMORY. */
+sl_status source_init(struct source *source, const struct shape *shape, uint32_t n_blocks,
+                      const uint32_t *first_blocks) SL_MUST_USE;
 void source_fini(struct source *source);
-/* Layers [0, layer_end) of blocks [first, end) are final; parts outside the stream are ignored. */
-void source_final(struct source *source, uint32_t first, uint32_t end, uint32_t layer_end);
-/* False if first block or credit lie outside the stream (the peer misbehaves; nothing changes). */
-bool source_want(struct source *source, uint32_t first_block, uint32_t credit);
+/* Layers [0, layer_ends[class]) of blocks [first, end) are final; parts outside the stream are ignored. */
+void source_final(struct source *source, uint32_t first, uint32_t end, const uint32_t *layer_ends);
+/* first_blocks [TRANSFER_CLASSES_MAX]. False if one of them or the credit lie outside the stream (the
+ * peer misbehaves; nothing changes). */
+bool source_want(struct source *source, const uint32_t *first_blocks, uint32_t credit);
 /* The same for a grant; a lower credit than before is stale and changes nothing. */
 bool source_grant(struct source *source, uint32_t credit);
 /* The next piece that is final and has credit, lowest block first; false if there is none. The

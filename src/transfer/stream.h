@@ -14,7 +14,7 @@ struct send_stream {
     uint64_t key;
     uint32_t attempt, n_tokens;
     struct peer *peer;
-    const uint32_t *blocks; /* the scheduler's, pinned */
+    const uint32_t *blocks[TRANSFER_CLASSES_MAX]; /* the scheduler's; what is ready is pinned */
     uint8_t prefix_hash[12];
     bool bound;     /* to the session its peer has now: lost with it */
     bool open_sent; /* in that session */

@@ -580,7 +580,7 @@ static sl_status copy_peer(const struct transfer_peer *peer, struct command_peer
 }
 
 static sl_status check_stream(const struct transfer *transfer, uint64_t key, uint32_t n_blocks,
-                              uint32_t n_tokens)
+                              uint32_t n_tokens, const uint32_t *first_block)
 {
     if (key == 0)
         return sl_fail(SL_INVALID, "stream key 0");
@@ -589,6 +589,11 @@ static sl_status check_stream(const struct transfer *transfer, uint64_t key, uin
         (n_tokens - 1) / tokens + 1 != n_blocks)
         return sl_fail(SL_INVALID, "stream of %u blocks for %u tokens of %u a block; at most %d",
                        n_blocks, n_tokens, tokens, TRANSFER_STREAM_BLOCKS_MAX);
+    for (uint32_t c = 0; c < transfer->args.n_classes; c++) {
+        if (first_block[c] > n_blocks)
+            return sl_fail(SL_INVALID, "stream of %u blocks sends class %u from block %u on",
+                           n_blocks, c, first_block[c]);
+    }
     return SL_OK;
 }
 
@@ -602,7 +607,8 @@ static sl_status push_open(struct transfer *transfer, struct command *command)
 
 sl_status transfer_send_open(struct transfer *transfer, const struct transfer_send_args *args)
 {
-    sl_status status = check_stream(transfer, args->key, args->n_blocks, args->n_tokens);
+    sl_status status =
+        check_stream(transfer, args->key, args->n_blocks, args->n_tokens, args->first_block);
     if (status != SL_OK)
         return status;
     struct command command = {.type = COMMAND_SEND_OPEN, .key = args->key};
@@ -612,18 +618,19 @@ sl_status transfer_send_open(struct transfer *transfer, const struct transfer_se
     command.open.attempt = args->attempt;
     command.open.n_blocks = args->n_blocks;
     command.open.n_tokens = args->n_tokens;
-    command.open.blocks = args->blocks;
+    memcpy(command.open.first_block, args->first_block, sizeof(args->first_block));
+    memcpy(command.open.blocks, args->blocks, sizeof(args->blocks));
     memcpy(command.open.prefix_hash, args->prefix_hash, sizeof(args->prefix_hash));
     return push_open(transfer, &command);
 }
 
 sl_status transfer_send_ready(struct transfer *transfer, uint64_t key, uint32_t first_block,
-                              uint32_t end_block, uint32_t layer_end)
+                              uint32_t end_block, const uint32_t *layer_ends)
 {
-    struct command command = {
-        .type = COMMAND_SEND_READY,
-        .key = key,
-        .ready = {.first_block = first_block, .end_block = end_block, .layer_end = layer_end}};
+    struct command command = {.type = COMMAND_SEND_READY,
+                              .key = key,
+                              .ready = {.first_block = first_block, .end_block = end_block}};
+    memcpy(command.ready.layer_ends, layer_ends, transfer->args.n_classes * sizeof(*layer_ends));
     return push_command(transfer, &command);
 }
 
@@ -655,7 +662,8 @@ sl_status transfer_send_cancel(struct transfer *transfer, uint64_t key, enum tra
 
 sl_status transfer_recv_expect(struct transfer *transfer, const struct transfer_recv_args *args)
 {
-    sl_status status = check_stream(transfer, args->key, args->n_blocks, args->n_tokens);
+    sl_status status =
+        check_stream(transfer, args->key, args->n_blocks, args->n_tokens, args->first_block);
     if (status != SL_OK)
         return status;
     struct command command = {.type = COMMAND_RECV_EXPECT, .key = args->key};
@@ -665,39 +673,48 @@ sl_status transfer_recv_expect(struct transfer *transfer, const struct transfer_
     command.open.attempt = args->attempt;
     command.open.n_blocks = args->n_blocks;
     command.open.n_tokens = args->n_tokens;
+    memcpy(command.open.first_block, args->first_block, sizeof(args->first_block));
     return push_open(transfer, &command);
 }
 
-static sl_status push_blocks(struct transfer *transfer, enum command_type type, uint64_t key,
-                             uint32_t first_block, const uint32_t *ids, uint32_t n_ids)
+/* Checks blocks of the scheduler's and copies them into a command. */
+static sl_status copy_blocks(const struct transfer *transfer, const struct transfer_block *blocks,
+                             uint32_t n_blocks, struct command *command)
 {
-    if (n_ids > TRANSFER_RING_BLOCKS_MAX)
-        return sl_fail(SL_INVALID, "%u block ids at once; at most %d", n_ids,
+    if (n_blocks > TRANSFER_RING_BLOCKS_MAX)
+        return sl_fail(SL_INVALID, "%u block ids at once; at most %d", n_blocks,
                        TRANSFER_RING_BLOCKS_MAX);
-    for (uint32_t i = 0; i < n_ids; i++) {
-        for (uint32_t c = 0; c < transfer->args.n_classes; c++) {
-            if (ids[i] >= transfer->args.classes[c].n_blocks)
-                return sl_fail(SL_INVALID, "block id %u of %u", ids[i],
-                               transfer->args.classes[c].n_blocks);
-        }
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        uint32_t c = blocks[i].class_index;
+        if (c >= transfer->args.n_classes)
+            return sl_fail(SL_INVALID, "block of class %u of %u", c, transfer->args.n_classes);
+        if (blocks[i].id >= transfer->args.classes[c].n_blocks)
+            return sl_fail(SL_INVALID, "block id %u of %u", blocks[i].id,
+                           transfer->args.classes[c].n_blocks);
+        command->blocks.list[i] = blocks[i];
     }
-    struct command command = {
-        .type = type, .key = key, .blocks = {.first_block = first_block, .n_ids = n_ids}};
-    if (n_ids > 0)
-        memcpy(command.blocks.ids, ids, n_ids * sizeof(*ids));
+    command->blocks.n = n_blocks;
+    return SL_OK;
+}
+
+sl_status transfer_recv_admit(struct transfer *transfer, uint64_t key, const uint32_t *first_blocks,
+                              const struct transfer_block *blocks, uint32_t n_blocks)
+{
+    struct command command = {.type = COMMAND_RECV_ADMIT, .key = key};
+    sl_status status = copy_blocks(transfer, blocks, n_blocks, &command);
+    if (status != SL_OK)
+        return status;
+    memcpy(command.blocks.first_blocks, first_blocks,
+           transfer->args.n_classes * sizeof(*first_blocks));
     return push_command(transfer, &command);
 }
 
-sl_status transfer_recv_admit(struct transfer *transfer, uint64_t key, uint32_t first_block,
-                              const uint32_t *ids, uint32_t n_ids)
+sl_status transfer_recv_refill(struct transfer *transfer, uint64_t key,
+                               const struct transfer_block *blocks, uint32_t n_blocks)
 {
-    return push_blocks(transfer, COMMAND_RECV_ADMIT, key, first_block, ids, n_ids);
-}
-
-sl_status transfer_recv_refill(struct transfer *transfer, uint64_t key, const uint32_t *ids,
-                               uint32_t n_ids)
-{
-    return push_blocks(transfer, COMMAND_RECV_REFILL, key, 0, ids, n_ids);
+    struct command command = {.type = COMMAND_RECV_REFILL, .key = key};
+    sl_status status = copy_blocks(transfer, blocks, n_blocks, &command);
+    return status == SL_OK ? push_command(transfer, &command) : status;
 }
 
 sl_status transfer_recv_cancel(struct transfer *transfer, uint64_t key, enum transfer_reason reason)

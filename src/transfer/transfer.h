@@ -99,25 +99,36 @@ struct transfer_peer {
     size_t address_bytes;
 };
 
+/* Of a stream's blocks 0..n_blocks-1 a class sends those from first_block[class] on: what lies before
+ * is outside its window, and nobody will read it again. Both ends say the same. */
 struct transfer_send_args {
     uint64_t key;
     uint32_t attempt;
     struct transfer_peer peer;
-    uint32_t n_blocks; /* of class 0's numbering; all of the prompt, the partial one too */
+    uint32_t n_blocks; /* all of the prompt, the partial one too */
     uint32_t n_tokens;
-    uint8_t prefix_hash[12]; /* of the last full block */
-    const uint32_t *blocks;  /* [n_blocks] ids; borrowed until SEND_ENDED; pinned by the caller */
+    uint32_t first_block[TRANSFER_CLASSES_MAX]; /* 0..n_blocks */
+    uint8_t prefix_hash[12];                    /* of the last full block */
+    /* [n_blocks] ids of each class; borrowed until SEND_ENDED. An entry is read once its block was told
+     * to be ready, and from then on pinned by the caller. */
+    const uint32_t *blocks[TRANSFER_CLASSES_MAX];
 };
 
 struct transfer_recv_args {
     uint64_t key;
     uint32_t attempt;
-    struct transfer_peer peer;   /* the source */
-    uint32_t n_blocks, n_tokens; /* what open must say */
+    struct transfer_peer peer;                  /* the source */
+    uint32_t n_blocks, n_tokens;                /* what open must say … */
+    uint32_t first_block[TRANSFER_CLASSES_MAX]; /* … of each class */
+};
+
+/* A block that the scheduler gives to a stream. */
+struct transfer_block {
+    uint32_t class_index, id;
 };
 
 enum transfer_event_type {
-    TRANSFER_EVENT_WANTED,     /* source: destination admitted; first_block is the first it lacks */
+    TRANSFER_EVENT_WANTED,     /* source: destination admitted; first_block: the first it lacks */
     TRANSFER_EVENT_SENT,       /* source: a send completed; block_index. May be left out */
     TRANSFER_EVENT_ACKED,      /* source: destination runs; stats */
     TRANSFER_EVENT_SEND_ENDED, /* source: nothing outstanding; blocks may go; stats */
@@ -143,8 +154,8 @@ struct transfer_event {
     uint64_t key;
     uint32_t attempt;
     enum transfer_reason reason;
-    uint32_t first_block;
-    uint32_t block_index, block_id;
+    uint32_t first_block[TRANSFER_CLASSES_MAX]; /* of each class */
+    uint32_t class_index, block_index, block_id;
     uint32_t token, token_index;
     bool eos;
     struct transfer_stats stats;
@@ -166,9 +177,9 @@ void transfer_set_step(struct transfer *transfer, uint64_t step);
 /* Source. All are SL_AGAIN when the command ring is full (retry at the next tick). */
 sl_status transfer_send_open(struct transfer *transfer,
                              const struct transfer_send_args *args) SL_MUST_USE;
-/* Layers [0, layer_end) of the blocks [first_block, end_block) are final in memory (all classes). */
+/* Layers [0, layer_ends[class]) of the blocks [first_block, end_block) are final in memory. */
 sl_status transfer_send_ready(struct transfer *transfer, uint64_t key, uint32_t first_block,
-                              uint32_t end_block, uint32_t layer_end) SL_MUST_USE;
+                              uint32_t end_block, const uint32_t *layer_ends) SL_MUST_USE;
 /* The first token is sampled: seal when every send has completed. compute_end_us: sl_now_us() of the
  * stream's last compute. */
 sl_status transfer_send_token(struct transfer *transfer, uint64_t key, uint32_t token,
@@ -179,14 +190,16 @@ sl_status transfer_send_cancel(struct transfer *transfer, uint64_t key,
 /* Destination. */
 sl_status transfer_recv_expect(struct transfer *transfer,
                                const struct transfer_recv_args *args) SL_MUST_USE;
-/* The whole request is promised: blocks [first_block, n_blocks) are wanted. ids: the first blocks of
- * the ring (at most TRANSFER_RING_BLOCKS_MAX), more by refill as TAKEN events come (not LANDED: when
- * layers leave one by one, many blocks are on the way at once). Ids beyond the ring or beyond what
- * the stream lacks come back as BLOCK_BACK. One id names the same block in every class. */
-sl_status transfer_recv_admit(struct transfer *transfer, uint64_t key, uint32_t first_block,
-                              const uint32_t *ids, uint32_t n_ids) SL_MUST_USE;
-sl_status transfer_recv_refill(struct transfer *transfer, uint64_t key, const uint32_t *ids,
-                               uint32_t n_ids) SL_MUST_USE;
+/* The whole request is promised: of each class the blocks [first_blocks[class], n_blocks) are wanted.
+ * blocks: the first ones of the ring (at most TRANSFER_RING_BLOCKS_MAX), lowest block index first and
+ * for each index its classes, since the source may offer an index once every class that lacks it was
+ * given one; more by refill as TAKEN events come (not LANDED: when layers leave one by one, many blocks
+ * are on the way at once). Those beyond the ring or beyond what the stream lacks come back as
+ * BLOCK_BACK. */
+sl_status transfer_recv_admit(struct transfer *transfer, uint64_t key, const uint32_t *first_blocks,
+                              const struct transfer_block *blocks, uint32_t n_blocks) SL_MUST_USE;
+sl_status transfer_recv_refill(struct transfer *transfer, uint64_t key,
+                               const struct transfer_block *blocks, uint32_t n_blocks) SL_MUST_USE;
 sl_status transfer_recv_cancel(struct transfer *transfer, uint64_t key,
                                enum transfer_reason reason) SL_MUST_USE;
 

@@ -9,13 +9,15 @@
  * becomes free is left to it (policy.c). A request that was preempted is not overtaken at all.
  *
  * A request is admitted as a whole: references on the blocks the cache has for it, a promise for all
- * it lacks, and some for growth. A source takes its blocks at once, since its stream names them all;
- * others take them when tokens come. What is admitted can finish its prompt whatever happens; only
- * growth can fail later, and then the youngest goes back (step.c) to the head of the queue.
+ * it lacks, and some for growth; of a class with a window, for as many as are held at once (blocks.c).
+ * A source takes those of the other classes at once; others take them when tokens come. What is
+ * admitted can finish its prompt whatever happens; only growth can fail later, and then the youngest
+ * goes back (step.c) to the head of the queue.
  *
  * A destination has its stream expected before it is admitted, so that an `open` that is faster than
  * the promise is known, and the source learns of a refusal from the transfer layer. It counts every
- * full block that it holds: it computes nothing, so the limit of a hit does not apply.
+ * full block that it holds, each class for itself: it computes nothing, so the limit of a hit does not
+ * apply.
  *
  * A new attempt of a known request ends the old one first: the coordinator says Cancel before, but
  * its message may have been meant for an incarnation that is gone. */
@@ -32,13 +34,22 @@ static void refuse(struct worker *worker, const Sluice__Submit *submit, Sluice__
     report_refused(worker, submit->request, submit->attempt, reason, text);
 }
 
-/* Blocks that the request needs in all. */
-static uint32_t blocks_needed(const struct worker *worker, const Sluice__Submit *submit)
+/* A request that no pool state admits is refused at once. */
+static Sluice__Reason check_size(const struct worker *worker, const Sluice__Submit *submit,
+                                 char *text, size_t bytes)
 {
     uint32_t tokens = submit->prompt_tokens + submit->max_tokens - 1;
     if (submit->mode == SLUICE__MODE__MODE_PREFILL)
         tokens = submit->total_tokens;
-    return kv_blocks_of(&worker->info->geometry, tokens);
+    for (uint32_t c = 0; c < worker->n_classes; c++) {
+        uint32_t n_blocks = blocks_most(worker, c, tokens);
+        if (n_blocks <= worker->info->n_blocks[c])
+            continue;
+        (void)snprintf(text, bytes, "needs %u blocks of KV class %u; its pool has %u", n_blocks, c,
+                       worker->info->n_blocks[c]);
+        return SLUICE__REASON__REASON_TOO_LARGE;
+    }
+    return SLUICE__REASON__REASON_NONE;
 }
 
 /* SLUICE__REASON__REASON_NONE, or why not, with the sentence in text. */
@@ -87,12 +98,7 @@ static Sluice__Reason check_numbers(struct worker *worker, const Sluice__Submit 
                        MODEL_STOP_IDS_MAX, MODEL_LOGPROBS_MAX);
         return SLUICE__REASON__REASON_INVALID;
     }
-    if (blocks_needed(worker, submit) > worker->args.n_blocks) {
-        (void)snprintf(text, bytes, "needs %u blocks; the pool has %u",
-                       blocks_needed(worker, submit), worker->args.n_blocks);
-        return SLUICE__REASON__REASON_TOO_LARGE;
-    }
-    return SLUICE__REASON__REASON_NONE;
+    return check_size(worker, submit, text, bytes);
 }
 
 static bool has_stream(Sluice__Mode mode)
@@ -222,47 +228,17 @@ void admission_part(struct worker *worker, const Sluice__SubmitPart *part)
         assembled(worker, request);
 }
 
-static bool lands(const struct worker_request *request)
-{
-    return request->mode == SLUICE__MODE__MODE_DECODE && !request->restarted;
-}
-
 static bool room_for_one(const struct worker *worker, const struct worker_request *request)
 {
     const struct worker_args *args = &worker->args;
     uint32_t n_active = worker->lists[REQUEST_ACTIVE].n;
-    if (lands(request)) /* most of them wait for their prompt to be computed elsewhere */
+    if (blocks_land(request)) /* most of them wait for their prompt to be computed elsewhere */
         return n_active + worker->lists[REQUEST_LANDING].n < 2 * args->seqs_max;
     if (request->mode == SLUICE__MODE__MODE_PREFILL &&
         (uint64_t)worker->held_blocks * 100 >
-            (uint64_t)args->limits.held_percent * worker->args.n_blocks)
+            (uint64_t)args->limits.held_percent * worker->info->n_blocks[0])
         return false;
     return n_active < args->seqs_max;
-}
-
-/* References and promises for the whole request; false when they do not fit now. */
-static bool promise(struct worker *worker, struct worker_request *request)
-{
-    uint32_t n_blocks = kv_blocks_of(&worker->info->geometry, request->n_tokens);
-    uint32_t n_hits =
-        lands(request) ? request->n_hashes : (request->n_tokens - 1) / worker->block_tokens;
-    if (n_hits > request->n_hashes)
-        n_hits = request->n_hashes;
-    if (request_scores(request) && !lands(request))
-        n_hits = 0;
-    n_hits = kv_prefix_cache_match(worker->cache, request->hashes, n_hits, worker->hits);
-    uint32_t growth = request->table.n_max - n_blocks;
-    if (growth > worker->args.limits.growth_blocks)
-        growth = worker->args.limits.growth_blocks;
-    uint32_t n_lacking = n_blocks - n_hits + growth;
-    if (!kv_pool_admit(worker->pool, worker->hits, n_hits, n_lacking))
-        return false;
-    request->promised = n_lacking;
-    for (uint32_t i = 0; i < n_hits; i++)
-        kv_block_table_append(&request->table, worker->hits[i]);
-    request->n_inserted = n_hits;
-    request->n_computed = n_hits * worker->block_tokens;
-    return true;
 }
 
 static void note_admitted(struct worker *worker, struct worker_request *request)
@@ -284,7 +260,7 @@ static void begin(struct worker *worker, struct worker_request *request)
 {
     if (!request->admitted)
         note_admitted(worker, request);
-    if (lands(request)) {
+    if (blocks_land(request)) {
         request_move(worker, request, REQUEST_LANDING);
         receiver_admit(worker, request);
         return;
@@ -292,10 +268,7 @@ static void begin(struct worker *worker, struct worker_request *request)
     request_move(worker, request, REQUEST_ACTIVE);
     if (request->mode != SLUICE__MODE__MODE_PREFILL)
         return;
-    while (request->promised > 0) {
-        kv_block_table_append(&request->table, kv_pool_take_promised(worker->pool));
-        request->promised--;
-    }
+    blocks_take_all(worker, request);
     sender_progress(worker, request);
 }
 
@@ -313,7 +286,7 @@ bool admission_run(struct worker *worker)
     struct worker_request *next;
     for (struct worker_request *r = worker->lists[REQUEST_WAITING].head; r != NULL; r = next) {
         next = r->next;
-        if (room_for_one(worker, r) && promise(worker, r)) {
+        if (room_for_one(worker, r) && blocks_promise(worker, r)) {
             sl_metric_add(worker->metrics.overtakes, line.n_missed > 0 ? 1 : 0);
             begin(worker, r);
             some = true;

@@ -6,7 +6,7 @@
 #include "base/arena.h"
 #include "base/ring.h"
 #include "kv/block_table.h"
-#include "kv/prefix_cache.h"
+#include "kv/hit.h"
 #include "worker/map.h"
 #include "worker/worker.h"
 
@@ -40,6 +40,14 @@ enum request_state {
 
 struct worker_request;
 
+/* A stream's blocks of one class at the destination. */
+struct worker_landing {
+    uint32_t first_block; /* the first it lacks */
+    kv_block_id *given;   /* [n_given] ids that the transfer layer has, any order */
+    uint32_t n_given;
+    kv_block_id *landed; /* [n_blocks] by block index */
+};
+
 /* One stream of a request, at the source or the destination. Lives in the request's arena. */
 struct worker_stream {
     struct worker_stream *next; /* of the same request */
@@ -60,14 +68,21 @@ struct worker_stream {
     bool token_told;
     /* destination */
     bool admit_told;
-    uint32_t first_block; /* the first it lacks */
-    kv_block_id *given;   /* [n_given] ids that the transfer layer has, any order */
-    uint32_t n_given;
-    uint32_t n_wanted; /* blocks not yet given */
-    kv_block_id
+    struct worker_landing landing[KV_CLASSES_MAX];
+    uint32_t next_block, next_class; /* the next that may be lacking and was not given */
+    struct transfer_block
         pending[TRANSFER_RING_BLOCKS_MAX]; /* taken, to be told: the command ring was full */
     uint32_t n_pending;
-    kv_block_id *landed; /* [n_blocks] by block index */
+};
+
+/* The blocks of a request in one KV class: blocks.c. */
+struct request_class {
+    struct kv_block_table table;
+    kv_block_id *shadows; /* [n_max]: the cache's block where ours is a duplicate, or none */
+    uint32_t n_inserted;  /* leading blocks that the cache was given; without a window: whose entry
+                             we reference */
+    bool insert_off;
+    uint32_t promised; /* blocks promised and not taken */
 };
 
 struct worker_request {
@@ -96,14 +111,11 @@ struct worker_request {
     uint32_t
         n_stops; /* the first of sampling.stop_ids end the request, the others are only masked */
 
-    struct kv_block_table table;
-    kv_block_id *shadows; /* [n_max]: the cache's block where ours is a duplicate, or none */
+    struct request_class classes[KV_CLASSES_MAX];
+    uint32_t blocks_max; /* of every class's table */
     struct kv_hash root;
-    struct kv_hash *hashes; /* [n_max], the first n_hashes are computed */
+    struct kv_hash *hashes; /* [blocks_max], the first n_hashes are computed */
     uint32_t n_hashes;
-    uint32_t n_inserted; /* leading blocks whose cache entry we reference */
-    bool insert_off;
-    uint32_t promised; /* blocks promised and not taken */
 
     uint32_t n_computed;   /* tokens whose KV is in the blocks */
     uint32_t n_running;    /* tokens in the batch that runs; 0: none */
@@ -159,7 +171,8 @@ struct worker_metrics {
     struct sl_metric *computed, *local_hit, *fetched, *generated;
     struct sl_metric *queries, *hits, *preemptions, *overtakes;
     struct sl_metric *running, *waiting, *usage, *promised;
-    struct sl_metric *blocks[KV_BLOCK_QUARANTINED];
+    struct sl_metric *blocks[KV_BLOCK_QUARANTINED];        /* of class 0 */
+    struct sl_metric *window_blocks[KV_BLOCK_QUARANTINED]; /* of the others; NULL: none */
     struct sl_metric *rejected[WORKER_REASONS];
     struct sl_metric *stream_failures[WORKER_REASONS];
     struct sl_metric *queue_seconds, *lost_messages;
@@ -169,16 +182,17 @@ struct worker {
     struct worker_args args;
     const struct model_info *info;
     uint32_t block_tokens;
-    struct kv_pool *pool;
-    struct kv_prefix_cache *cache;
-    struct worker_map *by_id;  /* requests that are not ENDING */
-    struct worker_map *by_key; /* streams that are not dead */
+    uint32_t n_classes; /* KV classes; of each of them: */
+    struct kv_pool *pools[KV_CLASSES_MAX];
+    struct kv_prefix_cache *caches[KV_CLASSES_MAX];
+    kv_block_id *hits[KV_CLASSES_MAX];          /* [blocks of a context], scratch of admission */
+    uint32_t *landing_position[KV_CLASSES_MAX]; /* of a given block: its place in landing.given */
+    struct worker_map *by_id;                   /* requests that are not ENDING */
+    struct worker_map *by_key;                  /* streams that are not dead */
     struct request_list lists[REQUEST_STATE_COUNT];
     uint32_t n_requests;
-    uint32_t held_blocks;
+    uint32_t held_blocks; /* of class 0 */
     uint64_t next_order;
-    kv_block_id *hits;          /* [n_blocks], scratch of admission */
-    uint32_t *landing_position; /* [n_blocks] of a given block: its place in stream->given */
 
     struct worker_batch batch;
     bool commands_blocked; /* some transfer command was SL_AGAIN: flush all streams */

@@ -21,7 +21,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
-#include "kv/geometry.h"
+#include "kv/hash.h"
 #include "serve/admin.h"
 #include "serve/join.h"
 #include "serve/serve.h"
@@ -37,7 +37,7 @@
 #define DROP_GRACE_US  (2 * SL_SECOND_US)
 #define HUNG_US        (10 * SL_SECOND_US) /* /health: a step loop without a beat for so long */
 #define STEP_HUNG_US   (60 * SL_SECOND_US) /* /health: a batch without any progress */
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2                   /* 1: the words of one class as they were */
 
 struct node {
     struct serve_worker_config config;
@@ -101,7 +101,8 @@ static void on_hello(void *arg, Sluice__Hello *hello)
     hello->n_eos_ids = info->n_eos_ids;
     hello->eos_ids = (uint32_t *)(uintptr_t)info->eos_ids;
     hello->block_tokens = info->geometry.block_tokens;
-    hello->block_bytes = kv_block_bytes(&info->geometry, 0);
+    for (uint32_t c = 0; c < info->geometry.n_classes; c++)
+        hello->block_bytes += kv_block_bytes(&info->geometry, c);
     hello->blocks_total = (uint32_t)node->config.kv_blocks;
     hello->seqs_max = (uint32_t)node->config.max_seqs;
     hello->chunk_tokens = (uint32_t)node->config.chunk_tokens;
@@ -347,16 +348,19 @@ static sl_status load(struct node *node)
  * heads, plain tiles, this geometry. */
 static void set_layout(struct node *node, const struct kv_geometry *geometry)
 {
-    const struct kv_class *class = &geometry->classes[0];
-    uint32_t words[4] = {
-        LAYOUT_VERSION | geometry->block_tokens << 8 | class->tile_format << 16 |
-            class->element << 24,
-        class->n_layers | class->n_kv_heads << 16,
-        class->k_dim | class->v_dim << 16,
-        class->scale_bytes | class->window << 8,
-    };
-    for (size_t i = 0; i < sizeof(words); i++)
-        node->layout[i] = (uint8_t)(words[i / 4] >> (8 * (i % 4)));
+    const struct kv_hash root = {{LAYOUT_VERSION}};
+    uint32_t words[2 + 8 * KV_CLASSES_MAX] = {geometry->block_tokens, geometry->n_classes};
+    uint32_t n = 2;
+    for (uint32_t c = 0; c < geometry->n_classes; c++) {
+        const struct kv_class *class = &geometry->classes[c];
+        const uint32_t fields[8] = {class->n_layers,    class->n_kv_heads, class->k_dim,
+                                    class->v_dim,       class->element,    class->window,
+                                    class->scale_bytes, class->tile_format};
+        memcpy(words + n, fields, sizeof(fields));
+        n += 8;
+    }
+    struct kv_hash hash = kv_hash_block(&root, words, n);
+    memcpy(node->layout, hash.bytes, sizeof(node->layout));
 }
 
 static sl_status start_transfer(struct node *node)
@@ -368,11 +372,7 @@ static sl_status start_transfer(struct node *node)
         .node_id = node->config.id,
         .incarnation = node->incarnation,
         .block_tokens = info->geometry.block_tokens,
-        .n_classes = 1,
-        .classes = {{.pool = model_engine_kv(node->engine, 0),
-                     .n_blocks = (uint32_t)node->config.kv_blocks,
-                     .n_layers = info->geometry.classes[0].n_layers,
-                     .layer_bytes = kv_layer_bytes(&info->geometry, 0)}},
+        .n_classes = info->geometry.n_classes,
         .layers_per_piece = info->layers_per_group,
         .verify = node->config.transfer_verify,
         .bind = node->config.bind,
@@ -380,6 +380,13 @@ static sl_status start_transfer(struct node *node)
         .notify = wake_up,
         .notify_arg = &node->wake,
     };
+    for (uint32_t c = 0; c < args.n_classes; c++)
+        args.classes[c] = (struct transfer_class){
+            .pool = model_engine_kv(node->engine, c),
+            .n_blocks = info->n_blocks[c],
+            .n_layers = info->geometry.classes[c].n_layers,
+            .layer_bytes = kv_layer_bytes(&info->geometry, c),
+        };
     memcpy(args.identity, info->identity, sizeof(args.identity));
     memcpy(args.layout, node->layout, sizeof(args.layout));
     transfer_limits_default(&args.limits);
@@ -411,7 +418,6 @@ static sl_status start_worker(struct node *node)
         .transfer = node->transfer,
         .metrics = node->metrics,
         .wake = &node->wake,
-        .n_blocks = (uint32_t)node->config.kv_blocks,
         .chunk_tokens = (uint32_t)node->config.chunk_tokens,
         .seqs_max = (uint32_t)node->config.max_seqs,
         .send = on_send,

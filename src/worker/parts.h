@@ -15,9 +15,6 @@ bool request_scores(const struct worker_request *request);
 void request_requeue(struct worker *worker, struct worker_request *request);
 /* Hashes of all full blocks of the tokens that are known. */
 void request_hash(struct worker *worker, struct worker_request *request);
-/* Puts full computed blocks into the prefix cache. */
-void request_insert(struct worker *worker, struct worker_request *request);
-void request_release_blocks(struct worker *worker, struct worker_request *request);
 /* Over: streams are cancelled with `why`, it leaves the tables, and goes when nothing names its
  * blocks any more. May free the request. */
 void request_end(struct worker *worker, struct worker_request *request, enum transfer_reason why);
@@ -25,6 +22,27 @@ void request_end(struct worker *worker, struct worker_request *request, enum tra
 void request_settle(struct worker *worker, struct worker_request *request);
 /* Frees everything, whatever names it; for worker_destroy. */
 void request_discard_all(struct worker *worker);
+
+/* blocks.c: of every KV class */
+/* Its blocks come from a stream. */
+bool blocks_land(const struct worker_request *request);
+/* The most blocks of class c that a request of n_tokens holds at once. */
+uint32_t blocks_most(const struct worker *worker, uint32_t c, uint32_t n_tokens);
+/* References and promises for the whole request; false when they do not fit now. */
+bool blocks_promise(struct worker *worker, struct worker_request *request);
+kv_block_id blocks_take_promised(struct worker *worker, struct worker_request *request, uint32_t c);
+/* Releases a block that is in no table any more, or not yet. */
+void blocks_give_back(struct worker *worker, struct worker_request *request, uint32_t c,
+                      kv_block_id block);
+/* Takes all that was promised in the classes without a window. */
+void blocks_take_all(struct worker *worker, struct worker_request *request);
+/* Blocks for the tokens up to n_tokens that are to be computed; false when a pool has none. */
+bool blocks_cover(struct worker *worker, struct worker_request *request, uint32_t n_tokens);
+/* Puts full computed blocks into the prefix caches. */
+void blocks_insert(struct worker *worker, struct worker_request *request);
+/* Lets go what no token after n_computed reads. */
+void blocks_slide(struct worker *worker, struct worker_request *request);
+void blocks_release(struct worker *worker, struct worker_request *request);
 
 /* admission.c */
 void admission_submit(struct worker *worker, const Sluice__Submit *submit);

@@ -3,11 +3,13 @@
  *   expect (at Submit) ─► admit (promise) ─► one id for each id TAKEN ─► SEALED ─► ACTIVE
  *
  * A promised block is taken only when the transfer layer can use it: a ring of ids per stream, refilled
- * one for one. Until the seal every block of the stream counts as landing. `given` are the ids that
- * the transfer layer may still write to; `landed` says which index an id became. A given id comes
- * back by BLOCK_BACK, or all of them by SEALED: nothing is released before, whatever happened to the
- * request, because a posted receive cannot be withdrawn. Ids that crossed the stream's end on their
- * way come back after RECV_ENDED; the record waits for them.
+ * one for one, lowest block first and for each block its classes (transfer.h has the reason). A class
+ * with a window receives what the token after the prompt reads; its table begins there. Until the seal
+ * every block of the stream counts as landing. `given` are the ids that the transfer layer may still
+ * write to; `landed` says which index an id became. A given id comes back by BLOCK_BACK, or all of them
+ * by SEALED: nothing is released before, whatever happened to the request, because a posted receive
+ * cannot be withdrawn. Ids that crossed the stream's end on their way come back after RECV_ENDED; the
+ * record waits for them.
  *
  * The seal brings the first token. It is put out again from here, so that nothing the source said
  * after the seal is needed (TRANSFER.md section 9, rule c). */
@@ -27,26 +29,51 @@ static bool expect(struct worker *worker, struct worker_stream *stream)
         .n_blocks = kv_blocks_of(&worker->info->geometry, request->n_submitted),
         .n_tokens = request->n_submitted,
     };
+    for (uint32_t c = 0; c < worker->n_classes; c++)
+        args.first_block[c] = kv_window_first(&worker->info->geometry, c, request->n_submitted);
     if (stream_blocked(worker, stream, transfer_recv_expect(worker->args.transfer, &args)))
         return false;
     stream->opened = true;
     return true;
 }
 
+static uint32_t blocks_of(const struct worker *worker, const struct worker_request *request)
+{
+    return kv_blocks_of(&worker->info->geometry, request->n_submitted);
+}
+
+/* The class of the next block to be given; false when none is lacking any more. */
+static bool next_lacking(const struct worker *worker, struct worker_stream *stream, uint32_t *c_out)
+{
+    uint32_t n_blocks = blocks_of(worker, stream->request);
+    while (stream->next_block < n_blocks) {
+        uint32_t block = stream->next_block, c = stream->next_class++;
+        if (stream->next_class == worker->n_classes) {
+            stream->next_class = 0;
+            stream->next_block++;
+        }
+        if (block >= stream->landing[c].first_block) {
+            *c_out = c;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Takes up to n promised blocks into `pending`. */
 static void take(struct worker *worker, struct worker_stream *stream, uint32_t n)
 {
-    struct worker_request *request = stream->request;
-    while (n > 0 && stream->n_wanted > 0 && stream->n_pending < TRANSFER_RING_BLOCKS_MAX) {
-        SL_ASSERT(request->promised > 0);
-        kv_block_id block = kv_pool_take_promised(worker->pool);
-        request->promised--;
-        kv_pool_landing_begin(worker->pool, block);
-        worker->landing_position[block] = stream->n_given;
-        stream->given[stream->n_given++] = block;
-        stream->pending[stream->n_pending++] = block;
-        stream->n_wanted--;
-        n--;
+    uint32_t c;
+    for (; n > 0 && stream->n_pending < TRANSFER_RING_BLOCKS_MAX; n--) {
+        if (!next_lacking(worker, stream, &c))
+            return;
+        struct worker_landing *landing = &stream->landing[c];
+        kv_block_id block = blocks_take_promised(worker, stream->request, c);
+        kv_pool_landing_begin(worker->pools[c], block);
+        worker->landing_position[c][block] = landing->n_given;
+        landing->given[landing->n_given++] = block;
+        stream->pending[stream->n_pending++] =
+            (struct transfer_block){.class_index = c, .id = block};
     }
 }
 
@@ -60,9 +87,12 @@ void receiver_flush(struct worker *worker, struct worker_stream *stream)
     if (stream->request->state != REQUEST_LANDING)
         return;
     if (!stream->admit_told) {
+        uint32_t first_blocks[KV_CLASSES_MAX];
+        for (uint32_t c = 0; c < worker->n_classes; c++)
+            first_blocks[c] = stream->landing[c].first_block;
         if (stream_blocked(worker, stream,
-                           transfer_recv_admit(transfer, stream->key, stream->first_block,
-                                               stream->pending, stream->n_pending)))
+                           transfer_recv_admit(transfer, stream->key, first_blocks, stream->pending,
+                                               stream->n_pending)))
             return;
         stream->admit_told = true;
         stream->n_pending = 0;
@@ -78,52 +108,69 @@ void receiver_admit(struct worker *worker, struct worker_request *request)
 {
     struct worker_stream *stream = request->streams;
     SL_ASSERT(stream != NULL && !stream->dead);
-    stream->first_block = request->table.n;
-    stream->n_wanted =
-        kv_blocks_of(&worker->info->geometry, request->n_submitted) - request->table.n;
+    stream->next_block = blocks_of(worker, request);
+    for (uint32_t c = 0; c < worker->n_classes; c++) {
+        stream->landing[c].first_block = request->classes[c].table.n;
+        if (stream->landing[c].first_block < stream->next_block)
+            stream->next_block = stream->landing[c].first_block;
+    }
     take(worker, stream, TRANSFER_RING_BLOCKS_MAX);
     stream_flush(worker, stream);
 }
 
 /* The id is ours again; its place in `given` goes to the last one. */
-static void given_remove(struct worker *worker, struct worker_stream *stream, kv_block_id block)
+static void given_remove(struct worker *worker, struct worker_stream *stream, uint32_t c,
+                         kv_block_id block)
 {
-    uint32_t at = worker->landing_position[block];
-    SL_ASSERT(at < stream->n_given && stream->given[at] == block);
-    kv_block_id last = stream->given[--stream->n_given];
-    stream->given[at] = last;
-    worker->landing_position[last] = at;
-    kv_pool_landing_end(worker->pool, block);
+    struct worker_landing *landing = &stream->landing[c];
+    uint32_t at = worker->landing_position[c][block];
+    SL_ASSERT(at < landing->n_given && landing->given[at] == block);
+    kv_block_id last = landing->given[--landing->n_given];
+    landing->given[at] = last;
+    worker->landing_position[c][last] = at;
+    kv_pool_landing_end(worker->pools[c], block);
 }
 
-static bool is_given(const struct worker *worker, const struct worker_stream *stream,
+static bool is_given(const struct worker *worker, const struct worker_stream *stream, uint32_t c,
                      kv_block_id block)
 {
-    if (block >= worker->args.n_blocks)
+    if (c >= worker->n_classes || block >= worker->info->n_blocks[c])
         return false;
-    uint32_t at = worker->landing_position[block];
-    return at < stream->n_given && stream->given[at] == block;
+    uint32_t at = worker->landing_position[c][block];
+    return at < stream->landing[c].n_given && stream->landing[c].given[at] == block;
 }
 
-static void block_back(struct worker *worker, struct worker_stream *stream, kv_block_id block)
+static void block_back(struct worker *worker, struct worker_stream *stream, uint32_t c,
+                       kv_block_id block)
 {
-    if (!is_given(worker, stream, block))
+    if (!is_given(worker, stream, c, block))
         return;
-    given_remove(worker, stream, block);
-    kv_pool_release(worker->pool, block);
+    given_remove(worker, stream, c, block);
+    blocks_give_back(worker, stream->request, c, block);
 }
 
 /* The transfer layer has given all of them back at once. */
 static void release_given(struct worker *worker, struct worker_stream *stream)
 {
-    while (stream->n_given > 0)
-        block_back(worker, stream, stream->given[stream->n_given - 1]);
+    for (uint32_t c = 0; c < worker->n_classes; c++) {
+        struct worker_landing *landing = &stream->landing[c];
+        while (landing->n_given > 0)
+            block_back(worker, stream, c, landing->given[landing->n_given - 1]);
+    }
+}
+
+static bool has_given(const struct worker *worker, const struct worker_stream *stream)
+{
+    bool some = false;
+    for (uint32_t c = 0; c < worker->n_classes; c++)
+        some |= stream->landing[c].n_given > 0;
+    return some;
 }
 
 static void settle(struct worker *worker, struct worker_stream *stream)
 {
     struct worker_request *request = stream->request;
-    if (!stream->ended || stream->n_given > 0)
+    if (!stream->ended || has_given(worker, stream))
         return;
     if (!stream->dead)
         stream_dead(worker, stream);
@@ -132,8 +179,10 @@ static void settle(struct worker *worker, struct worker_stream *stream)
 
 void receiver_return_pending(struct worker *worker, struct worker_stream *stream)
 {
-    while (stream->n_pending > 0)
-        block_back(worker, stream, stream->pending[--stream->n_pending]);
+    while (stream->n_pending > 0) {
+        const struct transfer_block *block = &stream->pending[--stream->n_pending];
+        block_back(worker, stream, block->class_index, block->id);
+    }
 }
 
 static void failed(struct worker *worker, struct worker_stream *stream, enum transfer_reason reason)
@@ -156,24 +205,27 @@ static void failed(struct worker *worker, struct worker_stream *stream, enum tra
 static void adopt(struct worker *worker, struct worker_stream *stream)
 {
     struct worker_request *request = stream->request;
-    uint32_t n_blocks = kv_blocks_of(&worker->info->geometry, request->n_submitted);
-    for (uint32_t i = stream->first_block; i < n_blocks; i++) {
-        given_remove(worker, stream, stream->landed[i]);
-        kv_block_table_append(&request->table, stream->landed[i]);
+    for (uint32_t c = 0; c < worker->n_classes; c++) {
+        const struct worker_landing *landing = &stream->landing[c];
+        for (uint32_t i = landing->first_block; i < blocks_of(worker, request); i++) {
+            given_remove(worker, stream, c, landing->landed[i]);
+            kv_block_table_append(&request->classes[c].table, landing->landed[i]);
+        }
     }
-    uint32_t held = stream->first_block * worker->block_tokens;
+    uint32_t held = request->n_computed;
     if (request->n_submitted > held)
         sl_metric_add(worker->metrics.fetched, request->n_submitted - held);
     request->n_computed = request->n_submitted;
-    request_insert(worker, request);
+    blocks_insert(worker, request);
 }
 
 static bool all_landed(const struct worker *worker, const struct worker_stream *stream)
 {
-    uint32_t n_blocks = kv_blocks_of(&worker->info->geometry, stream->request->n_submitted);
-    for (uint32_t i = stream->first_block; i < n_blocks; i++)
-        if (stream->landed[i] == KV_BLOCK_NONE)
-            return false;
+    uint32_t n_blocks = blocks_of(worker, stream->request);
+    for (uint32_t c = 0; c < worker->n_classes; c++)
+        for (uint32_t i = stream->landing[c].first_block; i < n_blocks; i++)
+            if (stream->landing[c].landed[i] == KV_BLOCK_NONE)
+                return false;
     return true;
 }
 
@@ -209,9 +261,9 @@ static void sealed(struct worker *worker, struct worker_stream *stream,
 static void landed(struct worker *worker, struct worker_stream *stream,
                    const struct transfer_event *event)
 {
-    uint32_t n_blocks = kv_blocks_of(&worker->info->geometry, stream->request->n_submitted);
-    if (event->block_index < n_blocks && is_given(worker, stream, event->block_id))
-        stream->landed[event->block_index] = event->block_id;
+    if (event->block_index < blocks_of(worker, stream->request) &&
+        is_given(worker, stream, event->class_index, event->block_id))
+        stream->landing[event->class_index].landed[event->block_index] = event->block_id;
 }
 
 static void ended(struct worker *worker, struct worker_stream *stream,
@@ -240,7 +292,7 @@ void receiver_event(struct worker *worker, struct worker_stream *stream,
         sealed(worker, stream, event);
         break;
     case TRANSFER_EVENT_BLOCK_BACK:
-        block_back(worker, stream, event->block_id);
+        block_back(worker, stream, event->class_index, event->block_id);
         settle(worker, stream);
         break;
     case TRANSFER_EVENT_RECV_ENDED:

@@ -225,7 +225,7 @@ void report_events(struct worker *worker)
         return; /* kept while they fit; beyond that a snapshot is asked for */
     uint64_t first;
     uint32_t n;
-    while ((n = kv_prefix_cache_events(worker->cache, worker->events, WORKER_REPLY_EVENTS,
+    while ((n = kv_prefix_cache_events(worker->caches[0], worker->events, WORKER_REPLY_EVENTS,
                                        &first)) > 0) {
         for (uint32_t i = 0; i < n; i++) {
             Sluice__CacheEvent *event = &worker->event_messages[i];
@@ -247,10 +247,10 @@ void report_events(struct worker *worker)
 
 void report_snapshot(struct worker *worker)
 {
-    uint32_t n =
-        kv_prefix_cache_snapshot(worker->cache, worker->snapshot_hashes, worker->args.n_blocks);
+    uint32_t n = kv_prefix_cache_snapshot(worker->caches[0], worker->snapshot_hashes,
+                                          worker->info->n_blocks[0]);
     uint32_t n_parts = n == 0 ? 1 : (n + WORKER_SNAPSHOT_PART - 1) / WORKER_SNAPSHOT_PART;
-    worker->now.events_seq = kv_prefix_cache_seq(worker->cache);
+    worker->now.events_seq = kv_prefix_cache_seq(worker->caches[0]);
     for (uint32_t part = 0; part < n_parts; part++) {
         uint32_t first = part * WORKER_SNAPSHOT_PART;
         uint32_t count = n - first < WORKER_SNAPSHOT_PART ? n - first : WORKER_SNAPSHOT_PART;

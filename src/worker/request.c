@@ -3,13 +3,6 @@
  * A record and its arrays live in one allocation and one arena that is sized at Submit for the whole
  * life of the request: nothing grows in a step. The arena goes with the record.
  *
- * Blocks. table.blocks[i] holds the tokens of block i; each entry is a reference. Full computed
- * blocks go into the prefix cache in order, and only while the request references the cache's entry
- * of the block before: pool.h's eviction order depends on it. When another request was faster and the
- * cache has a block of the same content already, ours stays ours and the cache's is referenced beside
- * it (shadows[i]), so that the blocks after it can still be cached under their hashes. Swapping ours
- * for the cache's would save the memory, but batches and streams in flight name our block.
- *
  * The end. request_end() takes the record out of the tables at once, so a new attempt of the same
  * request can start; the record waits in ENDING until no batch and no stream names its blocks.
  * Every path of the world's making ends there, and only request_settle() frees. */
@@ -65,7 +58,7 @@ static void leave(struct worker *worker, struct worker_request *request)
 {
     list_remove(&worker->lists[request->state], request);
     if (request->state == REQUEST_HELD)
-        worker->held_blocks -= request->table.n;
+        worker->held_blocks -= kv_block_table_held(&request->classes[0].table);
 }
 
 void request_move(struct worker *worker, struct worker_request *request, enum request_state state)
@@ -73,7 +66,7 @@ void request_move(struct worker *worker, struct worker_request *request, enum re
     leave(worker, request);
     request->state = state;
     if (state == REQUEST_HELD)
-        worker->held_blocks += request->table.n;
+        worker->held_blocks += kv_block_table_held(&request->classes[0].table);
     list_append(&worker->lists[state], request, state == REQUEST_WAITING);
 }
 
@@ -94,6 +87,18 @@ static void destroy(struct worker_request *request)
     sl_free(request);
 }
 
+static bool allocate_class(struct sl_arena *arena, struct request_class *class, uint32_t n_max)
+{
+    kv_block_id *blocks = sl_arena_try_alloc(arena, n_max, sizeof(*blocks));
+    class->shadows = sl_arena_try_alloc(arena, n_max, sizeof(*class->shadows));
+    if (blocks == NULL || class->shadows == NULL)
+        return false;
+    kv_block_table_init(&class->table, blocks, n_max);
+    for (uint32_t i = 0; i < n_max; i++)
+        class->shadows[i] = KV_BLOCK_NONE;
+    return true;
+}
+
 static bool allocate(struct worker *worker, struct worker_request *request,
                      const Sluice__Submit *submit)
 {
@@ -103,17 +108,15 @@ static bool allocate(struct worker *worker, struct worker_request *request,
         tokens_max = submit->total_tokens + 1;
     /* The last token's KV is never needed. */
     uint32_t n_max = kv_blocks_of(&worker->info->geometry, tokens_max - 1);
-    kv_block_id *blocks = sl_arena_try_alloc(arena, n_max, sizeof(*blocks));
     request->tokens = sl_arena_try_alloc(arena, tokens_max, sizeof(*request->tokens));
-    request->shadows = sl_arena_try_alloc(arena, n_max, sizeof(*request->shadows));
     request->hashes = sl_arena_try_alloc(arena, n_max, sizeof(*request->hashes));
-    if (blocks == NULL || request->tokens == NULL || request->shadows == NULL ||
-        request->hashes == NULL)
+    if (request->tokens == NULL || request->hashes == NULL)
         return false;
     request->tokens_max = tokens_max;
-    kv_block_table_init(&request->table, blocks, n_max);
-    for (uint32_t i = 0; i < n_max; i++)
-        request->shadows[i] = KV_BLOCK_NONE;
+    request->blocks_max = n_max;
+    for (uint32_t c = 0; c < worker->n_classes; c++)
+        if (!allocate_class(arena, &request->classes[c], n_max))
+            return false;
     return true;
 }
 
@@ -250,48 +253,12 @@ void request_take_token(struct worker_request *request, uint32_t token)
 void request_hash(struct worker *worker, struct worker_request *request)
 {
     uint32_t size = worker->block_tokens;
-    while (request->n_hashes < request->table.n_max &&
+    while (request->n_hashes < request->blocks_max &&
            (request->n_hashes + 1) * size <= request->n_tokens) {
         uint32_t i = request->n_hashes++;
         const struct kv_hash *parent = i == 0 ? &request->root : &request->hashes[i - 1];
         request->hashes[i] = kv_hash_block(parent, request->tokens + (size_t)i * size, size);
     }
-}
-
-void request_insert(struct worker *worker, struct worker_request *request)
-{
-    uint32_t n_full = request->n_computed / worker->block_tokens;
-    if (request->insert_off || request->n_inserted >= n_full)
-        return;
-    request_hash(worker, request);
-    for (; request->n_inserted < n_full; request->n_inserted++) {
-        uint32_t i = request->n_inserted;
-        kv_block_id own = request->table.blocks[i];
-        kv_block_id kept = kv_prefix_cache_insert(worker->cache, &request->hashes[i], own);
-        if (kept == own)
-            continue;
-        if (!kv_pool_acquire(worker->pool, kept)) {
-            request->insert_off = true; /* the pool is too full to share */
-            return;
-        }
-        request->shadows[i] = kept;
-    }
-}
-
-void request_release_blocks(struct worker *worker, struct worker_request *request)
-{
-    while (request->table.n > 0) {
-        uint32_t last = request->table.n - 1;
-        kv_pool_release(worker->pool, kv_block_table_pop_last(&request->table));
-        if (request->shadows[last] != KV_BLOCK_NONE)
-            kv_pool_release(worker->pool, request->shadows[last]);
-        request->shadows[last] = KV_BLOCK_NONE;
-    }
-    kv_pool_unpromise(worker->pool, request->promised);
-    request->promised = 0;
-    request->n_inserted = 0;
-    request->insert_off = false;
-    request->n_computed = 0;
 }
 
 static bool named(const struct worker_request *request)
@@ -309,7 +276,7 @@ void request_settle(struct worker *worker, struct worker_request *request)
 {
     if (request->state != REQUEST_ENDING || named(request))
         return;
-    request_release_blocks(worker, request);
+    blocks_release(worker, request);
     leave(worker, request);
     worker->n_requests--;
     destroy(request);

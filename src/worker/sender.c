@@ -3,8 +3,10 @@
  * What is final. Blocks that the request found in the cache and those that retired chunks completed
  * are final in all layers: [0, final). The chunk that runs makes the blocks that it completes final
  * layer group by layer group (LAYERS_READY); a block that it leaves partial waits for the chunk that
- * completes it, except the prompt's last one. Each stream of the request remembers what it was told
- * (told_blocks, told_layers), so a redirected stream simply starts from nothing and is told all.
+ * completes it, except the prompt's last one. What a class's window will have passed at the prompt's
+ * end is not part of the stream: it may be gone when the rest is final. Each stream of the request
+ * remembers what it was told (told_blocks, told_layers), so a redirected stream simply starts from
+ * nothing and is told all.
  *
  * Holding. Blocks stay from the first chunk until the stream is acknowledged, released or cancelled,
  * or the hold deadline passes (TRANSFER.md section 6). A failed stream is told to the coordinator,
@@ -42,8 +44,11 @@ static bool open_stream(struct worker *worker, struct worker_stream *stream)
         .peer = stream->peer,
         .n_blocks = kv_blocks_of(&worker->info->geometry, request->n_submitted),
         .n_tokens = request->n_submitted,
-        .blocks = request->table.blocks,
     };
+    for (uint32_t c = 0; c < worker->n_classes; c++) {
+        args.first_block[c] = kv_window_first(&worker->info->geometry, c, request->n_submitted);
+        args.blocks[c] = request->classes[c].table.blocks;
+    }
     if (n_full > 0)
         memcpy(args.prefix_hash, request->hashes[n_full - 1].bytes, sizeof(args.prefix_hash));
     if (stream_blocked(worker, stream, transfer_send_open(worker->args.transfer, &args)))
@@ -52,18 +57,27 @@ static bool open_stream(struct worker *worker, struct worker_stream *stream)
     return true;
 }
 
+/* False when it has to be told again. */
+static bool tell_ready(struct worker *worker, struct worker_stream *stream, uint32_t first_block,
+                       uint32_t end_block, uint32_t layer_end)
+{
+    uint32_t layer_ends[KV_CLASSES_MAX] = {0}; /* of each class among the model's first layers */
+    for (uint32_t layer = 0; layer < layer_end; layer++)
+        layer_ends[worker->info->class_of_layer[layer]]++;
+    return !stream_blocked(worker, stream,
+                           transfer_send_ready(worker->args.transfer, stream->key, first_block,
+                                               end_block, layer_ends));
+}
+
 /* True when everything final has been told. */
 static bool tell_final(struct worker *worker, struct worker_stream *stream)
 {
     const struct worker_request *request = stream->request;
-    struct transfer *transfer = worker->args.transfer;
     uint32_t n_layers = worker->info->n_layers;
     uint32_t final = blocks_final(worker, request, request->n_computed);
     if (final > stream->told_blocks) {
         if (stream->told_layers < n_layers &&
-            stream_blocked(
-                worker, stream,
-                transfer_send_ready(transfer, stream->key, stream->told_blocks, final, n_layers)))
+            !tell_ready(worker, stream, stream->told_blocks, final, n_layers))
             return false;
         stream->told_blocks = final;
         stream->told_layers = 0;
@@ -71,9 +85,7 @@ static bool tell_final(struct worker *worker, struct worker_stream *stream)
     uint32_t running = blocks_final(worker, request, request->n_computed + request->n_running);
     if (request->n_running == 0 || running == final || request->layers_ready <= stream->told_layers)
         return true;
-    if (stream_blocked(
-            worker, stream,
-            transfer_send_ready(transfer, stream->key, final, running, request->layers_ready)))
+    if (!tell_ready(worker, stream, final, running, request->layers_ready))
         return false;
     stream->told_layers = request->layers_ready;
     return true;

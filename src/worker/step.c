@@ -2,7 +2,8 @@
  *
  *   start:   candidates (ACTIVE, oldest first) ─► policy ─► blocks for each ─► batch ─► engine
  *   layers:  sources tell their streams what is final
- *   retire:  tokens computed ─► prefix cache ─► token sampled ─► outbox, or the end
+ *   retire:  tokens computed ─► prefix cache ─► what the window has passed goes ─► token sampled
+ *            ─► outbox, or the end
  *
  * A sequence is one thing throughout: known tokens, of which the first n_computed have their KV. What
  * lacks is computed in chunks; the run that reaches the last known token samples the next one. So a
@@ -71,8 +72,8 @@ static struct worker_request *victim_of(struct worker *worker)
 static void preempt(struct worker *worker, struct worker_request *request)
 {
     sl_info("request_preempted", "req=%" PRIu64 " tokens=%u blocks=%u", request->id,
-            request->n_tokens, request->table.n);
-    request_release_blocks(worker, request);
+            request->n_tokens, kv_block_table_held(&request->classes[0].table));
+    blocks_release(worker, request);
     request->restarted = true;
     request_requeue(worker, request);
     worker->now.preemptions++;
@@ -82,19 +83,7 @@ static void preempt(struct worker *worker, struct worker_request *request)
 /* Blocks for the first n_tokens; false when the request itself had to go back. */
 static bool cover(struct worker *worker, struct worker_request *request, uint32_t n_tokens)
 {
-    uint32_t n_blocks = kv_blocks_of(&worker->info->geometry, n_tokens);
-    while (request->table.n < n_blocks) {
-        kv_block_id block;
-        if (request->promised > 0) {
-            block = kv_pool_take_promised(worker->pool);
-            request->promised--;
-        } else {
-            block = kv_pool_take(worker->pool);
-        }
-        if (block != KV_BLOCK_NONE) {
-            kv_block_table_append(&request->table, block);
-            continue;
-        }
+    while (!blocks_cover(worker, request, n_tokens)) {
         struct worker_request *victim = victim_of(worker);
         SL_ASSERT(victim != NULL);
         preempt(worker, victim);
@@ -123,14 +112,15 @@ static void add_run(struct worker *worker, struct worker_request *request, uint3
         .tokens = request->tokens + request->n_computed,
         .n_tokens = n_tokens,
         .first_position = request->n_computed,
-        .block_tables = {request->table.blocks},
-        .n_blocks = request->table.n,
+        .n_blocks = kv_blocks_of(&worker->info->geometry, request->n_computed + n_tokens),
         .logits = last ? MODEL_LOGITS_LAST : MODEL_LOGITS_NONE,
         .sampling = request->sampling,
         .n_scored = scored_tokens(request, n_tokens),
         .scored = request->tokens + request->n_computed + 1,
         .n_scored_top = request->prompt_logprobs > 0 ? request->prompt_logprobs - 1 : 0,
     };
+    for (uint32_t c = 0; c < worker->n_classes; c++)
+        batch->runs[batch->n].block_tables[c] = request->classes[c].table.blocks;
     batch->requests[batch->n++] = request;
     batch->sample.tokens += n_tokens;
     batch->sample.context_tokens += request->n_computed + n_tokens;
@@ -250,7 +240,8 @@ static void advance(struct worker *worker, struct worker_request *request, uint3
     request->computed_tokens += n_prompt;
     worker->now.computed_prompt_tokens += n_prompt;
     sl_metric_add(worker->metrics.computed, n_prompt);
-    request_insert(worker, request);
+    blocks_insert(worker, request);
+    blocks_slide(worker, request);
     if (result->sampled)
         sampled(worker, request, &result->token);
     else if (request->mode == SLUICE__MODE__MODE_PREFILL)

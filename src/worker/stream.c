@@ -32,15 +32,19 @@ static bool copy_peer(struct worker_request *request, struct transfer_peer *to,
     return true;
 }
 
-static bool allocate_landing(struct worker_request *request, struct worker_stream *stream)
+static bool allocate_landing(const struct worker *worker, struct worker_request *request,
+                             struct worker_stream *stream)
 {
-    uint32_t n = request->table.n_max;
-    stream->given = sl_arena_try_alloc(&request->arena, n, sizeof(*stream->given));
-    stream->landed = sl_arena_try_alloc(&request->arena, n, sizeof(*stream->landed));
-    if (stream->given == NULL || stream->landed == NULL)
-        return false;
-    for (uint32_t i = 0; i < n; i++)
-        stream->landed[i] = KV_BLOCK_NONE;
+    uint32_t n = request->blocks_max;
+    for (uint32_t c = 0; c < worker->n_classes; c++) {
+        struct worker_landing *landing = &stream->landing[c];
+        landing->given = sl_arena_try_alloc(&request->arena, n, sizeof(*landing->given));
+        landing->landed = sl_arena_try_alloc(&request->arena, n, sizeof(*landing->landed));
+        if (landing->given == NULL || landing->landed == NULL)
+            return false;
+        for (uint32_t i = 0; i < n; i++)
+            landing->landed[i] = KV_BLOCK_NONE;
+    }
     return true;
 }
 
@@ -57,9 +61,9 @@ sl_status stream_add(struct worker *worker, struct worker_request *request, uint
                        worker->args.limits.streams_per_request);
     struct worker_stream *stream = sl_arena_try_alloc(&request->arena, 1, sizeof(*stream));
     if (stream == NULL || !copy_peer(request, &stream->peer, peer) ||
-        (!source && !allocate_landing(request, stream)) ||
+        (!source && !allocate_landing(worker, request, stream)) ||
         !worker_map_put(worker->by_key, key, stream))
-        return sl_fail(SL_NO_MEMORY, "stream of %u blocks", request->table.n_max);
+        return sl_fail(SL_NO_MEMORY, "stream of %u blocks", request->blocks_max);
     stream->request = request;
     stream->key = key;
     stream->attempt = attempt;

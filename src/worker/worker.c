@@ -49,9 +49,7 @@ void worker_limits_default(struct worker_limits *limits)
 
 static sl_status allocate(struct worker *worker)
 {
-    uint32_t n_blocks = worker->args.n_blocks;
-    worker->hits = sl_try_zalloc(n_blocks, sizeof(*worker->hits));
-    worker->landing_position = sl_try_zalloc(n_blocks, sizeof(*worker->landing_position));
+    uint32_t n_blocks = worker->info->n_blocks[0];
     worker->snapshot_hashes = sl_try_zalloc(n_blocks, sizeof(*worker->snapshot_hashes));
     worker->runs = sl_try_zalloc(WORKER_OUTBOX_RUNS, sizeof(*worker->runs));
     worker->run_list = sl_try_zalloc(WORKER_OUTBOX_RUNS, sizeof(Sluice__TokenRun *));
@@ -61,8 +59,7 @@ static sl_status allocate(struct worker *worker)
     worker->event_list = sl_try_zalloc(WORKER_REPLY_EVENTS, sizeof(Sluice__CacheEvent *));
     worker->scores = sl_try_zalloc(WORKER_SCORES_PART, sizeof(*worker->scores));
     worker->score_list = sl_try_zalloc(WORKER_SCORES_PART, sizeof(Sluice__Logprob *));
-    if (worker->hits == NULL || worker->landing_position == NULL ||
-        worker->snapshot_hashes == NULL || worker->runs == NULL || worker->run_list == NULL ||
+    if (worker->snapshot_hashes == NULL || worker->runs == NULL || worker->run_list == NULL ||
         worker->finished == NULL || worker->events == NULL || worker->event_messages == NULL ||
         worker->event_list == NULL || worker->scores == NULL || worker->score_list == NULL)
         return sl_fail(SL_NO_MEMORY, "worker: arrays for %u blocks", n_blocks);
@@ -75,12 +72,29 @@ static sl_status allocate(struct worker *worker)
     return SL_OK;
 }
 
+static sl_status create_class(struct worker *worker, uint32_t c)
+{
+    const struct kv_geometry *geometry = &worker->info->geometry;
+    uint32_t n_blocks = worker->info->n_blocks[c];
+    sl_status status = kv_pool_create(n_blocks, geometry->classes[c].window > 0, &worker->pools[c]);
+    if (status == SL_OK)
+        status = kv_prefix_cache_create(worker->pools[c], n_blocks, worker->caches[0],
+                                        &worker->caches[c]);
+    if (status != SL_OK)
+        return status;
+    uint32_t n_hits = kv_blocks_of(geometry, worker->info->context_max);
+    worker->hits[c] = sl_try_zalloc(n_hits, sizeof(*worker->hits[c]));
+    worker->landing_position[c] = sl_try_zalloc(n_blocks, sizeof(*worker->landing_position[c]));
+    if (worker->hits[c] == NULL || worker->landing_position[c] == NULL)
+        return sl_fail(SL_NO_MEMORY, "worker: arrays for %u blocks", n_blocks);
+    return SL_OK;
+}
+
 static sl_status create_parts(struct worker *worker)
 {
-    uint32_t n_blocks = worker->args.n_blocks;
-    sl_status status = kv_pool_create(n_blocks, false, &worker->pool);
-    if (status == SL_OK)
-        status = kv_prefix_cache_create(worker->pool, n_blocks, NULL, &worker->cache);
+    sl_status status = SL_OK;
+    for (uint32_t c = 0; c < worker->n_classes && status == SL_OK; c++)
+        status = create_class(worker, c);
     if (status == SL_OK)
         status = worker_map_create(WORKER_REQUESTS_MAX, &worker->by_id);
     if (status == SL_OK)
@@ -92,10 +106,26 @@ static sl_status create_parts(struct worker *worker)
     return status == SL_OK ? allocate(worker) : status;
 }
 
+static void add_counts(const struct kv_pool *pool, struct kv_pool_counts *sum)
+{
+    struct kv_pool_counts counts;
+    kv_pool_count(pool, &counts);
+    sum->total += counts.total;
+    sum->free += counts.free;
+    sum->cached += counts.cached;
+    sum->used += counts.used;
+    sum->landing += counts.landing;
+    sum->quarantined += counts.quarantined;
+    sum->promised += counts.promised;
+}
+
 static void publish(struct worker *worker)
 {
     struct worker_snapshot *now = &worker->now;
-    kv_pool_count(worker->pool, &now->blocks);
+    kv_pool_count(worker->pools[0], &now->blocks);
+    now->window_blocks = (struct kv_pool_counts){0};
+    for (uint32_t c = 1; c < worker->n_classes; c++)
+        add_counts(worker->pools[c], &now->window_blocks);
     now->requests = worker->n_requests;
     now->running = worker->lists[REQUEST_ACTIVE].n;
     now->waiting = worker->lists[REQUEST_WAITING].n + worker->lists[REQUEST_ASSEMBLING].n;
@@ -129,20 +159,18 @@ static void announce(struct worker *worker)
 sl_status worker_create(const struct worker_args *args, struct worker **worker_out)
 {
     const struct model_info *info = model_engine_info(args->engine);
-    if (args->n_blocks == 0 || args->chunk_tokens == 0 || args->seqs_max == 0 ||
-        args->seqs_max > MODEL_SEQS_MAX || info->geometry.n_classes != 1)
-        return sl_fail(
-            SL_INVALID,
-            "worker: %u blocks, chunks of %u, %u sequences, %u KV classes; want at least "
-            "one of each, at most %u sequences, one class",
-            args->n_blocks, args->chunk_tokens, args->seqs_max, info->geometry.n_classes,
-            MODEL_SEQS_MAX);
+    if (args->chunk_tokens == 0 || args->seqs_max == 0 || args->seqs_max > MODEL_SEQS_MAX)
+        return sl_fail(SL_INVALID,
+                       "worker: chunks of %u, %u sequences; want at least one of each, at most %u "
+                       "sequences",
+                       args->chunk_tokens, args->seqs_max, MODEL_SEQS_MAX);
     struct worker *worker = sl_try_zalloc(1, sizeof(*worker));
     if (worker == NULL)
         return sl_fail(SL_NO_MEMORY, "worker");
     worker->args = *args;
     worker->info = info;
     worker->block_tokens = info->geometry.block_tokens;
+    worker->n_classes = info->geometry.n_classes;
     worker->next_order = 1;
     (void)pthread_mutex_init(&worker->published_lock, NULL);
     sl_status status = create_parts(worker);
@@ -169,10 +197,12 @@ void worker_destroy(struct worker *worker)
     sl_ring_destroy(worker->samples);
     worker_map_destroy(worker->by_id);
     worker_map_destroy(worker->by_key);
-    kv_prefix_cache_destroy(worker->cache);
-    kv_pool_destroy(worker->pool);
-    sl_free(worker->hits);
-    sl_free(worker->landing_position);
+    for (uint32_t c = worker->n_classes; c-- > 0;) {
+        kv_prefix_cache_destroy(worker->caches[c]);
+        kv_pool_destroy(worker->pools[c]);
+        sl_free(worker->hits[c]);
+        sl_free(worker->landing_position[c]);
+    }
     sl_free(worker->snapshot_hashes);
     sl_free(worker->runs);
     sl_free(worker->run_list);

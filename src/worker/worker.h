@@ -47,7 +47,6 @@ struct worker_args {
     struct transfer *transfer;   /* NULL: local requests only */
     struct sl_metrics *metrics;
     struct sl_wake *wake; /* signalled by engine, transfer and worker_deliver */
-    uint32_t n_blocks;    /* of the engine's pool */
     uint32_t chunk_tokens;
     uint32_t seqs_max;
     struct worker_limits limits;
@@ -90,8 +89,9 @@ struct worker_sample {
     uint64_t context_tokens, compute_us;
 };
 struct worker_snapshot {
-    struct kv_pool_counts blocks;
-    uint32_t requests; /* records, ending ones too: 0 when nothing is left */
+    struct kv_pool_counts blocks;        /* of class 0: what --kv-blocks counts */
+    struct kv_pool_counts window_blocks; /* of the other classes together */
+    uint32_t requests;                   /* records, ending ones too: 0 when nothing is left */
     uint32_t running, waiting, landing, held;
     uint64_t queued_tokens;
     uint64_t steps, step_sequences;

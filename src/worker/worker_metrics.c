@@ -77,6 +77,13 @@ static void blocks(struct worker *worker)
         worker->args.metrics, SL_METRIC_GAUGE, "kv_blocks", "KV blocks by state", "state", NULL, 0);
     for (uint32_t i = 0; i < KV_BLOCK_QUARANTINED; i++)
         m->blocks[i] = sl_metric_get(states, names[i]);
+    if (worker->n_classes > 1) {
+        states = sl_metrics_family(
+            worker->args.metrics, SL_METRIC_GAUGE, "kv_window_blocks",
+            "KV blocks of layers with a window by state, where others have none", "state", NULL, 0);
+        for (uint32_t i = 0; i < KV_BLOCK_QUARANTINED; i++)
+            m->window_blocks[i] = sl_metric_get(states, names[i]);
+    }
     m->usage = gauge(worker, "kv_cache_usage_ratio", "Share of the KV blocks that is in use");
     m->promised = gauge(worker, "kv_blocks_promised", "KV blocks promised and not yet taken");
 }
@@ -100,6 +107,14 @@ void worker_metrics_init(struct worker *worker)
     reasons(worker, "stream_failures_total", "Streams of blocks that failed", m->stream_failures);
 }
 
+static void set_states(struct sl_metric *const *states, const struct kv_pool_counts *counts)
+{
+    sl_metric_set(states[KV_BLOCK_FREE], counts->free);
+    sl_metric_set(states[KV_BLOCK_CACHED], counts->cached);
+    sl_metric_set(states[KV_BLOCK_USED], counts->used);
+    sl_metric_set(states[KV_BLOCK_LANDING], counts->landing + counts->quarantined);
+}
+
 void worker_metrics_gauges(struct worker *worker)
 {
     struct worker_metrics *m = &worker->metrics;
@@ -107,10 +122,9 @@ void worker_metrics_gauges(struct worker *worker)
     const struct kv_pool_counts *counts = &now->blocks;
     sl_metric_set(m->running, now->running);
     sl_metric_set(m->waiting, now->waiting);
-    sl_metric_set(m->blocks[KV_BLOCK_FREE], counts->free);
-    sl_metric_set(m->blocks[KV_BLOCK_CACHED], counts->cached);
-    sl_metric_set(m->blocks[KV_BLOCK_USED], counts->used);
-    sl_metric_set(m->blocks[KV_BLOCK_LANDING], counts->landing + counts->quarantined);
+    set_states(m->blocks, counts);
+    if (worker->n_classes > 1)
+        set_states(m->window_blocks, &now->window_blocks);
     sl_metric_set(m->usage,
                   (double)(counts->total - counts->free - counts->cached) / counts->total);
     sl_metric_set(m->promised, counts->promised);

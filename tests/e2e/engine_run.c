@@ -44,7 +44,9 @@ struct driver {
     struct model_engine *engine;
     struct sl_wake wake;
     const struct config *config;
-    kv_block_id *table; /* the identity: block i of a sequence is block i of the pool */
+    /* Of each class: block i of a sequence is block i of the pool, round and round where the pool is
+     * smaller than the sequence: its window has passed what is written over. */
+    kv_block_id *tables[KV_CLASSES_MAX];
 };
 
 static void notify(void *arg)
@@ -112,8 +114,9 @@ static sl_status run_request(struct driver *driver, const uint32_t *prompt, uint
     if (n_blocks > driver->config->kv_blocks)
         return sl_fail(SL_INVALID, "request of %u blocks; --kv-blocks is %u", n_blocks,
                        (unsigned)driver->config->kv_blocks);
-    struct model_run run = {
-        .block_tables = {driver->table}, .n_blocks = n_blocks, .sampling = *sampling};
+    struct model_run run = {.n_blocks = n_blocks, .sampling = *sampling};
+    for (uint32_t c = 0; c < info->geometry.n_classes; c++)
+        run.block_tables[c] = driver->tables[c];
     uint32_t token = 0;
     for (uint32_t done = 0; done < n_prompt; done += run.n_tokens) {
         run.tokens = prompt + done;
@@ -191,15 +194,19 @@ static sl_status run_all(const struct config *config)
     status = model_engine_open(&args, &driver.engine);
     if (status != SL_OK)
         goto fail;
-    driver.table = sl_zalloc(config->kv_blocks, sizeof(*driver.table));
-    for (uint32_t i = 0; i < config->kv_blocks; i++)
-        driver.table[i] = i;
+    const struct model_info *info = model_engine_info(driver.engine);
+    for (uint32_t c = 0; c < info->geometry.n_classes; c++) {
+        driver.tables[c] = sl_zalloc(config->kv_blocks, sizeof(*driver.tables[c]));
+        for (uint32_t i = 0; i < config->kv_blocks; i++)
+            driver.tables[c][i] = i % info->n_blocks[c];
+    }
     line = sl_zalloc(1, LINE_BYTES_MAX);
     while (status == SL_OK && fgets(line, LINE_BYTES_MAX, stdin) != NULL)
         status = run_line(&driver, line);
 fail:
     sl_free(line);
-    sl_free(driver.table);
+    for (uint32_t c = 0; c < KV_CLASSES_MAX; c++)
+        sl_free(driver.tables[c]);
     if (driver.engine != NULL)
         model_engine_close(driver.engine);
     sl_wake_fini(&driver.wake);

@@ -1,5 +1,6 @@
 /* Messages from a peer, as bytes, into a node that has a stream in each direction with that peer: over
- * the loop transport, so that sessions, both state tables and the offer path are all behind them.
+ * the loop transport, so that sessions, both state tables and the offer path are all behind them. Of the
+ * two KV classes the second has a window: its stream begins at block 2.
  *
  * The input is a list of messages, each behind two bytes: what to do (below) and a length. "Shaped"
  * messages get the version, the size and the addressee right, and so reach what lies behind the
@@ -30,29 +31,32 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct side {
     struct transfer *transfer;
-    struct device_memory pool;
+    struct device_memory pools[2];
 };
 
 struct world {
     struct device *device;
     struct transfer_loop *loop;
     struct side node, peer;
-    uint32_t n_out; /* blocks that the node's destination half holds */
+    uint32_t n_out; /* blocks that the node's destination half holds, of both classes */
     bool sealed;
 };
 
 static void start_side(struct world *world, struct side *side, const char *name,
                        uint64_t incarnation)
 {
-    SL_ASSERT(device_alloc(world->device, (size_t)BLOCKS * 4 * 64, &side->pool) == SL_OK);
+    for (uint32_t c = 0; c < 2; c++)
+        SL_ASSERT(device_alloc(world->device, (size_t)BLOCKS * 4 * 64, &side->pools[c]) == SL_OK);
     struct transfer_args args = {
         .transport = "loop",
         .loop = world->loop,
         .node_id = name,
         .incarnation = incarnation,
         .block_tokens = 16,
-        .n_classes = 1,
-        .classes = {{.pool = &side->pool, .n_blocks = BLOCKS, .n_layers = 4, .layer_bytes = 64}},
+        .n_classes = 2,
+        .classes =
+            {{.pool = &side->pools[0], .n_blocks = BLOCKS, .n_layers = 4, .layer_bytes = 64},
+             {.pool = &side->pools[1], .n_blocks = BLOCKS, .n_layers = 2, .layer_bytes = 64}},
         .layers_per_piece = 2,
         .manual = true,
     };
@@ -98,14 +102,22 @@ static void open_streams(struct world *world, const uint32_t *blocks)
                                      .peer = peer_of(&world->peer, "peer", PEER),
                                      .n_blocks = TOKENS / 16,
                                      .n_tokens = TOKENS,
-                                     .blocks = blocks};
-    struct transfer_recv_args in = {
-        .key = KEY_IN, .attempt = 1, .peer = out.peer, .n_blocks = 5, .n_tokens = TOKENS};
+                                     .first_block = {0, 2},
+                                     .blocks = {blocks, blocks}};
+    struct transfer_recv_args in = {.key = KEY_IN,
+                                    .attempt = 1,
+                                    .peer = out.peer,
+                                    .n_blocks = 5,
+                                    .n_tokens = TOKENS,
+                                    .first_block = {0, 2}};
+    static const uint32_t layers[2] = {4, 2}, lacking[2] = {1, 2};
+    static const struct transfer_block given[7] = {{0, 8}, {0, 9},  {1, 8}, {0, 10},
+                                                   {1, 9}, {0, 11}, {1, 10}};
     SL_ASSERT(transfer_recv_expect(world->node.transfer, &in) == SL_OK);
     SL_ASSERT(transfer_send_open(world->node.transfer, &out) == SL_OK);
-    SL_ASSERT(transfer_send_ready(world->node.transfer, KEY_OUT, 0, 5, 4) == SL_OK);
-    SL_ASSERT(transfer_recv_admit(world->node.transfer, KEY_IN, 1, blocks + 8, 4) == SL_OK);
-    world->n_out = 4;
+    SL_ASSERT(transfer_send_ready(world->node.transfer, KEY_OUT, 0, 5, layers) == SL_OK);
+    SL_ASSERT(transfer_recv_admit(world->node.transfer, KEY_IN, lacking, given, 7) == SL_OK);
+    world->n_out = 7;
     run(world, 12, 10);
 }
 
@@ -179,8 +191,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     SL_ASSERT(world.sealed || world.n_out == 0);
     transfer_destroy(world.node.transfer);
     transfer_destroy(world.peer.transfer);
-    device_free(&world.node.pool);
-    device_free(&world.peer.pool);
+    for (uint32_t c = 0; c < 2; c++) {
+        device_free(&world.node.pools[c]);
+        device_free(&world.peer.pools[c]);
+    }
     device_destroy(world.device);
     transfer_loop_destroy(world.loop);
     sl_clock_real();

@@ -29,9 +29,9 @@ static void check(const struct prefix_index *index, bool held[HASHES][NODES], ui
     }
     prefix_index_match(index, chain, n, matched);
     for (uint32_t node = 0; node < NODES; node++) {
-        uint32_t want = 0;
-        while (want < n && held[picks[want]][node])
-            want++;
+        uint32_t want = n;
+        while (want > 0 && !held[picks[want - 1]][node])
+            want--;
         assert_int_equal(matched[node_numbers[node]], want);
     }
     assert_int_equal(matched[2], 0);
@@ -92,6 +92,8 @@ static void grows(void **state)
     assert_int_equal(matched[9], 20000);
     prefix_index_remove(index, &hashes[12345], 9);
     prefix_index_match(index, hashes, 20000, matched);
+    assert_int_equal(matched[9], 20000); /* one in front was evicted: a window has passed it */
+    prefix_index_match(index, hashes, 12346, matched);
     assert_int_equal(matched[9], 12345);
     prefix_index_destroy(index);
 }

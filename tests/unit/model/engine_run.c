@@ -55,7 +55,7 @@ struct model_run run_next(struct run_seq *seq, const uint32_t *tokens, uint32_t 
         .tokens = tokens,
         .n_tokens = n,
         .first_position = seq->n_tokens,
-        .block_tables = {seq->table},
+        .block_tables = {seq->table, seq->table},
         .n_blocks = RUN_TABLE_MAX,
         .logits = logits,
         .sampling = {.top_p = 1, .n_logprobs = -1},

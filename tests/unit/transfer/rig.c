@@ -1,4 +1,4 @@
-/* The rig's pool is plain: owner[id] is the key of the stream that has the block, 0 when it is free.
+/* The rig's pools are plain: owner[class][id] is the key of the stream that has the block, 0 when it is free.
  * Source blocks are released at SEND_ENDED; a destination's at BLOCK_BACK, or when the test releases a
  * sealed stream. Every assertion here is an invariant of docs/transfer.md: I1 (bytes only in blocks of
  * the stream), I2 (sealed: all there), I3 (all blocks return). */
@@ -28,38 +28,41 @@ static size_t block_bytes(const struct rig_node *node, uint32_t c)
     return node->args.classes[c].n_layers * node->args.classes[c].layer_bytes;
 }
 
-static void set_canary(struct rig_node *node, uint32_t id)
+static void set_canary(struct rig_node *node, uint32_t c, uint32_t id)
 {
-    for (uint32_t c = 0; node->canary && c < node->args.n_classes; c++) {
-        size_t n = block_bytes(node, c);
-        uint8_t *bytes = sl_zalloc(1, n);
-        memset(bytes, CANARY, n);
-        device_copy_in(node->stream, &node->pools[c], id * n, bytes, n);
-        assert_int_equal(device_stream_wait(node->stream), SL_OK);
-        sl_free(bytes);
-    }
+    if (!node->canary)
+        return;
+    size_t n = block_bytes(node, c);
+    uint8_t *bytes = sl_zalloc(1, n);
+    memset(bytes, CANARY, n);
+    device_copy_in(node->stream, &node->pools[c], id * n, bytes, n);
+    assert_int_equal(device_stream_wait(node->stream), SL_OK);
+    sl_free(bytes);
 }
 
-static void check_canary(struct rig_node *node, uint32_t id)
+static void check_canary(struct rig_node *node, uint32_t c, uint32_t id)
 {
-    for (uint32_t c = 0; node->canary && c < node->args.n_classes; c++) {
-        size_t n = block_bytes(node, c);
-        uint8_t *bytes = sl_zalloc(1, n);
-        device_copy_out(node->stream, bytes, &node->pools[c], id * n, n);
-        assert_int_equal(device_stream_wait(node->stream), SL_OK);
-        for (size_t i = 0; i < n; i++) {
-            if (bytes[i] != CANARY)
-                fail_msg("%s: block %u was written at %zu while it was free", node->name, id, i);
-        }
-        sl_free(bytes);
+    if (!node->canary)
+        return;
+    size_t n = block_bytes(node, c);
+    uint8_t *bytes = sl_zalloc(1, n);
+    device_copy_out(node->stream, bytes, &node->pools[c], id * n, n);
+    assert_int_equal(device_stream_wait(node->stream), SL_OK);
+    for (size_t i = 0; i < n; i++) {
+        if (bytes[i] != CANARY)
+            fail_msg("%s: block %u of class %u was written at %zu while it was free", node->name,
+                     id, c, i);
     }
+    sl_free(bytes);
 }
 
 void rig_check_canaries(struct rig_node *node)
 {
-    for (uint32_t id = 0; id < node->args.classes[0].n_blocks; id++) {
-        if (node->owner[id] == FREE)
-            check_canary(node, id);
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        for (uint32_t id = 0; id < node->args.classes[c].n_blocks; id++) {
+            if (node->owner[c][id] == FREE)
+                check_canary(node, c, id);
+        }
     }
 }
 
@@ -108,8 +111,10 @@ sl_status rig_try_start(struct rig_node *node, const struct rig_options *options
     if (status != SL_OK)
         return status;
     node->canary = options->canary;
-    for (uint32_t id = 0; id < n_blocks; id++)
-        set_canary(node, id);
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        for (uint32_t id = 0; id < n_blocks; id++)
+            set_canary(node, c, id);
+    }
     return transfer_create(&node->args, &node->transfer);
 }
 
@@ -141,32 +146,36 @@ struct transfer_peer rig_peer(const struct rig_node *node)
     return peer;
 }
 
-static uint32_t take_block(struct rig_node *node, uint64_t key)
+static uint32_t take_block(struct rig_node *node, uint64_t key, uint32_t c)
 {
-    for (uint32_t i = 0; i < node->args.classes[0].n_blocks; i++) {
-        if (node->owner[i] == FREE) {
-            check_canary(node, i);
-            node->owner[i] = key;
+    for (uint32_t i = 0; i < node->args.classes[c].n_blocks; i++) {
+        if (node->owner[c][i] == FREE) {
+            check_canary(node, c, i);
+            node->owner[c][i] = key;
             return i;
         }
     }
     return UINT32_MAX;
 }
 
-static void give_block(struct rig_node *node, uint64_t key, uint32_t id)
+static void give_block(struct rig_node *node, uint64_t key, uint32_t c, uint32_t id)
 {
-    assert_true(id < node->args.classes[0].n_blocks);
-    assert_int_equal(node->owner[id], key);
-    set_canary(node, id);
-    node->owner[id] = FREE;
+    assert_true(c < node->args.n_classes && id < node->args.classes[c].n_blocks);
+    assert_int_equal(node->owner[c][id], key);
+    set_canary(node, c, id);
+    node->owner[c][id] = FREE;
 }
 
 uint32_t rig_free_blocks(const struct rig_node *node)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < node->args.classes[0].n_blocks; i++)
-        n += node->owner[i] == FREE;
-    return n;
+    uint32_t least = UINT32_MAX;
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < node->args.classes[c].n_blocks; i++)
+            n += node->owner[c][i] == FREE;
+        least = n < least ? n : least;
+    }
+    return least;
 }
 
 /* ---- content ---- */
@@ -181,31 +190,28 @@ static void pattern(uint64_t key, uint32_t block_index, uint32_t class_index, ui
     }
 }
 
-void rig_fill(struct rig_node *node, uint64_t key, uint32_t block_index, uint32_t block_id)
+void rig_fill(struct rig_node *node, uint64_t key, uint32_t c, uint32_t block_index,
+              uint32_t block_id)
 {
-    for (uint32_t c = 0; c < node->args.n_classes; c++) {
-        size_t n = block_bytes(node, c);
-        uint8_t *bytes = sl_zalloc(1, n);
-        pattern(key, block_index, c, bytes, n);
-        device_copy_in(node->stream, &node->pools[c], block_id * n, bytes, n);
-        assert_int_equal(device_stream_wait(node->stream), SL_OK);
-        sl_free(bytes);
-    }
+    size_t n = block_bytes(node, c);
+    uint8_t *bytes = sl_zalloc(1, n);
+    pattern(key, block_index, c, bytes, n);
+    device_copy_in(node->stream, &node->pools[c], block_id * n, bytes, n);
+    assert_int_equal(device_stream_wait(node->stream), SL_OK);
+    sl_free(bytes);
 }
 
-bool rig_equal(struct rig_node *node, uint64_t key, uint32_t block_index, uint32_t block_id)
+bool rig_equal(struct rig_node *node, uint64_t key, uint32_t c, uint32_t block_index,
+               uint32_t block_id)
 {
-    bool equal = true;
-    for (uint32_t c = 0; c < node->args.n_classes; c++) {
-        size_t n = block_bytes(node, c);
-        uint8_t *wanted = sl_zalloc(1, n), *is = sl_zalloc(1, n);
-        pattern(key, block_index, c, wanted, n);
-        device_copy_out(node->stream, is, &node->pools[c], block_id * n, n);
-        assert_int_equal(device_stream_wait(node->stream), SL_OK);
-        equal &= memcmp(wanted, is, n) == 0;
-        sl_free(wanted);
-        sl_free(is);
-    }
+    size_t n = block_bytes(node, c);
+    uint8_t *wanted = sl_zalloc(1, n), *is = sl_zalloc(1, n);
+    pattern(key, block_index, c, wanted, n);
+    device_copy_out(node->stream, is, &node->pools[c], block_id * n, n);
+    assert_int_equal(device_stream_wait(node->stream), SL_OK);
+    bool equal = memcmp(wanted, is, n) == 0;
+    sl_free(wanted);
+    sl_free(is);
     return equal;
 }
 
@@ -225,6 +231,7 @@ static struct rig_job *new_job(struct rig_node *node, enum rig_side side, uint64
     assert_true(node->n_jobs < RIG_JOBS_MAX);
     struct rig_job *job = &node->jobs[node->n_jobs++];
     *job = (struct rig_job){.side = side, .key = key, .attempt = 1};
+    memcpy(job->sent_from, node->sent_from, sizeof(job->sent_from));
     return job;
 }
 
@@ -235,17 +242,22 @@ struct rig_job *rig_send(struct rig_node *node, const struct transfer_peer *to, 
     job->n_tokens = n_tokens;
     job->n_blocks = (n_tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     assert_true(job->n_blocks <= RIG_STREAM_MAX);
-    for (uint32_t i = 0; i < job->n_blocks; i++) {
-        job->blocks[i] = take_block(node, key);
-        assert_int_not_equal(job->blocks[i], UINT32_MAX);
-        rig_fill(node, key, i, job->blocks[i]);
-    }
     struct transfer_send_args args = {.key = key,
                                       .attempt = job->attempt,
                                       .peer = *to,
                                       .n_blocks = job->n_blocks,
-                                      .n_tokens = n_tokens,
-                                      .blocks = job->blocks};
+                                      .n_tokens = n_tokens};
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        for (uint32_t i = 0; i < job->n_blocks; i++)
+            job->blocks[c][i] = UINT32_MAX; /* never looked at where the class does not send */
+        for (uint32_t i = job->sent_from[c]; i < job->n_blocks; i++) {
+            job->blocks[c][i] = take_block(node, key, c);
+            assert_int_not_equal(job->blocks[c][i], UINT32_MAX);
+            rig_fill(node, key, c, i, job->blocks[c][i]);
+        }
+        args.first_block[c] = job->sent_from[c];
+        args.blocks[c] = job->blocks[c];
+    }
     assert_int_equal(transfer_send_open(node->transfer, &args), SL_OK);
     return job;
 }
@@ -256,6 +268,7 @@ struct rig_job *rig_expect(struct rig_node *node, const struct transfer_peer *fr
     struct rig_job *job = rig_job(node, key); /* its open may have come already */
     if (job == NULL)
         job = new_job(node, RIG_DESTINATION, key);
+    memcpy(job->sent_from, node->sent_from, sizeof(job->sent_from));
     job->expected = true;
     job->n_tokens = n_tokens;
     job->n_blocks = (n_tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
@@ -264,54 +277,75 @@ struct rig_job *rig_expect(struct rig_node *node, const struct transfer_peer *fr
                                       .peer = *from,
                                       .n_blocks = job->n_blocks,
                                       .n_tokens = n_tokens};
+    memcpy(args.first_block, job->sent_from, sizeof(args.first_block));
     assert_int_equal(transfer_recv_expect(node->transfer, &args), SL_OK);
     return job;
 }
 
-/* Ids for the ring: as many as the stream still lacks, the pool has, and `max` allows. */
-static uint32_t gather(struct rig_node *node, struct rig_job *job, uint32_t *ids, uint32_t max)
+/* Blocks that the destination lacks, over all classes. */
+static uint32_t lacking(const struct rig_node *node, const struct rig_job *job)
 {
     uint32_t n = 0;
-    while (n < max && job->first_block + job->n_given < job->n_blocks) {
-        uint32_t id = take_block(node, job->key);
-        if (id == UINT32_MAX)
-            break;
-        ids[n++] = id;
-        job->n_given++;
-        job->n_out++;
+    for (uint32_t c = 0; c < node->args.n_classes; c++)
+        n += job->n_blocks - job->first_block[c];
+    return n;
+}
+
+/* Blocks for the ring: as many as the stream still lacks, the pools have, and `max` allows. */
+static uint32_t gather(struct rig_node *node, struct rig_job *job, struct transfer_block *blocks,
+                       uint32_t max)
+{
+    uint32_t n = 0;
+    while (n < max && job->next_block < job->n_blocks) {
+        uint32_t c = job->next_class;
+        if (job->next_block >= job->first_block[c]) {
+            uint32_t id = take_block(node, job->key, c);
+            if (id == UINT32_MAX)
+                break;
+            blocks[n++] = (struct transfer_block){.class_index = c, .id = id};
+            job->n_given++;
+            job->n_out++;
+        }
+        job->next_class = (c + 1) % node->args.n_classes;
+        job->next_block += job->next_class == 0;
     }
     return n;
 }
 
 void rig_admit(struct rig_node *node, struct rig_job *job, uint32_t first_block, uint32_t ids_max)
 {
-    uint32_t ids[TRANSFER_RING_BLOCKS_MAX];
-    job->first_block = first_block;
+    struct transfer_block blocks[TRANSFER_RING_BLOCKS_MAX];
     job->admitted = true;
-    for (uint32_t i = 0; i < RIG_STREAM_MAX; i++)
-        job->blocks[i] = UINT32_MAX;
-    uint32_t n = gather(node, job, ids, ids_max);
-    assert_int_equal(transfer_recv_admit(node->transfer, job->key, first_block, ids, n), SL_OK);
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        job->first_block[c] = first_block > job->sent_from[c] ? first_block : job->sent_from[c];
+        for (uint32_t i = 0; i < RIG_STREAM_MAX; i++)
+            job->blocks[c][i] = UINT32_MAX;
+    }
+    uint32_t n = gather(node, job, blocks, ids_max);
+    assert_int_equal(transfer_recv_admit(node->transfer, job->key, job->first_block, blocks, n),
+                     SL_OK);
 }
 
 void rig_refill(struct rig_node *node, struct rig_job *job)
 {
-    uint32_t ids[TRANSFER_RING_BLOCKS_MAX];
+    struct transfer_block blocks[TRANSFER_RING_BLOCKS_MAX];
     if (!job->admitted || job->sealed || job->failed || job->ended)
         return;
     uint32_t in_ring = job->n_given - job->n_taken;
-    uint32_t n = gather(node, job, ids, TRANSFER_RING_BLOCKS_MAX - in_ring);
+    uint32_t n = gather(node, job, blocks, TRANSFER_RING_BLOCKS_MAX - in_ring);
     if (n > 0)
-        assert_int_equal(transfer_recv_refill(node->transfer, job->key, ids, n), SL_OK);
+        assert_int_equal(transfer_recv_refill(node->transfer, job->key, blocks, n), SL_OK);
 }
 
 void rig_release(struct rig_node *node, struct rig_job *job)
 {
     assert_true(job->sealed && !job->released);
     job->released = true;
-    for (uint32_t i = job->first_block; i < job->n_blocks; i++) {
-        assert_true(rig_equal(node, job->key, i, job->blocks[i]));
-        give_block(node, job->key, job->blocks[i]);
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        for (uint32_t i = job->first_block[c]; i < job->n_blocks; i++) {
+            assert_true(rig_equal(node, job->key, c, i, job->blocks[c][i]));
+            give_block(node, job->key, c, job->blocks[c][i]);
+        }
     }
 }
 
@@ -322,14 +356,15 @@ uint32_t rig_promised(const struct rig_node *node)
         const struct rig_job *job = &node->jobs[i];
         bool holds = job->sealed ? !job->released : !job->ended || job->n_out > 0;
         if (job->side == RIG_SOURCE ? !job->ended : job->admitted && holds)
-            n += job->n_blocks - (job->side == RIG_SOURCE ? 0 : job->first_block);
+            n += job->n_blocks - (job->side == RIG_SOURCE ? 0 : job->first_block[0]);
     }
     return n;
 }
 
 void rig_ready_all(struct rig_node *node, struct rig_job *job)
 {
-    assert_int_equal(transfer_send_ready(node->transfer, job->key, 0, job->n_blocks, 1000), SL_OK);
+    assert_int_equal(
+        transfer_send_ready(node->transfer, job->key, 0, job->n_blocks, RIG_LAYERS(1000)), SL_OK);
 }
 
 void rig_token(struct rig_node *node, struct rig_job *job, uint32_t token)
@@ -342,14 +377,15 @@ void rig_token(struct rig_node *node, struct rig_job *job, uint32_t token)
 
 static void on_taken(struct rig_node *node, struct rig_job *job, const struct transfer_event *event)
 {
-    assert_int_equal(node->owner[event->block_id], job->key);
-    assert_int_equal(job->blocks[event->block_index], UINT32_MAX);
-    job->blocks[event->block_index] = event->block_id;
+    uint32_t *block = &job->blocks[event->class_index][event->block_index];
+    assert_int_equal(node->owner[event->class_index][event->block_id], job->key);
+    assert_int_equal(*block, UINT32_MAX);
+    *block = event->block_id;
     job->n_taken++;
-    uint32_t ids[1];
-    if (job->hold_refill || gather(node, job, ids, 1) == 0)
+    struct transfer_block blocks[1];
+    if (job->hold_refill || gather(node, job, blocks, 1) == 0)
         return;
-    assert_int_equal(transfer_recv_refill(node->transfer, job->key, ids, 1), SL_OK);
+    assert_int_equal(transfer_recv_refill(node->transfer, job->key, blocks, 1), SL_OK);
 }
 
 static void on_sealed(struct rig_node *node, struct rig_job *job,
@@ -361,10 +397,12 @@ static void on_sealed(struct rig_node *node, struct rig_job *job,
     job->token_index = event->token_index;
     job->eos = event->eos;
     job->stats = event->stats;
-    assert_int_equal(job->n_landed, job->n_blocks - job->first_block);
-    for (uint32_t i = job->first_block; i < job->n_blocks; i++) {
-        assert_int_not_equal(job->blocks[i], UINT32_MAX);
-        assert_int_equal(node->owner[job->blocks[i]], job->key);
+    assert_int_equal(job->n_landed, lacking(node, job));
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        for (uint32_t i = job->first_block[c]; i < job->n_blocks; i++) {
+            assert_int_not_equal(job->blocks[c][i], UINT32_MAX);
+            assert_int_equal(node->owner[c][job->blocks[c][i]], job->key);
+        }
     }
 }
 
@@ -375,8 +413,10 @@ static void on_ended(struct rig_node *node, struct rig_job *job, const struct tr
     job->stats = event->stats;
     if (job->side != RIG_SOURCE)
         return;
-    for (uint32_t i = 0; i < job->n_blocks; i++)
-        give_block(node, job->key, job->blocks[i]);
+    for (uint32_t c = 0; c < node->args.n_classes; c++) {
+        for (uint32_t i = job->sent_from[c]; i < job->n_blocks; i++)
+            give_block(node, job->key, c, job->blocks[c][i]);
+    }
 }
 
 static void on_event(struct rig_node *node, const struct transfer_event *event)
@@ -389,7 +429,7 @@ static void on_event(struct rig_node *node, const struct transfer_event *event)
     case TRANSFER_EVENT_WANTED:
         assert_false(job->wanted);
         job->wanted = true;
-        job->first_block = event->first_block;
+        memcpy(job->first_block, event->first_block, sizeof(job->first_block));
         break;
     case TRANSFER_EVENT_ACKED:
         assert_false(job->acked || job->failed);
@@ -404,7 +444,7 @@ static void on_event(struct rig_node *node, const struct transfer_event *event)
         on_taken(node, job, event);
         break;
     case TRANSFER_EVENT_LANDED:
-        assert_int_equal(job->blocks[event->block_index], event->block_id);
+        assert_int_equal(job->blocks[event->class_index][event->block_index], event->block_id);
         job->n_landed++;
         break;
     case TRANSFER_EVENT_SEALED:
@@ -414,7 +454,7 @@ static void on_event(struct rig_node *node, const struct transfer_event *event)
         assert_false(job->sealed);
         assert_true(job->n_out > 0);
         job->n_out--;
-        give_block(node, job->key, event->block_id);
+        give_block(node, job->key, event->class_index, event->block_id);
         break;
     case TRANSFER_EVENT_FAILED:
         assert_false(job->failed || job->acked || job->sealed);

@@ -20,8 +20,12 @@ enum rig_side { RIG_NO_SIDE, RIG_SOURCE, RIG_DESTINATION };
 struct rig_job {
     enum rig_side side;
     uint64_t key;
-    uint32_t attempt, n_blocks, n_tokens, first_block;
-    uint32_t blocks[RIG_STREAM_MAX]; /* source: its ids; destination: taken, by index */
+    uint32_t attempt, n_blocks, n_tokens;
+    uint32_t sent_from[TRANSFER_CLASSES_MAX];   /* what the stream is about */
+    uint32_t first_block[TRANSFER_CLASSES_MAX]; /* what the destination lacks of it */
+    /* source: its ids; destination: taken, by index */
+    uint32_t blocks[TRANSFER_CLASSES_MAX][RIG_STREAM_MAX];
+    uint32_t next_block, next_class; /* destination: to be given */
     uint32_t n_out;                  /* destination: ids given and not back */
     uint32_t n_given, n_taken, n_landed;
     bool released;
@@ -41,11 +45,13 @@ struct rig_node {
     struct sl_metrics *metrics;
     struct transfer_args args;
     char name[16];
-    uint64_t owner[RIG_BLOCKS_MAX]; /* key, 0: free */
+    uint64_t owner[TRANSFER_CLASSES_MAX][RIG_BLOCKS_MAX]; /* key, 0: free */
     struct rig_job jobs[RIG_JOBS_MAX];
     uint32_t n_jobs;
     bool dead;
     bool canary; /* free blocks hold a pattern that nobody may change */
+    /* Of the streams that begin now, class c sends from here on. */
+    uint32_t sent_from[TRANSFER_CLASSES_MAX];
 };
 
 /* Defaults: one class of 4 layers of 4096 bytes, 64 blocks, host memory, one layer a piece, manual. */
@@ -71,8 +77,12 @@ void rig_stop(struct rig_node *node);
 struct transfer_peer rig_peer(const struct rig_node *node);
 uint32_t rig_free_blocks(const struct rig_node *node);
 /* The content of a source's block: a function of key, index and class, so that both sides know it. */
-void rig_fill(struct rig_node *node, uint64_t key, uint32_t block_index, uint32_t block_id);
-bool rig_equal(struct rig_node *node, uint64_t key, uint32_t block_index, uint32_t block_id);
+void rig_fill(struct rig_node *node, uint64_t key, uint32_t c, uint32_t block_index,
+              uint32_t block_id);
+bool rig_equal(struct rig_node *node, uint64_t key, uint32_t c, uint32_t block_index,
+               uint32_t block_id);
+/* For transfer_send_ready: n layers of every class. */
+#define RIG_LAYERS(n) ((const uint32_t[TRANSFER_CLASSES_MAX]){(n), (n), (n), (n)})
 
 struct rig_job *rig_job(struct rig_node *node, uint64_t key);
 /* Takes blocks, fills them, opens the stream; what is ready and the token come separately. */
@@ -80,7 +90,8 @@ struct rig_job *rig_send(struct rig_node *node, const struct transfer_peer *to, 
                          uint32_t n_tokens);
 struct rig_job *rig_expect(struct rig_node *node, const struct transfer_peer *from, uint64_t key,
                            uint32_t n_tokens);
-/* Admits with as many ids as the ring and the pool give (at most ids_max). */
+/* Admits with as many ids as the ring and the pool give (at most ids_max); of each class what comes
+ * before first_block is not lacking. */
 void rig_admit(struct rig_node *node, struct rig_job *job, uint32_t first_block, uint32_t ids_max);
 /* Tops the ring up with what the pool has (TAKEN does it too, one for one). */
 void rig_refill(struct rig_node *node, struct rig_job *job);

@@ -138,6 +138,8 @@ static void test_post_and_seal(void **state)
     }
 }
 
+static const uint32_t all[TRANSFER_CLASSES_MAX]; /* sent from the first block on */
+
 static struct shape two_layers(void)
 {
     struct transfer_class class = {.n_layers = 4, .layer_bytes = 64, .n_blocks = 100};
@@ -164,14 +166,14 @@ static void test_offers(void **state)
     struct shape shape = two_layers();
     struct destination destination;
     struct piece piece;
-    destination_init(&destination, 5, 300);
+    destination_init(&destination, 5, 300, 1, all);
     struct frame_offer offer = offer_of(&shape, 2);
     assert_false(destination_offer_fits(&destination, &offer, 128, &piece)); /* nothing promised */
-    assert_ok(destination_promise(&destination, 1));
+    assert_ok(destination_promise(&destination, &(uint32_t){1}));
     assert_false(destination_offer_fits(&destination, &offer, 128, &piece)); /* not opened */
     assert_ok(destination_open(&destination, &shape));
     assert_false(destination_offer_fits(&destination, &offer, 128, &piece)); /* no credit */
-    assert_true(destination_give(&destination, 70));
+    assert_true(destination_give(&destination, &(struct transfer_block){0, 70}));
     assert_int_equal(destination.credit, 2);
     assert_true(destination_offer_fits(&destination, &offer, 128, &piece));
     assert_false(destination_offer_fits(&destination, &offer, 127, &piece));
@@ -207,16 +209,17 @@ static void test_offers(void **state)
     bool complete;
     assert_non_null(destination_landed(&destination, &piece, true, &complete));
     assert_false(complete);
-    uint32_t cursor = 0, id, block;
-    assert_false(destination_back(&destination, &cursor, &id, &block)); /* piece 2 is posted */
+    uint32_t cursor = 0, index;
+    struct transfer_block block;
+    assert_false(destination_back(&destination, &cursor, &block, &index)); /* piece 2 is posted */
     shape_piece(&shape, 2, &piece);
     assert_non_null(destination_landed(&destination, &piece, true, &complete));
     assert_true(complete);
     cursor = 0;
-    assert_true(destination_back(&destination, &cursor, &id, &block));
-    assert_int_equal(id, 70);
-    assert_int_equal(block, 1);
-    assert_false(destination_back(&destination, &cursor, &id, &block));
+    assert_true(destination_back(&destination, &cursor, &block, &index));
+    assert_int_equal(block.id, 70);
+    assert_int_equal(index, 1);
+    assert_false(destination_back(&destination, &cursor, &block, &index));
     destination_fini(&destination);
 }
 
@@ -225,15 +228,16 @@ static void test_ring(void **state)
     (void)state;
     struct shape shape = two_layers();
     struct destination destination;
-    destination_init(&destination, 50, 50 * 64);
-    assert_false(destination_give(&destination, 1));
-    assert_fails(destination_promise(&destination, 51), SL_INVALID, "from block 51");
-    assert_ok(destination_promise(&destination, 10));
-    assert_fails(destination_promise(&destination, 10), SL_INVALID, "second time");
+    destination_init(&destination, 50, 50 * 64, 1, all);
+    assert_false(destination_give(&destination, &(struct transfer_block){0, 1}));
+    assert_fails(destination_promise(&destination, &(uint32_t){51}), SL_INVALID, "from block 51");
+    assert_ok(destination_promise(&destination, &(uint32_t){10}));
+    assert_fails(destination_promise(&destination, &(uint32_t){10}), SL_INVALID, "second time");
     assert_ok(destination_open(&destination, &shape));
     for (uint32_t i = 0; i < TRANSFER_RING_BLOCKS_MAX; i++)
-        assert_true(destination_give(&destination, 100 + i));
-    assert_false(destination_give(&destination, 999)); /* the ring is full */
+        assert_true(destination_give(&destination, &(struct transfer_block){0, 100 + i}));
+    assert_false(
+        destination_give(&destination, &(struct transfer_block){0, 999})); /* the ring is full */
     struct piece piece;
     bool taken;
     struct frame_offer offer = offer_of(&shape, 20);
@@ -241,12 +245,13 @@ static void test_ring(void **state)
     assert_int_equal(destination_post(&destination, &piece, &taken), 100);
     for (uint32_t i = 0; i < 40 - TRANSFER_RING_BLOCKS_MAX; i++) {
         offer = offer_of(&shape, 22 + 2 * i);
-        assert_true(destination_give(&destination, 200 + i));
+        assert_true(destination_give(&destination, &(struct transfer_block){0, 200 + i}));
         assert_true(destination_offer_fits(&destination, &offer, 128, &piece));
         assert_int_equal(destination_post(&destination, &piece, &taken), 101 + i);
     }
     assert_int_equal(destination.credit, 50);
-    assert_false(destination_give(&destination, 999)); /* nothing more is lacking */
+    assert_false(destination_give(&destination,
+                                  &(struct transfer_block){0, 999})); /* nothing more is lacking */
     destination_fini(&destination);
 }
 
@@ -278,6 +283,64 @@ static void test_open_fits(void **state)
     BAD_OPEN(layers_per_piece, 0);
     BAD_OPEN(layers_per_piece, 5);
     BAD_OPEN(heads_per_piece, 1);
+    BAD_OPEN(first_block[0], 6);
+    BAD_OPEN(first_block[1], 1); /* of a class that is none */
+    open.first_block[0] = 5;     /* its window has passed everything */
+    assert_true(destination_open_fits(&shape, &open, 64, &cut));
+}
+
+/* Two classes, of which the second sends from block 3 on: a block's credit waits for both ids, offers of
+ * what a class does not send are refused, and the stream is full without it. */
+static void test_classes(void **state)
+{
+    (void)state;
+    struct transfer_class classes[2] = {{.n_layers = 4, .layer_bytes = 64, .n_blocks = 100},
+                                        {.n_layers = 2, .layer_bytes = 32, .n_blocks = 100}};
+    struct shape shape;
+    assert_ok(shape_init(&shape, classes, 2, 2)); /* pieces of a block: two, and one */
+    static const uint32_t sent_from[2] = {0, 3}, too_early[2] = {1, 2}, lacking[2] = {1, 3};
+    struct destination destination;
+    destination_init(&destination, 5, 300, 2, sent_from);
+    assert_fails(destination_promise(&destination, too_early), SL_INVALID,
+                 "block 2 of class 1; want 3..5");
+    assert_ok(destination_promise(&destination, lacking));
+    assert_ok(destination_open(&destination, &shape));
+    assert_int_equal(destination.n_pieces, 4 * 2 + 2);
+    static const uint32_t credits[] = {2, 3, 3, 4, 4, 5}; /* after each id */
+    static const uint32_t class_of[] = {0, 0, 0, 1, 0, 1};
+    assert_int_equal(destination.credit, 1);
+    for (uint32_t i = 0; i < 6; i++) {
+        const struct transfer_block block = {class_of[i], 50 + i};
+        assert_true(destination_give(&destination, &block));
+        assert_int_equal(destination.credit, credits[i]);
+    }
+    assert_false(destination_give(&destination, &(struct transfer_block){1, 99}));
+    struct piece piece;
+    uint32_t n = 0;
+    for (uint32_t number = 0; number < 15; number++) {
+        struct frame_offer offer = offer_of(&shape, number);
+        uint32_t block = number / 3, c = number % 3 == 2;
+        size_t bytes = c == 1 ? 64 : 128;
+        bool fits = block >= lacking[c];
+        assert_int_equal(destination_offer_fits(&destination, &offer, bytes, &piece), fits);
+        if (!fits)
+            continue;
+        bool taken, complete;
+        uint32_t id = destination_post(&destination, &piece, &taken);
+        assert_int_equal(taken, number % 3 != 1);
+        assert_int_equal(id, c == 1 ? block == 3 ? 53 : 55 : block < 4 ? 49 + block : 54);
+        assert_non_null(destination_landed(&destination, &piece, true, &complete));
+        assert_int_equal(complete, number % 3 != 0);
+        assert_int_equal(destination_facts(&destination).full, ++n == 10);
+    }
+    uint32_t cursor = 0, index, n_back[2] = {0, 0};
+    struct transfer_block block;
+    while (destination_back(&destination, &cursor, &block, &index)) {
+        assert_int_equal(index, lacking[block.class_index] + n_back[block.class_index]++);
+        assert_true(block.class_index == 1 ? block.id == 53 || block.id == 55 : block.id != 53);
+    }
+    assert_true(n_back[0] == 4 && n_back[1] == 2);
+    destination_fini(&destination);
 }
 
 /* A stream that lacks nothing is full as soon as it is opened and promised, in either order. */
@@ -287,11 +350,11 @@ static void test_empty(void **state)
     struct shape shape = two_layers();
     for (uint32_t order = 0; order < 2; order++) {
         struct destination destination;
-        destination_init(&destination, 5, 300);
+        destination_init(&destination, 5, 300, 1, all);
         if (order == 0)
             assert_ok(destination_open(&destination, &shape));
         assert_false(destination_facts(&destination).full);
-        assert_ok(destination_promise(&destination, 5));
+        assert_ok(destination_promise(&destination, &(uint32_t){5}));
         if (order == 1)
             assert_ok(destination_open(&destination, &shape));
         assert_true(destination_facts(&destination).full);
@@ -306,6 +369,7 @@ int main(void)
         cmocka_unit_test(test_table),     cmocka_unit_test(test_post_and_seal),
         cmocka_unit_test(test_offers),    cmocka_unit_test(test_ring),
         cmocka_unit_test(test_open_fits), cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_classes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

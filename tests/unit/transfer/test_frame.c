@@ -44,10 +44,12 @@ static struct frame sample(enum frame_type type)
                                          .n_lanes = 1,
                                          .layers_per_piece = 4,
                                          .transport = FRAME_TRANSPORT_UCX,
-                                         .prefix_hash = {9, 8, 7}};
+                                         .prefix_hash = {9, 8, 7},
+                                         .first_block = {0x0a0b, 3, 0, 5}};
         break;
     case FRAME_WANT:
-        frame.want = (struct frame_want){.first_block = 2, .credit = 4, .offers_max = 8};
+        frame.want =
+            (struct frame_want){.first_block = {2, 0x0102, 0, 1}, .credit = 4, .offers_max = 8};
         break;
     case FRAME_GRANT:
         frame.grant = (struct frame_grant){.credit = 5, .sequence = 6, .piece = 7};
@@ -90,7 +92,7 @@ static void test_round_trip(void **state)
 {
     (void)state;
     static const size_t bytes_of[FRAME_TYPE_COUNT] = {
-        [FRAME_HELLO] = 128,   [FRAME_BEAT] = 48,   [FRAME_OPEN] = 64,     [FRAME_WANT] = 48,
+        [FRAME_HELLO] = 128,   [FRAME_BEAT] = 48,   [FRAME_OPEN] = 80,     [FRAME_WANT] = 64,
         [FRAME_GRANT] = 48,    [FRAME_OFFER] = 64,  [FRAME_REFUSE] = 48,   [FRAME_SEAL] = 80,
         [FRAME_SEAL_ACK] = 32, [FRAME_CANCEL] = 48, [FRAME_CANCELLED] = 48};
     for (unsigned type = 1; type < FRAME_TYPE_COUNT; type++) {
@@ -116,13 +118,24 @@ static void test_layout(void **state)
     struct frame frame = sample(FRAME_OFFER);
     uint8_t bytes[FRAME_BYTES_MAX];
     static const uint8_t offer[64] = {
-        1,    6,    0,    0,    0,    0,    0,    0,    0x88, 0x77, 0x66, 0x55, 0x44,
+        2,    6,    0,    0,    0,    0,    0,    0,    0x88, 0x77, 0x66, 0x55, 0x44,
         0x33, 0x22, 0x11, 0x00, 0xff, 0xee, 0xdd, 0xcc, 0xbb, 0xaa, 0x99, 3,    0,
         0,    0,    0,    0,    0,    0,    0,    0,    4,    0,    4,    0,    0,
         0,    0,    0,    1,    0,    3,    0,    0,    0,    13,   0,    0,    0,
         0,    0,    1,    0,    8,    7,    6,    5,    4,    3,    2,    1};
     assert_int_equal(frame_pack(&frame, bytes), sizeof(offer));
     assert_memory_equal(bytes, offer, sizeof(offer));
+
+    frame = sample(FRAME_WANT);
+    static const uint8_t want[32] = {2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0,
+                                     4, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    assert_int_equal(frame_pack(&frame, bytes), 32 + sizeof(want));
+    assert_memory_equal(bytes + 32, want, sizeof(want));
+
+    frame = sample(FRAME_OPEN); /* its first blocks come last */
+    static const uint8_t first_blocks[16] = {0x0b, 0x0a, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0};
+    assert_int_equal(frame_pack(&frame, bytes), 80);
+    assert_memory_equal(bytes + 64, first_blocks, sizeof(first_blocks));
 }
 
 static void refused(const uint8_t *bytes, size_t n)
@@ -145,7 +158,7 @@ static void test_bad_header(void **state)
         static const struct {
             size_t at;
             uint8_t value;
-        } bad[] = {{0, 0},   {0, 2},  {1, 0},   {1, FRAME_TYPE_COUNT},
+        } bad[] = {{0, 0},   {0, 1},  {1, 0},   {1, FRAME_TYPE_COUNT},
                    {1, 255}, {2, 2},  {3, 1},   {28, 1},
                    {29, 1},  {30, 1}, {31, 128}};
         for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -175,7 +188,7 @@ static void test_bad_fields(void **state)
         {FRAME_HELLO, 33, '"'},   {FRAME_HELLO, 33, '\\'},
         {FRAME_HELLO, 33, '\n'},  {FRAME_HELLO, 40, 'x'}, /* after NUL */
         {FRAME_HELLO, 94, 1},     {FRAME_HELLO, 95, 1},   /* reserved */
-        {FRAME_WANT, 44, 1},      {FRAME_WANT, 47, 1},
+        {FRAME_WANT, 56, 1},      {FRAME_WANT, 63, 1},
         {FRAME_GRANT, 44, 1},     {FRAME_GRANT, 47, 1},
         {FRAME_OFFER, 42, 2},     {FRAME_OFFER, 43, 1}, /* flags */
         {FRAME_REFUSE, 32, 0},    {FRAME_REFUSE, 32, TRANSFER_REASON_COUNT},

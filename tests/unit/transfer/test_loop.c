@@ -55,6 +55,7 @@ enum blow {
 struct plan {
     uint64_t key, expect_us, send_us, token_us, cancel_us;
     uint32_t from, to, n_tokens, n_blocks, first;
+    uint32_t sent_from; /* of the second class */
     bool cancel_source, cancel_destination, sent, expected;
     uint32_t chunk, chunk_end, layer; /* what is ready: layers [0, layer) of [chunk, chunk_end) */
     bool token_given;
@@ -131,6 +132,8 @@ static void plan_streams(struct world *world)
         plan->n_tokens = 1 + (uint32_t)draw(world, 16 * 9);
         plan->n_blocks = (plan->n_tokens + 15) / 16;
         plan->first = draw(world, 3) == 0 ? (uint32_t)draw(world, plan->n_blocks + 1) : 0;
+        if (world->nodes[0].args.n_classes > 1) /* which has a window, as far as a stream knows */
+            plan->sent_from = (uint32_t)draw(world, plan->n_blocks + 1);
         plan->expect_us = begin + draw(world, 200000);
         plan->send_us = begin + draw(world, 200000);
         if (world->faults & FAULT_LATE && draw(world, 2) == 0)
@@ -172,9 +175,9 @@ static void step_ready(struct world *world, struct plan *plan)
         plan->layer = 0;
     }
     plan->layer += 1 + (uint32_t)draw(world, LAYERS);
-    assert_int_equal(
-        transfer_send_ready(node->transfer, plan->key, plan->chunk, plan->chunk_end, plan->layer),
-        SL_OK);
+    assert_int_equal(transfer_send_ready(node->transfer, plan->key, plan->chunk, plan->chunk_end,
+                                         RIG_LAYERS(plan->layer)),
+                     SL_OK);
     if (plan->layer > LAYERS) /* the second class has one layer more */
         plan->chunk = plan->chunk_end;
 }
@@ -186,6 +189,7 @@ static void step_source(struct world *world, struct plan *plan, uint64_t at)
         return;
     if (!plan->sent && at >= plan->send_us && rig_promised(node) + plan->n_blocks <= BLOCKS) {
         struct transfer_peer to = rig_peer(&world->nodes[plan->to]);
+        node->sent_from[1] = plan->sent_from;
         plan->source = rig_send(node, &to, plan->key, plan->n_tokens);
         plan->sent = true;
     }
@@ -209,6 +213,7 @@ static void step_destination(struct world *world, struct plan *plan, uint64_t at
         return;
     if (!plan->expected && at >= plan->expect_us) {
         struct transfer_peer from = rig_peer(&world->nodes[plan->from]);
+        node->sent_from[1] = plan->sent_from;
         plan->destination = rig_expect(node, &from, plan->key, plan->n_tokens);
         plan->expected = true;
     }

@@ -137,7 +137,7 @@ static void test_shape(void **state)
 #define BLOCKS 7
 /* A naive model: which layers are final, which pieces were taken. */
 struct model {
-    uint32_t final[BLOCKS], credit, first;
+    uint32_t final[BLOCKS][2], credit, first[TRANSFER_CLASSES_MAX];
     bool taken[BLOCKS * 8];
 };
 
@@ -146,8 +146,10 @@ static bool model_next(const struct model *model, const struct shape *shape, uin
     for (uint32_t number = 0; number < BLOCKS * shape->pieces_per_block; number++) {
         struct piece piece;
         shape_piece(shape, number, &piece);
-        bool final = piece.first_layer + piece.n_layers <= model->final[piece.block];
-        bool allowed = piece.block >= model->first && piece.block < model->credit;
+        bool final =
+            piece.first_layer + piece.n_layers <= model->final[piece.block][piece.class_index];
+        bool allowed =
+            piece.block >= model->first[piece.class_index] && piece.block < model->credit;
         if (!model->taken[number] && final && allowed) {
             *number_out = number;
             return true;
@@ -160,9 +162,17 @@ static void run_model(uint64_t seed)
 {
     struct shape shape = make_shape(1 + (uint32_t)(seed % 2), (uint32_t)(seed % 4));
     struct source source;
-    struct model model = {.first = (uint32_t)(test_random(&seed) % (BLOCKS + 1))};
-    assert_ok(source_init(&source, &shape, BLOCKS));
-    model.credit = model.first;
+    struct model model = {0};
+    uint32_t sent_from[2], n_pieces = 0;
+    model.credit = BLOCKS;
+    for (uint32_t c = 0; c < shape.n_classes; c++) {
+        sent_from[c] = (uint32_t)(test_random(&seed) % (BLOCKS + 1));
+        model.first[c] =
+            sent_from[c] + (uint32_t)(test_random(&seed) % (BLOCKS + 1 - sent_from[c]));
+        model.credit = model.first[c] < model.credit ? model.first[c] : model.credit;
+        n_pieces += (BLOCKS - model.first[c]) * shape.classes[c].n_runs;
+    }
+    assert_ok(source_init(&source, &shape, BLOCKS, sent_from));
     bool wanted = false;
     for (uint32_t step = 0; step < 400; step++) {
         uint64_t dice = test_random(&seed) % 4;
@@ -175,10 +185,13 @@ static void run_model(uint64_t seed)
         } else if (dice == 2) {
             uint32_t a = (uint32_t)(test_random(&seed) % BLOCKS);
             uint32_t b = a + (uint32_t)(test_random(&seed) % (BLOCKS + 2 - a));
-            uint32_t layers = (uint32_t)(test_random(&seed) % 7);
+            uint32_t layers[2] = {(uint32_t)(test_random(&seed) % 7),
+                                  (uint32_t)(test_random(&seed) % 5)};
             source_final(&source, a, b, layers);
             for (uint32_t i = a; i < b && i < BLOCKS; i++)
-                model.final[i] = model.final[i] < layers ? layers : model.final[i];
+                for (uint32_t c = 0; c < 2; c++)
+                    model.final[i][c] =
+                        model.final[i][c] < layers[c] ? layers[c] : model.final[i][c];
         } else if (dice == 3) {
             uint32_t number;
             struct piece piece;
@@ -192,7 +205,7 @@ static void run_model(uint64_t seed)
             source_sent(&source, true);
         }
     }
-    source_final(&source, 0, BLOCKS, 99);
+    source_final(&source, 0, BLOCKS, (const uint32_t[2]){99, 100000});
     if (!wanted)
         assert_true(source_want(&source, model.first, model.credit));
     assert_true(source_grant(&source, BLOCKS));
@@ -201,7 +214,7 @@ static void run_model(uint64_t seed)
         source_sent(&source, true);
     source.token_known = true;
     assert_true(source_facts(&source).complete && source_facts(&source).idle);
-    assert_int_equal(source.n_sent, (BLOCKS - model.first) * shape.pieces_per_block);
+    assert_int_equal(source.n_sent, n_pieces);
     source_fini(&source);
 }
 
@@ -217,13 +230,19 @@ static void test_bad_want(void **state)
     (void)state;
     struct shape shape = make_shape(1, 1);
     struct source source;
-    assert_fails(source_init(&source, &shape, 0), SL_INVALID, "0 blocks");
-    assert_fails(source_init(&source, &shape, TRANSFER_STREAM_BLOCKS_MAX + 1), SL_INVALID, "65537");
-    assert_ok(source_init(&source, &shape, 4));
-    assert_false(source_want(&source, 5, 5));
-    assert_false(source_want(&source, 2, 1));
-    assert_false(source_want(&source, 2, 5));
-    assert_true(source_want(&source, 2, 3));
+    static const uint32_t from[2] = {1, 0}, far[2] = {5, 0};
+    assert_fails(source_init(&source, &shape, 0, from), SL_INVALID, "0 blocks");
+    assert_fails(source_init(&source, &shape, TRANSFER_STREAM_BLOCKS_MAX + 1, from), SL_INVALID,
+                 "65537");
+    assert_fails(source_init(&source, &shape, 4, far), SL_INVALID, "class 0 from block 5");
+    assert_ok(source_init(&source, &shape, 4, from));
+    assert_false(source_want(&source, (const uint32_t[4]){5}, 5));
+    assert_false(source_want(&source, (const uint32_t[4]){0}, 1)); /* not what is sent */
+    assert_false(source_want(&source, (const uint32_t[4]){2}, 1));
+    assert_false(source_want(&source, (const uint32_t[4]){2}, 5));
+    assert_false(source_want(&source, (const uint32_t[4]){2, 1}, 3)); /* a class that is none */
+    assert_false(source_want(&source, (const uint32_t[4]){2, 0, 0, 1}, 3));
+    assert_true(source_want(&source, (const uint32_t[4]){2}, 3));
     assert_false(source_grant(&source, 5));
     assert_true(source_grant(&source, 4));
     assert_true(source_grant(&source, 1)); /* stale: a grant may be repeated */
@@ -236,10 +255,11 @@ static void test_lacks_credit(void **state)
     (void)state;
     struct shape shape = make_shape(1, 1);
     struct source source;
-    assert_ok(source_init(&source, &shape, 4));
-    assert_true(source_want(&source, 0, 1));
+    static const uint32_t none[TRANSFER_CLASSES_MAX] = {0}, one[1] = {1};
+    assert_ok(source_init(&source, &shape, 4, none));
+    assert_true(source_want(&source, none, 1));
     assert_false(source_lacks_credit(&source));
-    source_final(&source, 1, 2, 1); /* of block 1, which has no credit */
+    source_final(&source, 1, 2, one); /* of block 1, which has no credit */
     assert_true(source_lacks_credit(&source));
     assert_false(source_can_offer(&source));
     assert_true(source_grant(&source, 2));

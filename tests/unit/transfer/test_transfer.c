@@ -85,7 +85,7 @@ static void test_calls_refuse(void **state)
     (void)state;
     uint32_t blocks[64] = {0};
     struct transfer_send_args send = {
-        .key = 5, .peer = rig_peer(&b), .n_blocks = 2, .n_tokens = 20, .blocks = blocks};
+        .key = 5, .peer = rig_peer(&b), .n_blocks = 2, .n_tokens = 20, .blocks = {blocks}};
     struct transfer_recv_args recv = {
         .key = 5, .peer = rig_peer(&b), .n_blocks = 2, .n_tokens = 20};
     struct transfer_send_args bad = send;
@@ -103,11 +103,19 @@ static void test_calls_refuse(void **state)
     bad = send;
     bad.peer.node_id = "0123456789abcdef";
     assert_fails(transfer_send_open(a.transfer, &bad), SL_INVALID, "16 bytes");
+    bad = send;
+    bad.first_block[0] = 3;
+    assert_fails(transfer_send_open(a.transfer, &bad), SL_INVALID, "class 0 from block 3");
+    recv.first_block[0] = 3;
+    assert_fails(transfer_recv_expect(a.transfer, &recv), SL_INVALID, "class 0 from block 3");
     recv.n_tokens = 0;
     assert_fails(transfer_recv_expect(a.transfer, &recv), SL_INVALID, "0 tokens");
-    blocks[1] = 64;
-    assert_fails(transfer_recv_admit(a.transfer, 5, 0, blocks, 2), SL_INVALID, "64 of 64");
-    assert_fails(transfer_recv_refill(a.transfer, 5, blocks, 33), SL_INVALID, "33 block ids");
+    struct transfer_block given[2] = {{0, 0}, {0, 64}};
+    const uint32_t first[1] = {0};
+    assert_fails(transfer_recv_admit(a.transfer, 5, first, given, 2), SL_INVALID, "64 of 64");
+    assert_fails(transfer_recv_refill(a.transfer, 5, given, 33), SL_INVALID, "33 block ids");
+    given[0].class_index = 1;
+    assert_fails(transfer_recv_refill(a.transfer, 5, given, 1), SL_INVALID, "class 1 of 1");
     assert_fails(transfer_recv_cancel(a.transfer, 5, 0), SL_INVALID, "reason 0");
     assert_fails(transfer_send_cancel(a.transfer, 5, TRANSFER_REASON_COUNT), SL_INVALID, "reason");
 }
@@ -116,11 +124,11 @@ static void test_calls_refuse(void **state)
 static void test_unknown_keys(void **state)
 {
     (void)state;
-    uint32_t ids[3] = {4, 5, 6};
-    assert_ok(transfer_recv_admit(a.transfer, 99, 0, ids, 3));
-    assert_ok(transfer_recv_refill(a.transfer, 99, ids, 1));
+    const struct transfer_block blocks[3] = {{0, 4}, {0, 5}, {0, 6}};
+    assert_ok(transfer_recv_admit(a.transfer, 99, RIG_LAYERS(0), blocks, 3));
+    assert_ok(transfer_recv_refill(a.transfer, 99, blocks, 1));
     assert_ok(transfer_recv_cancel(a.transfer, 99, TRANSFER_CANCELLED));
-    assert_ok(transfer_send_ready(a.transfer, 99, 0, 1, 1));
+    assert_ok(transfer_send_ready(a.transfer, 99, 0, 1, RIG_LAYERS(1)));
     assert_ok(transfer_send_token(a.transfer, 99, 1, 1, false, 0));
     assert_ok(transfer_send_cancel(a.transfer, 99, TRANSFER_CANCELLED));
     (void)transfer_progress(a.transfer);
@@ -128,7 +136,7 @@ static void test_unknown_keys(void **state)
     for (uint32_t i = 0; i < 4; i++) {
         assert_true(transfer_poll(a.transfer, &event));
         assert_int_equal(event.type, TRANSFER_EVENT_BLOCK_BACK);
-        assert_int_equal(event.block_id, i < 3 ? ids[i] : ids[0]);
+        assert_int_equal(event.block_id, blocks[i % 3].id);
     }
     assert_false(transfer_poll(a.transfer, &event));
 }
@@ -141,8 +149,12 @@ static void test_key_twice(void **state)
     struct rig_job *recv = rig_expect(&b, &from, 61, 64), *send = rig_send(&a, &to, 61, 64);
     struct transfer_recv_args expected = {
         .key = 61, .attempt = 2, .peer = from, .n_blocks = 4, .n_tokens = 64};
-    struct transfer_send_args opened = {
-        .key = 61, .attempt = 2, .peer = to, .n_blocks = 4, .n_tokens = 64, .blocks = send->blocks};
+    struct transfer_send_args opened = {.key = 61,
+                                        .attempt = 2,
+                                        .peer = to,
+                                        .n_blocks = 4,
+                                        .n_tokens = 64,
+                                        .blocks = {send->blocks[0]}};
     for (uint32_t i = 0; i < 4; i++) { /* queued, opened, landing, held */
         assert_ok(transfer_recv_expect(b.transfer, &expected));
         assert_ok(transfer_send_open(a.transfer, &opened));
@@ -168,23 +180,25 @@ static void test_full_commands(void **state)
     while (transfer_send_cancel(a.transfer, 1000 + n, TRANSFER_CANCELLED) == SL_OK)
         n++;
     assert_int_equal(n, TRANSFER_COMMANDS_MAX);
-    assert_fails(transfer_send_ready(a.transfer, 1, 0, 1, 1), SL_AGAIN, "4096 commands");
+    assert_fails(transfer_send_ready(a.transfer, 1, 0, 1, RIG_LAYERS(1)), SL_AGAIN,
+                 "4096 commands");
     uint32_t blocks[1] = {0};
     struct transfer_send_args send = {
-        .key = 5, .peer = rig_peer(&b), .n_blocks = 1, .n_tokens = 1, .blocks = blocks};
+        .key = 5, .peer = rig_peer(&b), .n_blocks = 1, .n_tokens = 1, .blocks = {blocks}};
     assert_fails(transfer_send_open(a.transfer, &send), SL_AGAIN, "4096 commands");
     run(20, 10);
-    assert_ok(transfer_send_ready(a.transfer, 1, 0, 1, 1));
+    assert_ok(transfer_send_ready(a.transfer, 1, 0, 1, RIG_LAYERS(1)));
 }
 
 /* Nobody polls: the event ring fills, progress stops, and when polled every event is there, in order. */
 static void test_full_events(void **state)
 {
     (void)state;
-    uint32_t id = 3, n_given = 0, n_back = 0;
+    const struct transfer_block block = {0, 3};
+    uint32_t n_given = 0, n_back = 0;
     struct transfer_event event;
     for (uint32_t i = 0; i < 6000; i++) {
-        if (transfer_recv_refill(a.transfer, i + 1, &id, 1) == SL_OK)
+        if (transfer_recv_refill(a.transfer, i + 1, &block, 1) == SL_OK)
             n_given++;
         else
             (void)transfer_progress(a.transfer);

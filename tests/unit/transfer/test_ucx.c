@@ -236,7 +236,7 @@ static bool contains(uint64_t from, uint64_t bytes, const void *to)
 static void check_receives(const struct rig_job *job)
 {
     uint64_t pool = (uint64_t)(uintptr_t)b.pools[0].address;
-    assert_int_equal(n_receives, (job->n_blocks - job->first_block) * LAYERS);
+    assert_int_equal(n_receives, (job->n_blocks - job->first_block[0]) * LAYERS);
     uint32_t seen[RIG_STREAM_MAX][LAYERS] = {{0}};
     for (uint32_t i = 0; i < n_receives; i++) {
         assert_true(contains(pool, b.pools[0].bytes, receives[i].to));
@@ -244,13 +244,13 @@ static void check_receives(const struct rig_job *job)
         assert_int_equal(offset % layer_bytes, 0);
         assert_int_equal(receives[i].bytes, layer_bytes);
         uint32_t id = (uint32_t)(offset / BLOCK), layer = (uint32_t)(offset % BLOCK / layer_bytes);
-        uint32_t index = job->first_block;
-        while (index < job->n_blocks && job->blocks[index] != id)
+        uint32_t index = job->first_block[0];
+        while (index < job->n_blocks && job->blocks[0][index] != id)
             index++;
         assert_true(index < job->n_blocks);
         seen[index][layer]++;
     }
-    for (uint32_t index = job->first_block; index < job->n_blocks; index++) {
+    for (uint32_t index = job->first_block[0]; index < job->n_blocks; index++) {
         for (uint32_t layer = 0; layer < LAYERS; layer++)
             assert_int_equal(seen[index][layer], 1);
     }
@@ -299,7 +299,7 @@ static void case_layers_overlap(void **state)
     start_pair(false);
     struct pair pair = begin(5, 16 * 40, 0);
     /* With only the first two layers final, exactly they land, of every block. */
-    assert_int_equal(transfer_send_ready(a.transfer, 5, 0, 40, 2), SL_OK);
+    assert_int_equal(transfer_send_ready(a.transfer, 5, 0, 40, RIG_LAYERS(2)), SL_OK);
     uint64_t begun = sl_real_us();
     while (rig_metric(&b, "kv_transfer_pieces_total", "side=\"recv\"") < 80 &&
            sl_real_us() - begun < WAIT_US) {
@@ -322,7 +322,7 @@ static void case_cancel(void **state)
     for (uint64_t key = 1; key <= 6; key++) {
         struct pair pair = begin(key, 16 * 30, 0);
         if (key % 3 != 0)
-            assert_int_equal(transfer_send_ready(a.transfer, key, 0, 20, 2), SL_OK);
+            assert_int_equal(transfer_send_ready(a.transfer, key, 0, 20, RIG_LAYERS(2)), SL_OK);
         if (key % 3 == 1)
             assert_true(rig_run(both, 2, send_wanted, pair.send, WAIT_US));
         if (key % 2 == 0)
@@ -350,8 +350,8 @@ static void case_spoilt(void **state)
             assert_int_equal(pair.recv->reason, TRANSFER_CORRUPT);
             assert_int_equal(pair.send->reason, TRANSFER_CORRUPT);
         } else {
-            assert_false(rig_equal(&b, 9, 3, pair.recv->blocks[3]));
-            rig_fill(&b, 9, 3, pair.recv->blocks[3]);
+            assert_false(rig_equal(&b, 9, 0, 3, pair.recv->blocks[0][3]));
+            rig_fill(&b, 9, 0, 3, pair.recv->blocks[0][3]);
             rig_release(&b, pair.recv);
         }
         stop_pair();
@@ -434,7 +434,7 @@ static void case_reconnect(void **state)
         double before = rig_metric(&a, "kv_transfer_sessions_lost_total", NULL) +
                         rig_metric(&b, "kv_transfer_sessions_lost_total", NULL);
         struct pair pair = begin(key * 100, 16 * 30, 0);
-        assert_int_equal(transfer_send_ready(a.transfer, key * 100, 0, 20, 2), SL_OK);
+        assert_int_equal(transfer_send_ready(a.transfer, key * 100, 0, 20, RIG_LAYERS(2)), SL_OK);
         assert_int_equal(sl_fault_configure("transfer_beat=always"), SL_OK);
         assert_true(rig_run(both, 2, pair_over, &pair, WAIT_US));
         assert_int_equal(pair.send->reason, TRANSFER_LOST);
@@ -616,8 +616,9 @@ static int role_source(void)
             rig_ready_all(&a, job);
             rig_token(&a, job, 99);
         } else {
-            assert_int_equal(transfer_send_ready(a.transfer, key, 0, job->n_blocks, 2), SL_OK);
-            assert_int_equal(transfer_send_ready(a.transfer, key, 0, 3, LAYERS), SL_OK);
+            assert_int_equal(transfer_send_ready(a.transfer, key, 0, job->n_blocks, RIG_LAYERS(2)),
+                             SL_OK);
+            assert_int_equal(transfer_send_ready(a.transfer, key, 0, 3, RIG_LAYERS(LAYERS)), SL_OK);
         }
     }
     return 0;
@@ -630,7 +631,8 @@ static struct rig_job *send_to(const struct transfer_peer *to, uint64_t key, boo
         rig_ready_all(&a, job);
         rig_token(&a, job, 99);
     } else {
-        assert_int_equal(transfer_send_ready(a.transfer, key, 0, job->n_blocks, 2), SL_OK);
+        assert_int_equal(transfer_send_ready(a.transfer, key, 0, job->n_blocks, RIG_LAYERS(2)),
+                         SL_OK);
     }
     return job;
 }
@@ -653,7 +655,8 @@ static void case_destination_dies(void **state)
     job = send_to(&to, 0x10000 + 16 * 20, false);
     assert_true(rig_run(only_a, 1, send_wanted, job, WAIT_US));
     kill(child.pid, SIGSTOP);
-    assert_int_equal(transfer_send_ready(a.transfer, job->key, 0, job->n_blocks, 3), SL_OK);
+    assert_int_equal(transfer_send_ready(a.transfer, job->key, 0, job->n_blocks, RIG_LAYERS(3)),
+                     SL_OK);
     uint64_t begun = sl_real_us();
     assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
     assert_true(sl_real_us() - begun < 3 * SLOW * SL_SECOND_US);

@@ -19,8 +19,10 @@
 #define CONTEXT  2048u
 #define WAIT_US  (120 * SL_SECOND_US) /* sanitizers on a busy machine */
 
-static char *model_directory;
-static struct model_engine *reference; /* stays open: loading takes longer than most tests */
+static char *model_directories[FX_MODELS];
+static struct model_engine
+    *references[FX_MODELS];  /* stay open: loading takes longer than most tests */
+static enum fx_model opened; /* last */
 
 /* ------------------------------------------------------------------ the model */
 
@@ -31,7 +33,7 @@ struct tensor {
     float size; /* uniform within +-size; 0: ones */
 };
 
-static uint32_t list_tensors(struct tensor *tensors)
+static uint32_t list_tensors(enum fx_model model, struct tensor *tensors)
 {
     static const struct {
         const char *name;
@@ -59,14 +61,20 @@ static uint32_t list_tensors(struct tensor *tensors)
             t->size = t->n_dims == 1 ? 0.0f : sqrtf(3.0f / (float)per_layer[i].columns);
             (void)snprintf(t->name, sizeof(t->name), "model.layers.%u.%s.weight", layer,
                            per_layer[i].name);
+            if (model != FX_MIXED || i > 2) /* q, k, v of Qwen2 have biases */
+                continue;
+            t = &tensors[n++];
+            *t = (struct tensor){.dims = {per_layer[i].rows, 0}, .n_dims = 1, .size = 0.2f};
+            (void)snprintf(t->name, sizeof(t->name), "model.layers.%u.%s.bias", layer,
+                           per_layer[i].name);
         }
     return n;
 }
 
-static void write_weights(const char *directory)
+static void write_weights(enum fx_model model, const char *directory)
 {
     struct tensor tensors[64];
-    uint32_t n = list_tensors(tensors);
+    uint32_t n = list_tensors(model, tensors);
     char header[8192];
     size_t length = (size_t)snprintf(header, sizeof(header), "{");
     size_t offset = 0;
@@ -102,33 +110,42 @@ static void write_weights(const char *directory)
     sl_free(file);
 }
 
-const char *fx_model(void)
+const char *fx_model(enum fx_model model)
 {
-    if (model_directory != NULL)
-        return model_directory;
-    model_directory = test_dir_create();
+    static const char *const variants[FX_MODELS] = {
+        "\"LlamaForCausalLM\"],\"model_type\":\"llama\"",
+        "\"MistralForCausalLM\"],\"model_type\":\"mistral\",\"sliding_window\":40",
+        "\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\",\"use_sliding_window\":true,"
+        "\"sliding_window\":40,\"max_window_layers\":1"};
+    char **directory = &model_directories[model];
+    if (*directory != NULL)
+        return *directory;
+    *directory = test_dir_create();
     char config[1024];
     (void)snprintf(config, sizeof(config),
-                   "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\","
+                   "{\"architectures\":[%s,"
                    "\"vocab_size\":%u,\"hidden_size\":%u,\"head_dim\":%u,\"intermediate_size\":%u,"
                    "\"num_hidden_layers\":%u,\"num_attention_heads\":%u,"
                    "\"num_key_value_heads\":%u,\"hidden_act\":\"silu\",\"rms_norm_eps\":1e-6,"
                    "\"max_position_embeddings\":%u,\"tie_word_embeddings\":false,"
                    "\"bos_token_id\":0,\"eos_token_id\":1,\"rope_theta\":10000.0,"
                    "\"torch_dtype\":\"float32\"}",
-                   FX_VOCAB, HIDDEN, HEAD_DIM, MLP, LAYERS, HEADS, KV_HEADS, CONTEXT);
-    test_write_text(model_directory, "config.json", config);
-    write_weights(model_directory);
-    return model_directory;
+                   variants[model], FX_VOCAB, HIDDEN, HEAD_DIM, MLP, LAYERS, HEADS, KV_HEADS,
+                   CONTEXT);
+    test_write_text(*directory, "config.json", config);
+    write_weights(model, *directory);
+    return *directory;
 }
 
 void fx_model_remove(void)
 {
-    model_engine_close(reference);
-    reference = NULL;
-    if (model_directory != NULL)
-        test_dir_remove(model_directory);
-    model_directory = NULL;
+    for (uint32_t i = 0; i < FX_MODELS; i++) {
+        model_engine_close(references[i]);
+        references[i] = NULL;
+        if (model_directories[i] != NULL)
+            test_dir_remove(model_directories[i]);
+        model_directories[i] = NULL;
+    }
 }
 
 /* ------------------------------------------------------------------ what the coordinator is told */
@@ -307,7 +324,7 @@ static sl_status open_engine(const struct fx_args *args, struct fx_node *node,
                              struct model_engine **engine_out)
 {
     struct model_engine_args engine = {
-        .directory = fx_model(),
+        .directory = fx_model(args->model),
         .backend = args->backend,
         .n_threads = 1,
         .n_blocks = args->n_blocks,
@@ -334,11 +351,7 @@ static sl_status open_transfer(struct fx *fx, const struct fx_args *args, struct
         .node_id = node->id,
         .incarnation = node->incarnation,
         .block_tokens = FX_BLOCK,
-        .n_classes = 1,
-        .classes = {{.pool = model_engine_kv(node->engine, 0),
-                     .n_blocks = args->n_blocks,
-                     .n_layers = info->n_layers,
-                     .layer_bytes = kv_layer_bytes(&info->geometry, 0)}},
+        .n_classes = info->geometry.n_classes,
         .layers_per_piece = info->layers_per_group,
         .verify = args->verify,
         .metrics = node->metrics,
@@ -346,6 +359,12 @@ static sl_status open_transfer(struct fx *fx, const struct fx_args *args, struct
         .notify_arg = &node->wake,
         .manual = !args->threaded,
     };
+    for (uint32_t c = 0; c < transfer.n_classes; c++)
+        transfer.classes[c] =
+            (struct transfer_class){.pool = model_engine_kv(node->engine, c),
+                                    .n_blocks = info->n_blocks[c],
+                                    .n_layers = info->geometry.classes[c].n_layers,
+                                    .layer_bytes = kv_layer_bytes(&info->geometry, c)};
     memcpy(transfer.identity, info->identity, sizeof(transfer.identity));
     transfer_limits_default(&transfer.limits);
     return transfer_create(&transfer, &node->transfer);
@@ -382,7 +401,6 @@ static sl_status open_node(struct fx *fx, const struct fx_args *args, struct fx_
         .transfer = node->transfer,
         .metrics = node->metrics,
         .wake = &node->wake,
-        .n_blocks = args->n_blocks,
         .chunk_tokens = args->chunk_tokens,
         .seqs_max = args->seqs_max,
         .limits = args->limits,
@@ -420,7 +438,8 @@ sl_status fx_try_open(struct fx *fx, const struct fx_args *given)
     args.layers_per_group = args.layers_per_group != 0 ? args.layers_per_group : 1;
     if (args.limits.hold_us == 0)
         worker_limits_default(&args.limits);
-    (void)fx_model();
+    (void)fx_model(args.model);
+    opened = args.model;
     *fx = (struct fx){.threaded = args.threaded, .next_key = 77};
     (void)pthread_mutex_init(&fx->lock, NULL);
     sl_status status = transfer_loop_create(&args.loop, &fx->loop);
@@ -721,6 +740,9 @@ void fx_settled(struct fx *fx)
         worker_snapshot(fx->nodes[i].worker, &now);
         assert_int_equal(now.blocks.free + now.blocks.cached, now.blocks.total);
         assert_int_equal(now.blocks.promised, 0);
+        assert_int_equal(now.window_blocks.free + now.window_blocks.cached,
+                         now.window_blocks.total);
+        assert_int_equal(now.window_blocks.promised, 0);
     }
     for (uint32_t i = 0; i < fx->n_requests; i++) {
         assert_int_equal(fx->requests[i].n_wrong, 0);
@@ -763,14 +785,16 @@ static struct model_token run_alone(struct model_engine *engine, const struct mo
 
 static struct model_engine *reference_engine(void)
 {
-    const struct fx_args args = {.backend = "ref",
+    struct model_engine **reference = &references[opened];
+    const struct fx_args args = {.model = opened,
+                                 .backend = "ref",
                                  .n_blocks = CONTEXT / FX_BLOCK,
                                  .chunk_tokens = CONTEXT,
                                  .seqs_max = 1,
                                  .layers_per_group = LAYERS};
-    if (reference == NULL)
-        assert_ok(open_engine(&args, NULL, &reference));
-    return reference;
+    if (*reference == NULL)
+        assert_ok(open_engine(&args, NULL, reference));
+    return *reference;
 }
 
 /* The adjustments of a submit, for the tokens of the reference's run. */
@@ -806,7 +830,7 @@ void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t
         struct model_run run = {.tokens = tokens + computed,
                                 .n_tokens = n - computed,
                                 .first_position = computed,
-                                .block_tables = {table},
+                                .block_tables = {table, table},
                                 .n_blocks = CONTEXT / FX_BLOCK,
                                 .logits = MODEL_LOGITS_LAST};
         run.sampling = (struct model_sampling){.temperature = submit->temperature,

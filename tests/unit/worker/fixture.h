@@ -66,7 +66,6 @@ struct fx_request {
 };
 
 struct fx {
-    const char *model;
     struct transfer_loop *loop;
     struct fx_node nodes[FX_NODES_MAX];
     uint32_t n_nodes;
@@ -78,7 +77,13 @@ struct fx {
     bool deaf; /* the coordinator is lost: sends fail */
 };
 
+/* The models: every layer looks at everything; every layer has a window of FX_WINDOW tokens; all but
+ * the first have (two KV classes). */
+enum fx_model { FX_FULL, FX_SLIDING, FX_MIXED, FX_MODELS };
+#define FX_WINDOW 40u
+
 struct fx_args {
+    enum fx_model model;
     const char *backend; /* default "ref" */
     uint32_t n_prefill, n_decode;
     uint32_t n_blocks, chunk_tokens, seqs_max; /* defaults 64, 64, 16 */
@@ -88,8 +93,8 @@ struct fx_args {
     struct transfer_loop_args loop;
 };
 
-/* The model, made once per process. */
-const char *fx_model(void);
+/* The model's directory, made once per process. */
+const char *fx_model(enum fx_model model);
 void fx_model_remove(void);
 
 void fx_open(struct fx *fx, const struct fx_args *args);
@@ -140,7 +145,8 @@ void fx_wait(struct fx *fx, struct fx_request *request);
 void fx_settled(struct fx *fx);
 double fx_metric(struct fx *fx, uint32_t node, const char *line);
 
-/* One engine driven directly: the prompt in one batch, then token by token. */
+/* One engine of the model that was opened last, driven directly: the prompt in one batch, then token by
+ * token, and no block is ever let go. */
 void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t *n_out);
 void fx_expect(const struct fx_request *request, const struct fx_submit *submit);
 /* All scores of the prompt have come, and are those that the reference's logits give. */

@@ -44,7 +44,7 @@ static void turn_until_gone(void)
 }
 
 /* True while a fault fired: false ends the series. */
-static bool run(uint64_t nth, uint32_t *n_unfinished)
+static bool run(enum fx_model model, uint64_t nth, uint32_t *n_unfinished)
 {
     static uint32_t prompt[60];
     fx_prompt(prompt, 60, 5);
@@ -57,7 +57,9 @@ static bool run(uint64_t nth, uint32_t *n_unfinished)
                               .prompt_logprobs = 3,
                               .adjust = &adjust};
     /* With digests: one of the points spoils bytes that have landed. */
-    fx_open(&fx, &(struct fx_args){.n_prefill = 1, .n_decode = 1, .n_blocks = 20, .verify = true});
+    fx_open(&fx,
+            &(struct fx_args){
+                .model = model, .n_prefill = 1, .n_decode = 1, .n_blocks = 20, .verify = true});
     sl_fault_torture(nth);
     struct fx_request *a = fx_pair(&fx, 0, 1, &pair);
     struct fx_request *b = fx_local(&fx, 1, &local);
@@ -95,17 +97,29 @@ static bool run(uint64_t nth, uint32_t *n_unfinished)
     return fired;
 }
 
-static void test_torture(void **state)
+static void torture(enum fx_model model)
 {
-    (void)state;
     uint64_t nth = 1;
     uint32_t n_unfinished = 0;
-    while (nth < RUNS_MAX && run(nth, &n_unfinished))
+    while (nth < RUNS_MAX && run(model, nth, &n_unfinished))
         nth++;
     assert_true(nth > 10 && nth < RUNS_MAX);
     assert_true(n_unfinished > 0); /* some faults were felt */
     print_message("%lu fault points, %u of them ended a request\n", (unsigned long)nth - 1,
                   n_unfinished);
+}
+
+static void test_torture(void **state)
+{
+    (void)state;
+    torture(FX_FULL);
+}
+
+/* Two KV classes, of which one has a window. */
+static void test_torture_classes(void **state)
+{
+    (void)state;
+    torture(FX_MIXED);
 }
 
 /* Opening a node with the nth fault: a status and nothing left. */
@@ -114,8 +128,8 @@ static void test_open(void **state)
     (void)state;
     uint64_t nth = 1;
     for (;; nth++) {
-        const struct fx_args args = {.n_decode = 1, .n_blocks = 20};
-        (void)fx_model();
+        const struct fx_args args = {.model = FX_MIXED, .n_decode = 1, .n_blocks = 20};
+        (void)fx_model(FX_MIXED);
         sl_fault_torture(nth);
         sl_status status = fx_try_open(&fx, &args);
         bool fired = sl_fault_fired();
@@ -140,6 +154,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_torture),
+        cmocka_unit_test(test_torture_classes),
         cmocka_unit_test(test_open),
     };
     return cmocka_run_group_tests(tests, NULL, remove_model);
