@@ -38,20 +38,32 @@ static uint32_t deepest(const char *text, size_t bytes)
     return max;
 }
 
-sl_status sl_json_parse(const char *what, const char *text, size_t bytes, size_t bytes_max,
-                        json_t **value_out)
+static sl_status parse(const char *what, const char *text, size_t bytes, size_t bytes_max,
+                       size_t flags, json_t **value_out)
 {
     if (bytes > bytes_max)
         return sl_fail(SL_INVALID, "%s: %zu bytes; at most %zu", what, bytes, bytes_max);
     if (deepest(text, bytes) > SL_JSON_DEPTH_MAX)
         return sl_fail(SL_INVALID, "%s: nested deeper than %d levels", what, SL_JSON_DEPTH_MAX);
     json_error_t error;
-    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
     if (value == NULL)
         return sl_fail(SL_INVALID, "%s: line %d column %d: %s", what, error.line, error.column,
                        error.text);
     *value_out = value;
     return SL_OK;
+}
+
+sl_status sl_json_parse(const char *what, const char *text, size_t bytes, size_t bytes_max,
+                        json_t **value_out)
+{
+    return parse(what, text, bytes, bytes_max, 0, value_out);
+}
+
+sl_status sl_json_parse_nul(const char *what, const char *text, size_t bytes, size_t bytes_max,
+                            json_t **value_out)
+{
+    return parse(what, text, bytes, bytes_max, JSON_ALLOW_NUL, value_out);
 }
 
 /* The whole file into buf; a file that has more than the buffer's maximum fails. */

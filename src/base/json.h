@@ -15,6 +15,9 @@
  * levels; SL_INVALID names `what`, line and column. The caller owns the value (json_decref). */
 sl_status sl_json_parse(const char *what, const char *text, size_t bytes, size_t bytes_max,
                         json_t **value_out) SL_MUST_USE;
+/* As sl_json_parse, but strings may hold NUL ("\u0000"): whoever reads one asks for its length. */
+sl_status sl_json_parse_nul(const char *what, const char *text, size_t bytes, size_t bytes_max,
+                            json_t **value_out) SL_MUST_USE;
 /* Reads and parses a file; SL_NOT_FOUND, SL_INVALID. */
 sl_status sl_json_load(const char *path, size_t bytes_max, json_t **value_out) SL_MUST_USE;
 

@@ -170,15 +170,19 @@ static sl_status parse_object(const char *text, size_t bytes, json_t **body_out,
                               struct api_error *error)
 {
     json_t *body;
-    sl_status status = sl_json_parse("request body", text, bytes, bytes, &body);
+    sl_status status = sl_json_parse_nul("request body", text, bytes, bytes, &body);
     if (status != SL_OK)
         return api_fail(error, 400, "invalid_json", NULL, "not valid JSON: %s", sl_error());
-    if (!json_is_object(body)) {
+    if (!json_is_object(body))
+        status =
+            api_fail(error, 400, "invalid_json", NULL, "the request body is not a JSON object");
+    else if (memmem(text, bytes, "\\u0000", 6) != NULL)
+        status = field_check_nul(body, error);
+    if (status == SL_OK)
+        *body_out = body;
+    else
         json_decref(body);
-        return api_fail(error, 400, "invalid_json", NULL, "the request body is not a JSON object");
-    }
-    *body_out = body;
-    return SL_OK;
+    return status;
 }
 
 sl_status api_parse_completion(const char *text, size_t bytes, const struct api_defaults *defaults,

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 const char *field_show(const json_t *value, char text[FIELD_SHOW_BYTES])
 {
@@ -49,6 +50,44 @@ const json_t *field_get(const json_t *object, const char *field)
 {
     const json_t *value = json_object_get(object, field);
     return json_is_null(value) ? NULL : value;
+}
+
+static bool is_content(const char *field)
+{
+    return strcmp(field, "prompt") == 0 || strcmp(field, "content") == 0 ||
+           strcmp(field, "text") == 0;
+}
+
+/* `field`: the nearest member that the value is of. The depth is bounded by the parser's. */
+static bool has_stray_nul(const char *field, json_t *value, const char **field_out)
+{
+    const char *name;
+    json_t *item;
+    size_t i;
+    json_object_foreach(value, name, item)
+    {
+        if (has_stray_nul(name, item, field_out))
+            return true;
+    }
+    json_array_foreach(value, i, item)
+    {
+        if (has_stray_nul(field, item, field_out))
+            return true;
+    }
+    if (!json_is_string(value) || is_content(field) ||
+        strlen(json_string_value(value)) == json_string_length(value))
+        return false;
+    *field_out = field;
+    return true;
+}
+
+sl_status field_check_nul(json_t *body, struct api_error *error)
+{
+    const char *field = "";
+    if (!has_stray_nul(field, body, &field))
+        return SL_OK;
+    return api_fail(error, 400, "invalid_value", field,
+                    "`%.60s` has a NUL character; only prompts and messages may", field);
 }
 
 sl_status field_bool(const json_t *object, const char *field, bool *value_out,

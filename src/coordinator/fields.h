@@ -16,6 +16,10 @@ const char *field_show(const json_t *value, char text[FIELD_SHOW_BYTES]);
 sl_status field_wrong(struct api_error *error, const char *field, const json_t *value,
                       const char *want);
 
+/* NUL is a character of prompts and of what messages say. Anywhere else it is refused: names and words
+ * are compared, and kept, as C strings. */
+sl_status field_check_nul(json_t *body, struct api_error *error) SL_MUST_USE;
+
 /* Each leaves *value_out alone when there is no such member. */
 sl_status field_bool(const json_t *object, const char *field, bool *value_out,
                      struct api_error *error) SL_MUST_USE;

@@ -102,6 +102,19 @@ def test_token_ids_in_and_out(fleet):
     assert back == {"prompt": "tea"}
 
 
+def test_nul_in_a_prompt(fleet):
+    """Valid JSON, and a byte like others for the tokenizer. Names are kept clear of it."""
+    text = "tea\0and\0\0silk"
+    ids = fleet.client.post("/tokenize", json={"prompt": text, "add_special_tokens": False}).json()["tokens"]
+    assert fleet.client.post("/detokenize", json={"tokens": ids}).json() == {"prompt": text}
+    assert ids != fleet.client.post("/tokenize", json={"prompt": "tea", "add_special_tokens": False}).json()["tokens"]
+    from_ids = fleet.complete(ids, max_tokens=4, temperature=0, return_token_ids=True)
+    from_text = fleet.complete(text, max_tokens=4, temperature=0, return_token_ids=True, add_special_tokens=False)
+    assert from_text["choices"][0]["token_ids"] == from_ids["choices"][0]["token_ids"]
+    refused = fleet.client.post("/v1/completions", json={"prompt": "x", "model": "recall\0"})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "model"
+
+
 def test_multibyte_text_streams_whole_characters(random_fleet):
     """Random bytes-level tokens: every event is valid UTF-8 and the parts add up to the whole."""
     fleet = random_fleet

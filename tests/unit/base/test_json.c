@@ -92,6 +92,18 @@ static void test_length_is_exact(void **state)
     sl_free(text);
 }
 
+/* Only where it is asked for. */
+static void test_nul(void **state)
+{
+    (void)state;
+    static const char text[] = "[\"a\\u0000b\"]";
+    json_t *value = NULL;
+    refuse(text, "\\u0000 is not allowed");
+    assert_ok(sl_json_parse_nul("body", text, strlen(text), 100, &value));
+    assert_int_equal(json_string_length(json_array_get(value, 0)), 3);
+    json_decref(value);
+}
+
 static void test_uint(void **state)
 {
     (void)state;
@@ -169,6 +181,7 @@ int main(void)
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_breadth_is_no_depth),
         cmocka_unit_test(test_length_is_exact),
+        cmocka_unit_test(test_nul),
         cmocka_unit_test(test_uint),
         cmocka_unit_test(test_other_types),
         cmocka_unit_test(test_load),

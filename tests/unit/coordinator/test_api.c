@@ -19,7 +19,6 @@ static const struct refusal refusals[] = {
     {"{", 400, "", "request body"},
     {"[]", 400, "", "not a JSON object"},
     {"{\"prompt\":\"a\",\"prompt\":\"b\"}", 400, "", "request body"},
-    {"{\"prompt\":\"\\u0000\"}", 400, "", "request body"},
     {"{\"prompt\":\"\xff\"}", 400, "", "request body"},
     {"{}", 400, "prompt", "missing"},
     {"{\"prompt\":null}", 400, "prompt", "missing"},
@@ -59,6 +58,11 @@ static const struct refusal refusals[] = {
      "\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\"]}",
      400, "stop", "17 strings; at most 16"},
     {"{\"prompt\":\"a\",\"stop_token_ids\":[-1]}", 400, "stop_token_ids", "-1"},
+    {"{\"prompt\":\"a\",\"model\":\"m\\u0000x\"}", 400, "model", "NUL"},
+    {"{\"prompt\":\"a\",\"stop\":[\"x\",\"b\\u0000\"]}", 400, "stop", "NUL"},
+    {"{\"prompt\":\"a\",\"unknown\":{\"of\":[{\"text\":\"\\u0000\",\"it\":\"\\u0000\"}]}}", 400,
+     "it", "NUL"},
+    {"{\"prompt\":\"a\",\"\\u0000\":1}", 400, "", "not valid JSON"},
     {"{\"prompt\":\"a\",\"stream_options\":{}}", 400, "stream_options", "stream"},
     {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":1}", 400, "stream_options", "is 1"},
     {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":3}}", 400,
@@ -106,6 +110,23 @@ static void bad_bodies_name_the_field(void **state)
             fail_msg("%s: %d param=%s %s", r->body, error.http_status, error.param, error.message);
         assert_null(completion.body);
     }
+}
+
+/* JSON allows it, and tokenizers encode it. */
+static void a_prompt_with_nul(void **state)
+{
+    (void)state;
+    struct api_completion c;
+    struct api_tokenize t;
+    struct api_error error;
+    const char *body = "{\"prompt\":\"a\\u0000b\"}";
+    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
+    assert_int_equal(c.prompt.text_bytes, 3);
+    assert_memory_equal(c.prompt.text, "a\0b", 4);
+    api_completion_fini(&c);
+    assert_ok(api_parse_tokenize(body, strlen(body), &t, &error));
+    assert_int_equal(t.prompt.text_bytes, 3);
+    api_tokenize_fini(&t);
 }
 
 static void defaults(void **state)
@@ -273,6 +294,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_bodies_name_the_field),
         cmocka_unit_test(defaults),
+        cmocka_unit_test(a_prompt_with_nul),
         cmocka_unit_test(every_field),
         cmocka_unit_test(neutral_values),
         cmocka_unit_test(tokenize_and_detokenize),
