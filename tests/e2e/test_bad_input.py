@@ -1,5 +1,6 @@
 """Every wrong request gets an error object that names the field, the value and the limit, fast."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from fleet import BUILD, SLOW, Fleet, check_reports, free_port, wait_until
+from fleet import BUILD, SLOW, Fleet, check_reports, free_port, metric, wait_until
 
 LONG = [300] * 40000
 
@@ -121,14 +122,68 @@ POST = b"POST /v1/completions HTTP/1.1\r\n"
     ("announced huge", POST + b"Host: a\r\nContent-Length: 99999999999\r\n\r\n", 413),
     ("chunked huge", POST + b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n"
      + (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 6, 413),
-    ("huge header", POST + b"Host: a\r\nX: " + b"y" * 70000 + b"\r\n\r\n", 431),
-    ("bad length", POST + b"Host: a\r\nContent-Length: -5\r\n\r\n", 400),
 ])
 def test_framing(fleet, name, data, status):
     got, took = raw(fleet, data)
-    assert got in (status, 400) if name == "huge header" else got == status
+    assert got == status
     assert took < 1.0 * SLOW, f"{name}: a refusal took {took:.2f} s"
     assert fleet.complete("still there", max_tokens=1)
+
+
+def to_the_end(s):
+    """All that comes until the server closes."""
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := s.recv(65536):
+            answer += part
+    return answer
+
+
+CHUNKED = POST + b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("name, data, status", [
+    ("negative length", POST + b"Host: a\r\nContent-Length: -5\r\n\r\n", 400),
+    ("no version", b"GET /health\r\n\r\n", 400),
+    ("bad chunk", CHUNKED + b"zz\r\nabc\r\n0\r\n\r\n", 400),
+    ("chunk longer than said", CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n", 400),
+    ("chunk of 17 digits", CHUNKED + b"1ffffffffffffffff\r\nabc", 413),
+    ("long target", b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    ("long header", POST + b"Host: a\r\nX: " + b"y" * 70000 + b"\r\n\r\n", 431),
+    ("http/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ("no request line", b"garbage\r\n\r\n", None),
+])
+def test_refused_by_the_library(fleet, name, data, status):
+    """docs/decisions/0030-http-library.md: the right status, the end of the connection, no delay, nothing kept."""
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", fleet.port), timeout=10) as s:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            s.sendall(data)
+        answer = to_the_end(s)
+    assert time.monotonic() - start < 1.0 * SLOW
+    assert (int(answer.split(b" ", 2)[1]) if answer else None) == status, answer[:200]
+    assert fleet.complete("still there", max_tokens=1)
+
+
+def open_connections(fleet):
+    return metric(fleet.metrics(), "sluice_process_open_fds")
+
+
+def test_announced_chunk(fleet):
+    """The size that a chunk announces is enforced as its bytes come; one without bytes holds its socket only."""
+    before = open_connections(fleet)
+    with socket.create_connection(("127.0.0.1", fleet.port), timeout=20) as s:
+        s.sendall(CHUNKED + b"ffffffffffffffff\r\n")
+        assert fleet.complete("others are served", max_tokens=1)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            s.sendall(b"x" * ((4 << 20) + 1))
+        answer = to_the_end(s)
+        assert answer.startswith(b"HTTP/1.1 413 ") and b'"code":"body_too_large"' in answer, answer[:300]
+    for waits in (CHUNKED + b"ffffffffffffffff\r\nabc", bytes.fromhex("16030100a5010000a10303")):  # a TLS hello
+        with socket.create_connection(("127.0.0.1", fleet.port)) as s:
+            s.sendall(waits)
+            assert fleet.complete("others are served", max_tokens=1)
+    wait_until(lambda: open_connections(fleet) <= before, 10 * SLOW, "the sockets are closed")
 
 
 def test_body_limit_is_exact(fleet):
