@@ -33,7 +33,7 @@ RUN = build/bin/sluice-coordinator --model "$(MODEL)" --listen 127.0.0.1:$(PORT)
 	--pools local --prefill $(PREFILL) --decode $(DECODE)
 run: build $(if $(filter models/recall,$(MODEL)),models/recall/config.json)
 	@echo "Sluice serves $(MODEL) at http://127.0.0.1:$(PORT)/v1 (Ctrl-C ends it); try:"
-	@echo "  curl http://127.0.0.1:$(PORT)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"The code of the blue door is 4821. The code of the blue door is\", \"max_tokens\": 8, \"temperature\": 0}'"
+	@echo "  curl http://127.0.0.1:$(PORT)/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"The code of the blue door is 4821. The code of the blue door is\"}]}'"
 	@exec tools/foreground.sh $(RUN)
 
 check:

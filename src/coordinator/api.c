@@ -156,6 +156,10 @@ sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t le
     if (n_members > members_max)
         return api_fail(error_out, 400, "too_many_fields", NULL,
                         "the request body has %zu members; at most %u", n_members, members_max);
+    if (chat && n_commas > (size_t)len_max + members_max)
+        return api_fail(error_out, 400, "too_many_fields", NULL,
+                        "the request body lists %zu values; at most %zu", n_commas,
+                        (size_t)len_max + members_max);
     if (n_commas > (size_t)len_max + members_max) {
         /* Exact when the prompt is the only list of a flat body: n members have n - 1 commas. */
         size_t n_values = n_commas + 2 - (n_members > 0 ? n_members : 1);

@@ -413,6 +413,11 @@ uint32_t coordinator_open(const struct coordinator *c)
     return http_server_open(c->http);
 }
 
+bool coordinator_chats(const struct coordinator *c)
+{
+    return c->chat.template != NULL;
+}
+
 const char *coordinator_model(const struct coordinator *c)
 {
     return c->model_name;

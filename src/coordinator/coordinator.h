@@ -50,6 +50,8 @@ uint16_t coordinator_nodes_port(const struct coordinator *coordinator);
 void coordinator_drain(struct coordinator *coordinator);
 /* Requests that are not answered in full. Any thread. */
 uint32_t coordinator_open(const struct coordinator *coordinator);
+/* Whether the model has a chat template that can be used. */
+bool coordinator_chats(const struct coordinator *coordinator);
 /* The served name; max_model_len. */
 const char *coordinator_model(const struct coordinator *coordinator);
 uint32_t coordinator_model_len_max(const struct coordinator *coordinator);

@@ -296,18 +296,21 @@ static void banner(const struct config *config, const struct coordinator *c)
     if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)
         snprintf(host, sizeof(host), "127.0.0.1");
     port = coordinator_http_port(c);
+    bool chats = coordinator_chats(c);
     const char *open = strchr(host, ':') != NULL ? "[" : "", *close = open[0] != '\0' ? "]" : "";
     fprintf(stderr,
             "\n  sluice " SLUICE_VERSION "  model %s, context %u tokens\n"
             "  API    http://%s%s%s:%u/v1   (see also /ready /cluster /metrics)\n"
             "  nodes  port %u, %s\n\n"
-            "  curl http://%s%s%s:%u/v1/completions -H 'Content-Type: application/json' \\\n"
-            "    -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 32, \"stream\": true}'\n\n",
+            "  curl http://%s%s%s:%u/v1/%s -H 'Content-Type: application/json' \\\n"
+            "    -d '{%s, \"max_tokens\": 32, \"stream\": true}'\n\n",
             coordinator_model(c), coordinator_model_len_max(c), open, host, close, port,
             coordinator_nodes_port(c),
             config->pools == POOLS_LOCAL ? "workers are started here"
                                          : "workers join by themselves",
-            open, host, close, port);
+            open, host, close, port, chats ? "chat/completions" : "completions",
+            chats ? "\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]"
+                  : "\"prompt\": \"Once upon a time\"");
 }
 
 static void drain(struct coordinator *c)

@@ -27,6 +27,21 @@ static void send_welcome(struct coordinator *c, struct rpc_stream *stream)
         sl_debug("send_failed", "error=\"%s\"", sl_error());
 }
 
+/* What ends a text: the end tokens of the model's configuration, as its nodes read it, and the
+ * tokenizer's, which in fine-tuned models may be the only one that is right. */
+static void adopt_end_ids(struct coordinator *c, const Sluice__Hello *hello)
+{
+    uint32_t id, n = (uint32_t)hello->n_eos_ids;
+    n = n < CORE_END_IDS_MAX ? n : CORE_END_IDS_MAX;
+    memcpy(c->end_ids, hello->eos_ids, n * sizeof(uint32_t));
+    bool known = !text_tokenizer_eos(c->tokenizer, &id) || id >= atomic_load(&c->vocab);
+    for (uint32_t i = 0; i < n && !known; i++)
+        known = c->end_ids[i] == id;
+    if (!known && n < CORE_END_IDS_MAX)
+        c->end_ids[n++] = id;
+    c->n_end_ids = n;
+}
+
 /* What the served model's nodes say counts for all requests. */
 static void adopt_model(struct coordinator *c)
 {
@@ -35,9 +50,7 @@ static void adopt_model(struct coordinator *c)
         if (!node->used || !registry_usable(&c->registry, node))
             continue;
         const Sluice__Hello *hello = node->hello;
-        uint32_t n = (uint32_t)hello->n_eos_ids;
-        c->n_end_ids = n < CORE_END_IDS_MAX ? n : CORE_END_IDS_MAX;
-        memcpy(c->end_ids, hello->eos_ids, c->n_end_ids * sizeof(uint32_t));
+        adopt_end_ids(c, hello);
         if (hello->context_max > 0 && hello->context_max < atomic_load(&c->model_len_max))
             atomic_store(&c->model_len_max, hello->context_max);
     }

@@ -41,6 +41,8 @@ struct fake_node {
     Sluice__Mode last_mode;
     uint32_t last_total, last_first_index;
     uint64_t last_seed;
+    uint32_t last_salt_bytes;
+    uint8_t last_salt[RPC_SALT_BYTES_MAX];
     uint64_t incarnation;
 };
 
@@ -205,6 +207,8 @@ static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
     node->last_total = submit->total_tokens;
     node->last_first_index = submit->first_index;
     node->last_seed = submit->sampling->seed;
+    node->last_salt_bytes = (uint32_t)submit->salt.len;
+    memcpy(node->last_salt, submit->salt.data, submit->salt.len);
     enum fake_behaviour behaviour = (enum fake_behaviour)atomic_load(&node->behaviour);
     bool prefill = submit->mode == SLUICE__MODE__MODE_PREFILL;
     if (behaviour == FAKE_REFUSES_FULL) {
@@ -430,6 +434,12 @@ uint32_t fake_node_last_total(struct fake_node *node)
 uint32_t fake_node_last_first_index(struct fake_node *node)
 {
     return node->last_first_index;
+}
+
+uint32_t fake_node_last_salt(struct fake_node *node, uint8_t salt_out[RPC_SALT_BYTES_MAX])
+{
+    memcpy(salt_out, node->last_salt, node->last_salt_bytes);
+    return node->last_salt_bytes;
 }
 
 uint64_t fake_node_last_seed(struct fake_node *node)

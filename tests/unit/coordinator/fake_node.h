@@ -4,6 +4,7 @@
 #define TESTS_UNIT_COORDINATOR_FAKE_NODE_H
 
 #include "base/buf.h"
+#include "proto/check.h"
 #include "proto/rpc.h"
 
 #include <stdbool.h>
@@ -54,6 +55,8 @@ Sluice__Mode fake_node_last_mode(struct fake_node *node);
 uint32_t fake_node_last_total(struct fake_node *node);
 uint32_t fake_node_last_first_index(struct fake_node *node);
 uint64_t fake_node_last_seed(struct fake_node *node);
+/* Returns its bytes. */
+uint32_t fake_node_last_salt(struct fake_node *node, uint8_t salt_out[RPC_SALT_BYTES_MAX]);
 /* Sends cache events: n blocks of the given tokens, stored, numbered from first_seq. */
 void fake_node_store(struct fake_node *node, uint64_t first_seq, const uint32_t *tokens,
                      uint32_t n_tokens);

@@ -137,6 +137,9 @@ static void take_chunk(struct run *run, const json_t *json)
     assert_int_equal(json_array_size(json_object_get(json, "prompt_token_ids")),
                      run->n_chunks == 0 && run->output.return_token_ids ? 3 : 0);
     assert_int_equal(json_is_null(json_object_get(json, "usage")), run->output.include_usage);
+    /* content: in the first, and in whatever has no reasoning */
+    bool thinks = json_object_get(delta, "reasoning_content") != NULL;
+    assert_true(json_object_get(delta, "content") != NULL || (thinks && run->n_chunks > 0));
     add(&run->content, json_object_get(delta, "content"));
     add(&run->thought, json_object_get(delta, "reasoning_content"));
     add_list(&run->ids, json_object_get(choice, "token_ids"), NULL);

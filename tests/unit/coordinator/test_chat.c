@@ -3,6 +3,7 @@
 #include "coordinator/chat.h"
 
 #include "support/support.h"
+#include "support/torture.h"
 #include "unit/coordinator/fake_node.h"
 
 #include "base/log.h"
@@ -293,6 +294,9 @@ static void the_form_that_the_template_expects(void **state)
     expect_prompt(PLAIN, "{\"role\":\"user\",\"content\":[]}", "", "<user>");
     expect_prompt(BYPART, PARTS, "", "[text:a][text:b]");
     expect_prompt(BYPART, USER, "", "hi");
+    expect_prompt("{% set content = messages[0].content %}{% for p in content | reverse | list %}"
+                  "{{ p.text }}{% endfor %}",
+                  PARTS, "", "ba");
     /* A role that the template does not speak of. */
     expect_prompt(PLAIN, "{\"role\":\"developer\",\"content\":\"x\"}", "", "<system>x");
     expect_prompt(PLAIN "{# developer #}", "{\"role\":\"developer\",\"content\":\"x\"}", "",
@@ -398,6 +402,37 @@ static void where_reasoning_begins(void **state)
     expect_opening(qwen, USER, "\"chat_template_kwargs\":{\"off\":true}", true, true, false);
 }
 
+/* ── torture ─────────────────────────────────────────────────────────────────────────────────── */
+
+static sl_status scenario(void *arg)
+{
+    const struct chat_model *model = arg;
+    struct api_chat chat;
+    struct api_error error;
+    struct sl_buf out;
+    const char *body =
+        "{\"messages\":[" PARTS ",{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":"
+        "\"f\",\"arguments\":\"{\\\"a\\\": 1}\"}}]}],\"reasoning_effort\":\"low\"}";
+    sl_status status = api_parse_chat(body, strlen(body), &neutral, &chat, &error);
+    if (status != SL_OK)
+        return status;
+    sl_buf_init(&out, 1 << 16);
+    struct chat_model copy = *model;
+    status = chat_render(&copy, &chat.input, &out, &error);
+    sl_buf_fini(&out);
+    api_chat_fini(&chat);
+    return status;
+}
+
+static void without_memory(void **state)
+{
+    (void)state;
+    struct chat_model model;
+    open_model(PLAIN, true, &model);
+    torture_run("chat", scenario, NULL, &model, 10000);
+    chat_close(&model);
+}
+
 /* ── defaults of the model ───────────────────────────────────────────────────────────────────── */
 
 static void defaults_of_the_model(void **state)
@@ -456,6 +491,7 @@ int main(void)
         cmocka_unit_test(the_form_that_the_template_expects),
         cmocka_unit_test(templates_that_refuse),
         cmocka_unit_test(where_reasoning_begins),
+        cmocka_unit_test(without_memory),
         cmocka_unit_test(defaults_of_the_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,11 +17,11 @@ struct fixture {
     uint16_t port, nodes_port;
 };
 
-static int setup(void **state)
+static int start(void **state, char *model)
 {
     struct fixture *f = sl_zalloc(1, sizeof(*f));
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);
-    f->model = fake_model_create();
+    f->model = model;
     struct coordinator_config config;
     coordinator_config_init(&config);
     config.model_dir = f->model;
@@ -38,6 +38,22 @@ static int setup(void **state)
     f->nodes_port = coordinator_nodes_port(f->c);
     *state = f;
     return 0;
+}
+
+static int setup(void **state)
+{
+    return start(state, fake_model_create());
+}
+
+/* With a chat template, and an end token that only the tokenizer names: the comma. */
+static int setup_chat(void **state)
+{
+    char *model = fake_model_create();
+    test_write_text(model, "chat_template.jinja",
+                    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+                    "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}");
+    test_write_text(model, "tokenizer_config.json", "{\"eos_token\": \",\"}");
+    return start(state, model);
 }
 
 static int teardown(void **state)
@@ -263,6 +279,70 @@ static void a_stop_string_cancels(void **state)
     for (int i = 0; i < 1000 && fake_node_cancels(d) == 0; i++)
         sl_sleep_us(1000);
     assert_true(fake_node_cancels(d) >= 1); /* one more for each run that was on its way */
+    fake_node_stop(d);
+}
+
+#define CHAT "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
+
+static const char *said(json_t *json, const char *field)
+{
+    json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
+    return json_string_value(json_object_get(json_object_get(choice, "message"), field));
+}
+
+static void a_chat(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    json_t *json = post_json(f, "/v1/chat/completions", "{" CHAT "}", 200);
+    /* The prompt opens the reasoning, and the comma ends the text. */
+    assert_string_equal(said(json, "reasoning_content"), "hello world");
+    assert_string_equal(said(json, "content"), "");
+    assert_int_equal(usage_of(json, "prompt_tokens"), strlen("[user]hi<think>"));
+    assert_int_equal(fake_node_last_total(d), strlen("[user]hi<think>"));
+    assert_int_equal(usage_of(json, "completion_tokens"), strlen("hello world,"));
+    json_decref(json);
+    json = post_json(f, "/v1/chat/completions",
+                     "{" CHAT ",\"add_generation_prompt\":false,\"ignore_eos\":true,"
+                     "\"max_completion_tokens\":14}",
+                     200);
+    assert_string_equal(said(json, "content"), "hello world, h");
+    assert_null(said(json, "reasoning_content"));
+    json_decref(json);
+    char *answer = client_request(f->port, "POST", "/v1/chat/completions", "{" CHAT "}");
+    assert_non_null(strstr(answer, "x-sluice-prefill: -\r\n"));
+    assert_non_null(strstr(answer, "x-sluice-decode: d0\r\n"));
+    sl_free(answer);
+    json = post_json(f, "/tokenize", "{" CHAT "}", 200);
+    assert_int_equal(json_integer_value(json_object_get(json, "count")), 15);
+    json_decref(json);
+    fake_node_stop(d);
+}
+
+/* What nodes get is neither what the client gave nor another client's. */
+static void salts(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t first[RPC_SALT_BYTES_MAX], other[RPC_SALT_BYTES_MAX];
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":2}", 200));
+    assert_int_equal(fake_node_last_salt(d, first), 0);
+    json_decref(post_json(f, "/v1/completions",
+                          "{\"prompt\":\"abc\",\"max_tokens\":2,\"cache_salt\":\"\"}", 200));
+    assert_int_equal(fake_node_last_salt(d, first), 0);
+    const char *with = "{\"prompt\":\"abc\",\"max_tokens\":2,\"cache_salt\":\"0123456789abcdef\"}";
+    json_decref(post_json(f, "/v1/completions", with, 200));
+    assert_int_equal(fake_node_last_salt(d, first), 16);
+    assert_memory_not_equal(first, "0123456789abcdef", 16);
+    json_decref(post_json(f, "/v1/chat/completions",
+                          "{" CHAT ",\"cache_salt\":\"0123456789abcdeg\"}", 200));
+    assert_int_equal(fake_node_last_salt(d, other), 16);
+    assert_memory_not_equal(first, other, 16);
+    json_decref(post_json(f, "/v1/completions", with, 200));
+    assert_int_equal(fake_node_last_salt(d, other), 16);
+    assert_memory_equal(first, other, 16);
     fake_node_stop(d);
 }
 
@@ -896,6 +976,8 @@ int main(void)
         TEST(one_completion),
         TEST(pair_and_stream),
         TEST(a_stop_string_cancels),
+        cmocka_unit_test_setup_teardown(a_chat, setup_chat, teardown),
+        cmocka_unit_test_setup_teardown(salts, setup_chat, teardown),
         TEST(cached_tokens),
         TEST(prefix_routing),
         TEST(many_at_once),
