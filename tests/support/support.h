@@ -7,6 +7,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,6 +19,14 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+
+/* The thread sanitizer looks at every load and store, which makes arithmetic some fifty times slower and
+ * shows nothing about it. Tests that mostly compute run fewer cases there, and say which. */
+#ifdef __SANITIZE_THREAD__
+#define TEST_TSAN true
+#else
+#define TEST_TSAN false
+#endif
 
 /* The call succeeds; else the test fails with the sentence. */
 #define assert_ok(call)                                                                            \
