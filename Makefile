@@ -32,7 +32,8 @@ models/recall/config.json: tools/make_recall.py | setup
 RUN = build/bin/sluice-coordinator --model "$(MODEL)" --listen 127.0.0.1:$(PORT) \
 	--pools local --prefill $(PREFILL) --decode $(DECODE)
 run: build $(if $(filter models/recall,$(MODEL)),models/recall/config.json)
-	@echo "Sluice serves $(MODEL) at http://127.0.0.1:$(PORT)/v1 (Ctrl-C ends it); try:"
+	@echo "Sluice serves $(MODEL) at http://127.0.0.1:$(PORT)/v1, a page to try it with is at http://127.0.0.1:$(PORT)/"
+	@echo "(Ctrl-C ends it); try:"
 	@echo "  curl http://127.0.0.1:$(PORT)/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"The code of the blue door is 4821. The code of the blue door is\"}]}'"
 	@exec tools/foreground.sh $(RUN)
 

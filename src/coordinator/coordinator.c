@@ -14,6 +14,7 @@
 #include "coordinator/coordinator.h"
 
 #include "coordinator/core.h"
+#include "coordinator/playground.h"
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -33,6 +34,7 @@
 #define JSON             "application/json"
 
 static const struct http_route routes[] = {
+    {"GET", "/", ROUTE_PLAYGROUND},
     {"POST", "/v1/completions", ROUTE_COMPLETIONS},
     {"POST", "/v1/chat/completions", ROUTE_CHAT},
     {"GET", "/v1/models", ROUTE_MODELS},
@@ -125,6 +127,9 @@ static void on_request(void *arg, struct http_exchange *exchange)
         break;
     case ROUTE_HEALTH:
         reply_health(c, exchange);
+        break;
+    case ROUTE_PLAYGROUND:
+        playground_reply(exchange);
         break;
     case ROUTE_LATER:
         reply_later(exchange);

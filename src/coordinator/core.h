@@ -42,6 +42,7 @@ enum route_id {
     ROUTE_VERSION,
     ROUTE_METRICS,
     ROUTE_CLUSTER,
+    ROUTE_PLAYGROUND,
     ROUTE_LATER, /* known to clients, served by a later version */
 };
 
