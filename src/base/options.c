@@ -193,6 +193,8 @@ static bool store(const struct sl_option *row, char *text, void *config)
     switch (row->type) {
     case SL_OPTION_ADDRESS:
     case SL_OPTION_TEXT: {
+        if (strchr(text, '\n') != NULL) /* no file could say it */
+            return false;
         bool unset = text[0] == '\0' && row->default_text == NULL;
         if (row->type == SL_OPTION_ADDRESS && !unset && check_address(row, "", text) != SL_OK)
             return false;
@@ -241,6 +243,7 @@ static sl_status wrong_value(const struct sl_option *row, const char *where, con
     case SL_OPTION_ADDRESS:
         return check_address(row, where, text);
     case SL_OPTION_TEXT:
+        return sl_fail(SL_INVALID, "%s: \"%s\"; want a text of one line", where, text);
     case SL_OPTION_CHOICE:
         break;
     }
@@ -346,12 +349,14 @@ static sl_status read_config(const char *path, struct sl_buf *out)
                        strerror(errno));
     char block[4096];
     size_t n;
-    while ((n = fread(block, 1, sizeof(block), file)) > 0)
+    while (!out->failed && (n = fread(block, 1, sizeof(block), file)) > 0)
         sl_buf_add(out, block, n);
     bool failed = ferror(file) != 0;
     fclose(file);
     if (failed)
         return sl_fail(SL_INVALID, "--config %s: cannot be read", path);
+    if (out->bytes > 0 && memchr(out->data, '\0', out->bytes) != NULL)
+        return sl_fail(SL_INVALID, "--config %s: holds a NUL byte; want text", path);
     return sl_buf_status(out, path);
 }
 

@@ -172,8 +172,9 @@ void option_help(const struct sl_options_args *args, struct sl_buf *out)
 static void add_quoted(struct sl_buf *out, const char *text)
 {
     size_t bytes = strlen(text);
-    bool plain =
-        bytes > 0 && strpbrk(text, "#\"\\") == NULL && text[0] != ' ' && text[bytes - 1] != ' ';
+    static const char blanks[] = " \t\r"; /* which a file's reader trims */
+    bool plain = bytes > 0 && strpbrk(text, "#\"\\") == NULL && strchr(blanks, text[0]) == NULL &&
+                 strchr(blanks, text[bytes - 1]) == NULL;
     if (plain) {
         sl_buf_add_text(out, text);
         return;

@@ -15,6 +15,8 @@ struct config {
     bool verify;
     uint32_t backend;
     const char *fault;
+    uint64_t seed;
+    uint64_t budget;
 };
 
 static const char *const backends[] = {"cpu", "ref", "fake", NULL};
@@ -85,6 +87,14 @@ static const struct sl_option table_two[] = {
      .min = 1,
      .help = "whom to dial",
      .group = "Model"},
+    {.name = "seed", /* of any size */
+     .type = SL_OPTION_UINT,
+     .offset = offsetof(struct config, seed),
+     .group = "Tests"},
+    {.name = "budget",
+     .type = SL_OPTION_BYTES,
+     .offset = offsetof(struct config, budget),
+     .group = "Tests"},
     {.name = "fault",
      .type = SL_OPTION_TEXT,
      .offset = offsetof(struct config, fault),
@@ -125,22 +135,22 @@ static sl_status parse(const char *line)
     return sl_options_parse(&args, &options, &done);
 }
 
-/* The same, with standard output caught. */
-static char *parse_printing(const char *line)
+/* The same, with standard output or error caught. */
+static char *parse_caught(const char *line, int stream, bool *done_out)
 {
     static char out[16384];
     char *dir = test_dir_create();
     char *path = test_path(dir, "out");
-    fflush(stdout);
-    int saved = dup(STDOUT_FILENO);
+    fflush(NULL);
+    int saved = dup(stream);
     int file = open(path, O_RDWR | O_CREAT, 0600);
-    dup2(file, STDOUT_FILENO);
+    dup2(file, stream);
     sl_status status = parse(line);
-    fflush(stdout);
-    dup2(saved, STDOUT_FILENO);
+    fflush(NULL);
+    dup2(saved, stream);
     close(saved);
     assert_int_equal(status, SL_OK);
-    assert_true(done);
+    *done_out = done;
     ssize_t n = pread(file, out, sizeof(out) - 1, 0);
     assert_true(n >= 0);
     out[n] = '\0';
@@ -148,6 +158,14 @@ static char *parse_printing(const char *line)
     sl_free(path);
     test_dir_remove(dir);
     return out;
+}
+
+static char *parse_printing(const char *line)
+{
+    bool ended;
+    char *text = parse_caught(line, STDOUT_FILENO, &ended);
+    assert_true(ended);
+    return text;
 }
 
 static void test_defaults(void **state)
@@ -185,6 +203,23 @@ static void test_forms_of_flags(void **state)
     assert_null(config.note);
 }
 
+/* Limits are values that may be given. */
+static void test_limits_are_inside(void **state)
+{
+    (void)state;
+    assert_ok(parse("--model m --kv-blocks 1 --ratio 0 --cache-bytes 4k"));
+    assert_int_equal(config.kv_blocks, 1);
+    assert_int_equal(config.cache_bytes, 4096);
+    assert_true(config.ratio == 0);
+    assert_ok(parse("--model m --kv-blocks 65536 --ratio 1 --cache-bytes 1024g"));
+    assert_int_equal(config.kv_blocks, 65536);
+    assert_int_equal(config.cache_bytes, 1ull << 40);
+    assert_true(config.ratio == 1);
+    assert_ok(parse("--model m --seed 18446744073709551615 --budget 17179869183G"));
+    assert_true(config.seed == UINT64_MAX);
+    assert_true(config.budget == 17179869183ull << 30);
+}
+
 static void test_refuses(void **state)
 {
     (void)state;
@@ -212,6 +247,11 @@ static void test_refuses(void **state)
         {"--model m --kv-blocks 3k", "whole number"},
         {"--model m --kv-blocks=", "whole number"},
         {"--model m --kv-blocks 18446744073709551617", "whole number"},
+        {"--model m --seed 18446744073709551616", "whole number"},
+        {"--model m --budget 17179869184g", "want bytes"},
+        {"--model m --help --kv-block 3", "did you mean --kv-blocks?"}, /* help hides no error */
+        {"--model m --x234567890123456789012345678901234567890123456789012345678901234",
+         "--x234567890123456789012345678901234567890123456789012345678…: unknown option"},
         {"--model m --cache-bytes 1",
          "--cache-bytes: \"1\"; want bytes, as in 64k or 2g, 4k..1024g"},
         {"--model m --cache-bytes 99999999999g", "want bytes"},
@@ -232,7 +272,9 @@ static void test_refuses(void **state)
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         sl_status status = parse(cases[i][0]);
-        if (status == SL_OK || strstr(sl_error(), cases[i][1]) == NULL)
+        bool no_file = strstr(cases[i][0], "--config") != NULL;
+        if (status != (no_file ? SL_NOT_FOUND : SL_INVALID) ||
+            strstr(sl_error(), cases[i][1]) == NULL)
             fail_msg("%s: \"%s\" does not say \"%s\"", cases[i][0], sl_error(), cases[i][1]);
     }
 }
@@ -275,6 +317,37 @@ static void test_order_of_origins(void **state)
     test_dir_remove(dir);
 }
 
+static void test_environment_alone(void **state)
+{
+    (void)state;
+    setenv("SLUICE_MODEL", "m", 1);
+    setenv("SLUICE_CACHE_BYTES", "128k", 1);
+    setenv("SLUICE_RATIO", "0.1", 1);
+    assert_ok(parse(""));
+    assert_string_equal(config.model, "m");
+    assert_int_equal(config.cache_bytes, 128 << 10);
+    assert_true(config.ratio == 0.1);
+    assert_int_equal(sl_options_origin(options, "cache-bytes"), SL_ORIGIN_ENVIRONMENT);
+    /* Of what is not ours nothing is said, of what looks like ours and is not, that it is not. */
+    bool ended;
+    setenv("SLUICE_CONFIG", "", 1);
+    assert_string_equal(parse_caught("", STDERR_FILENO, &ended), "");
+    assert_false(ended);
+    setenv("SLUICE_KV_BLOCK", "3", 1);
+    setenv("SLUICE_CONFIGS", "x", 1);
+    const char *text = parse_caught("", STDERR_FILENO, &ended);
+    assert_non_null(strstr(text, "variable=SLUICE_KV_BLOCK\n"));
+    assert_non_null(strstr(text, "variable=SLUICE_CONFIGS\n"));
+    assert_null(strstr(text, "SLUICE_MODEL"));
+    static const char *const names[] = {"MODEL",  "CACHE_BYTES", "RATIO",
+                                        "CONFIG", "KV_BLOCK",    "CONFIGS"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char name[40];
+        snprintf(name, sizeof(name), "SLUICE_%s", names[i]);
+        unsetenv(name);
+    }
+}
+
 static void test_wrong_files(void **state)
 {
     (void)state;
@@ -293,6 +366,14 @@ static void test_wrong_files(void **state)
         sl_free(line);
         test_dir_remove(dir);
     }
+    char *dir = test_dir_create();
+    char *line = sl_asprintf("--config %s/c", dir);
+    test_write_file(dir, "c", "model = m\n\0kv-blocks = 9\n", 25); /* the rest would be ignored */
+    assert_fails(parse(line), SL_INVALID, "holds a NUL byte");
+    sl_free(line);
+    test_dir_remove(dir);
+    assert_fails(parse("--config /tmp"), SL_INVALID, "--config /tmp: cannot be read");
+    assert_fails(parse("--config /dev/zero"), SL_INVALID, "/dev/zero"); /* it has no end */
 }
 
 static void test_help(void **state)
@@ -307,6 +388,10 @@ static void test_help(void **state)
     assert_non_null(
         strstr(text, "  --transfer-verify               check digests (default false)"));
     assert_null(strstr(text, "--fault")); /* hidden */
+    const char *first = strstr(text, "\n  --kv-blocks N");
+    assert_true(first != NULL && strstr(first + 3, "  --kv-blocks N") == NULL); /* in one group */
+    assert_non_null(strstr(text, "  --print-config "));
+    assert_non_null(strstr(text, "  --version "));
     assert_non_null(strstr(text, "  --config FILE "));
     char *model = strstr(text, "\nModel:"), *memory = strstr(text, "\nMemory:");
     assert_true(model != NULL && memory != NULL && model < memory);
@@ -356,6 +441,30 @@ static void test_print_config_can_be_read_back(void **state)
     test_dir_remove(dir);
 }
 
+/* … whatever a value holds. */
+static void test_quoting(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"a # b", "say \"no\"", "C:\\dir\\", " front",
+                                        "back ", "\tfront",    "back\t",    "#",
+                                        "\"",    "\\",         "a=b",       "x"};
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        setenv("SLUICE_NOTE", texts[i], 1);
+        char *text = parse_printing("--model m --print-config");
+        unsetenv("SLUICE_NOTE");
+        char *dir = test_dir_create();
+        char *line = sl_asprintf("--config %s/c", dir);
+        test_write_text(dir, "c", text);
+        assert_ok(parse(line));
+        assert_string_equal(config.note, texts[i]);
+        sl_free(line);
+        test_dir_remove(dir);
+    }
+    setenv("SLUICE_NOTE", "two\nlines", 1);
+    assert_fails(parse("--model m"), SL_INVALID, "want a text of one line");
+    unsetenv("SLUICE_NOTE");
+}
+
 static void test_text_for_a_child(void **state)
 {
     (void)state;
@@ -376,11 +485,14 @@ int main(void)
         cmocka_unit_test(test_forms_of_flags),
         cmocka_unit_test(test_refuses),
         cmocka_unit_test(test_order_of_origins),
+        cmocka_unit_test(test_environment_alone),
+        cmocka_unit_test(test_limits_are_inside),
         cmocka_unit_test(test_wrong_files),
         cmocka_unit_test(test_help),
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_version),
         cmocka_unit_test(test_print_config_can_be_read_back),
+        cmocka_unit_test(test_quoting),
         cmocka_unit_test(test_text_for_a_child),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

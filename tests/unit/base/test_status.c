@@ -28,6 +28,13 @@ static void test_long_sentence_is_cut(void **state)
     (void)sl_fail(SL_INVALID, "%s", text);
     assert_int_equal(strlen(sl_error()), SL_ERROR_BYTES_MAX - 1);
     assert_string_equal(sl_error() + SL_ERROR_BYTES_MAX - 5, "x...");
+    text[SL_ERROR_BYTES_MAX - 1] = '\0'; /* the longest that is whole */
+    (void)sl_fail(SL_INVALID, "%s", text);
+    assert_string_equal(sl_error(), text);
+    text[SL_ERROR_BYTES_MAX - 1] = 'x';
+    text[SL_ERROR_BYTES_MAX] = '\0';
+    (void)sl_fail(SL_INVALID, "%s", text);
+    assert_string_equal(sl_error() + SL_ERROR_BYTES_MAX - 5, "x...");
 }
 
 static void test_cut_spares_characters(void **state)

@@ -145,10 +145,15 @@ static void refusals(void **state)
     assert_int_equal(flow.failures, 0);
     assert_true(flow_avoids(&flow, P));
     assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_TOO_LARGE), FLOW_REFUSE);
+    assert_int_equal(flow_refused(&flow, P, 1, SLUICE__REASON__REASON_INVALID), FLOW_REFUSE);
     assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_DRAINING), FLOW_REDIRECT);
     assert_int_equal(flow.failures, 0);
     assert_int_equal(flow_refused(&flow, P, 1, SLUICE__REASON__REASON_INTERNAL), FLOW_RETRY);
     assert_int_equal(flow.failures, 1);
+    assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_INTERNAL), FLOW_REDIRECT);
+    assert_int_equal(flow.failures, 2);
+    assert_int_equal(flow_refused(&flow, P, 1, SLUICE__REASON__REASON_PREEMPTED), FLOW_RETRY);
+    assert_int_equal(flow.failures, 2);
     flow_node_lost(&flow, P);
     assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_DRAINING), FLOW_RETRY);
     assert_int_equal(flow_refused(&flow, D, 7, FULL), FLOW_NOTHING);
@@ -165,6 +170,132 @@ static void four_failures_are_the_end(void **state)
         flow_unplace(&flow);
     }
     assert_false(flow_may_retry(&flow));
+}
+
+static void a_placement_begins_anew(void **state)
+{
+    (void)state;
+    struct flow flow = pair();
+    flow_admit(&flow, D, 1);
+    token(&flow, D, 1, 0);
+    flow_unplace(&flow);
+    assert_false(flow.admitted || flow.d_started || flow.p_holds);
+    assert_true(flow.p == 0 && flow.d == 0);
+    assert_int_equal(flow_place(&flow, FLOW_LOCAL, 0, D), 2);
+    assert_false(flow.admitted || flow.d_started || flow.p_holds);
+    assert_false(flow_can_redirect(&flow)); /* there is no P that holds */
+    assert_int_equal(flow_admit(&flow, D, 2), FLOW_ADMITTED);
+    flow = pair();
+    flow_admit(&flow, D, 1);
+    assert_true(flow_can_redirect(&flow));
+    flow_redirect(&flow, E);
+    assert_false(flow.admitted || flow.d_started);
+    assert_int_equal(flow_admit(&flow, D, 2), FLOW_STALE);
+    assert_int_equal(flow_admit(&flow, E, 2), FLOW_ADMITTED);
+    assert_int_equal(flow.redirects, 1);
+    flow_unplace(&flow); /* a full placement counts redirects from the start */
+    flow_place(&flow, FLOW_PAIR, P, D);
+    assert_int_equal(flow.redirects, 0);
+}
+
+static void avoided_nodes(void **state)
+{
+    (void)state;
+    struct flow flow = {.mode = FLOW_UNPLACED};
+    flow_avoid(&flow, 0); /* nobody */
+    assert_int_equal(flow.n_avoid, 0);
+    assert_false(flow_avoids(&flow, P));
+    for (flow_node node = 1; node <= FLOW_AVOID_MAX; node++) {
+        flow_avoid(&flow, node);
+        flow_avoid(&flow, node); /* known already */
+    }
+    assert_int_equal(flow.n_avoid, FLOW_AVOID_MAX);
+    assert_true(flow_avoids(&flow, 1));
+    flow_avoid(&flow, 100); /* the oldest makes room */
+    assert_int_equal(flow.n_avoid, FLOW_AVOID_MAX);
+    assert_false(flow_avoids(&flow, 1));
+    for (flow_node node = 2; node <= FLOW_AVOID_MAX; node++)
+        assert_true(flow_avoids(&flow, node));
+    assert_true(flow_avoids(&flow, 100));
+}
+
+/* Who is to blame, and what counts as a failure. */
+static void blame(void **state)
+{
+    (void)state;
+    struct flow flow = pair();
+    flow_stream_failed(&flow, P, 1, LOST, true, true); /* P holds: it was D */
+    assert_true(flow_avoids(&flow, D) && !flow_avoids(&flow, P));
+    assert_int_equal(flow.failures, 1);
+    flow = pair();
+    flow_stream_failed(&flow, P, 1, LOST, false, true); /* P lost the blocks: it was P */
+    assert_true(flow_avoids(&flow, P) && !flow_avoids(&flow, D));
+    assert_int_equal(flow.failures, 1);
+    flow = pair();
+    flow_node_lost(&flow, D);
+    flow_redirect(&flow, E);
+    flow_node_lost(&flow, E);
+    flow_redirect(&flow, D);
+    assert_false(flow_avoids(&flow, P));
+    assert_int_equal(flow_node_lost(&flow, D), FLOW_RETRY);
+    assert_true(flow_avoids(&flow, P)); /* three destinations: P may be the one */
+    assert_true(flow_avoids(&flow, D) && flow_avoids(&flow, E));
+    assert_int_equal(flow.failures, 3);
+    flow = pair();
+    token(&flow, D, 1, 7); /* a gap is nobody's fault, but it counts */
+    assert_int_equal(flow.n_avoid, 0);
+    assert_int_equal(flow.failures, 1);
+    flow = pair();
+    token(&flow, D, 1, 0);
+    assert_int_equal(flow_stream_failed(&flow, D, 1, LOST, false, false), FLOW_RETRY);
+    assert_true(flow_avoids(&flow, D));
+    assert_int_equal(flow.failures, 1);
+    flow = pair();
+    assert_int_equal(flow_stream_failed(&flow, D, 1, FULL, false, false), FLOW_FULL);
+    assert_int_equal(flow.failures, 0);
+    struct flow local = {.mode = FLOW_UNPLACED};
+    flow_place(&local, FLOW_LOCAL, 0, D);
+    assert_int_equal(flow_stream_failed(&local, D, 1, LOST, false, false), FLOW_NOTHING);
+}
+
+static void ends(void **state)
+{
+    (void)state;
+    const Sluice__Finish error = SLUICE__FINISH__FINISH_ERROR;
+    struct flow flow = pair();
+    assert_int_equal(flow_finished(&flow, E, 1, error, LOST), FLOW_NOTHING);
+    assert_int_equal(flow_finished(&flow, D, 2, error, LOST), FLOW_NOTHING);
+    assert_int_equal(flow_finished(&flow, D, 1, error, FULL), FLOW_FULL);
+    assert_int_equal(flow_finished(&flow, D, 1, error, SLUICE__REASON__REASON_TOO_LARGE),
+                     FLOW_REFUSE);
+    assert_int_equal(flow.failures, 0);
+    assert_int_equal(flow_finished(&flow, D, 1, error, SLUICE__REASON__REASON_PREEMPTED),
+                     FLOW_RETRY);
+    assert_int_equal(flow_finished(&flow, D, 1, error, SLUICE__REASON__REASON_DRAINING),
+                     FLOW_RETRY);
+    assert_int_equal(flow.failures, 0);
+    assert_int_equal(flow_finished(&flow, P, 1, error, FULL), FLOW_RETRY); /* P waits for nobody */
+    assert_int_equal(flow.failures, 1);
+    assert_true(flow_avoids(&flow, P));
+    /* Only P can have sent; of D the word would be an end with tokens missing. */
+    assert_int_equal(
+        flow_finished(&flow, D, 1, SLUICE__FINISH__FINISH_SENT, SLUICE__REASON__REASON_NONE),
+        FLOW_RETRY);
+    flow = pair();
+    token(&flow, D, 1, 0);
+    assert_int_equal(flow_finished(&flow, P, 1, error, LOST), FLOW_NOTHING);
+    assert_int_equal(flow.failures, 0);
+    assert_int_equal(flow_finished(&flow, D, 1, error, LOST), FLOW_RETRY);
+    assert_int_equal(flow.failures, 1);
+    struct flow single = {.mode = FLOW_UNPLACED};
+    flow_place(&single, FLOW_SINGLE, P, 0);
+    assert_int_equal(flow_admit(&single, D, 1), FLOW_STALE);
+    assert_int_equal(flow_finished(&single, P, 1, error, FULL), FLOW_FULL);
+    assert_int_equal(flow_refused(&single, P, 1, FULL), FLOW_FULL);
+    assert_true(flow_avoids(&single, P));
+    assert_int_equal(flow_finished(&single, P, 1, error, LOST), FLOW_RETRY);
+    assert_int_equal(flow_node_lost(&single, 0), FLOW_NOTHING);
+    assert_int_equal(flow_node_lost(&single, P), FLOW_RETRY);
 }
 
 /* Nodes of random histories generate the one right sequence; whatever is lost, refused or late, what
@@ -227,10 +358,18 @@ static void random_histories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(accept_rule),      cmocka_unit_test(after_unplace_all_is_stale),
-        cmocka_unit_test(only_d_admits),    cmocka_unit_test(prefill_dies),
-        cmocka_unit_test(decode_dies),      cmocka_unit_test(streams_fail),
-        cmocka_unit_test(refusals),         cmocka_unit_test(four_failures_are_the_end),
+        cmocka_unit_test(accept_rule),
+        cmocka_unit_test(after_unplace_all_is_stale),
+        cmocka_unit_test(only_d_admits),
+        cmocka_unit_test(prefill_dies),
+        cmocka_unit_test(decode_dies),
+        cmocka_unit_test(streams_fail),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(four_failures_are_the_end),
+        cmocka_unit_test(a_placement_begins_anew),
+        cmocka_unit_test(avoided_nodes),
+        cmocka_unit_test(blame),
+        cmocka_unit_test(ends),
         cmocka_unit_test(random_histories),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -100,6 +100,7 @@ static void load_then_ready(void **state)
     assert_int_equal(registry_count(r, false), 1);
     assert_int_equal(registry_count(r, true), 0);
     assert_int_equal(node->load.blocks_free, 10);
+    assert_int_equal(node->load.blocks_total, 10);
     finish(r);
 }
 

@@ -26,6 +26,8 @@ struct world {
     /* The node's side. */
     struct serve_join *join;
     _Atomic bool ready;
+    _Atomic bool nameless; /* its hello will not do */
+    uint32_t asked;        /* for a hello */
     uint32_t joined, lost, cancels;
     uint64_t coordinator, lost_us;
     bool restarted;
@@ -109,7 +111,11 @@ static void on_hello(void *arg, Sluice__Hello *hello)
     static Sluice__Rank rank;
     static Sluice__Rank *ranks[] = {&rank};
     struct world *world = arg;
-    hello->node_id = id;
+    pthread_mutex_lock(&world->mutex);
+    world->asked++;
+    pthread_mutex_unlock(&world->mutex);
+    if (!atomic_load(&world->nameless))
+        hello->node_id = id;
     hello->role = SLUICE__ROLE__ROLE_PREFILL;
     hello->incarnation = 77;
     hello->ready = atomic_load(&world->ready);
@@ -249,7 +255,9 @@ static void test_joins_and_beats(void **state)
     coordinator_start(world);
     node_start(world);
     wait_for(world, &world->joined, 1);
-    wait_for(world, &world->beats, 3);
+    uint64_t before = sl_real_us();
+    wait_for(world, &world->beats, 8); /* in the period that the coordinator said */
+    assert_true(sl_real_us() - before < 4 * SL_SECOND_US);
     wait_for(world, &world->progress, 1);
     assert_int_equal(serve_join_lost_us(world->join), 0);
     pthread_mutex_lock(&world->mutex);
@@ -341,6 +349,40 @@ static void test_silent_coordinator_is_left(void **state)
     wait_for(world, &world->joined, 2);
 }
 
+/* A heartbeat that is asked for does not wait for its time. */
+static void test_beats_at_once(void **state)
+{
+    struct world *world = *state;
+    world->heartbeat_us = 60 * SL_SECOND_US;
+    world->dead_us = 600 * SL_SECOND_US;
+    coordinator_start(world);
+    node_start(world);
+    wait_for(world, &world->joined, 1);
+    wait_for(world, &world->beats, 1);
+    sl_sleep_us(1200 * SL_MS_US); /* the period before the Welcome was a second */
+    uint32_t beats = count_of(world, &world->beats);
+    for (uint32_t i = 1; i <= 3; i++) {
+        serve_join_beat(world->join);
+        wait_for(world, &world->beats, beats + i);
+    }
+    sl_sleep_us(50 * SL_MS_US);
+    assert_int_equal(count_of(world, &world->beats), beats + 3);
+}
+
+/* A hello that the check refuses never leaves; the stream is given up, and the next one tried. */
+static void test_hello_that_will_not_do(void **state)
+{
+    struct world *world = *state;
+    atomic_store(&world->nameless, true);
+    coordinator_start(world);
+    node_start(world);
+    wait_for(world, &world->asked, 2);
+    assert_int_equal(count_of(world, &world->hellos), 0);
+    assert_int_equal(count_of(world, &world->joined), 0);
+    atomic_store(&world->nameless, false);
+    wait_for(world, &world->joined, 1);
+}
+
 static void test_never_welcomed_is_never_joined(void **state)
 {
     struct world *world = *state;
@@ -392,6 +434,8 @@ int main(void)
         WITH(test_messages_pass_both_ways),
         WITH(test_coordinator_restarts),
         WITH(test_silent_coordinator_is_left),
+        WITH(test_beats_at_once),
+        WITH(test_hello_that_will_not_do),
         WITH(test_never_welcomed_is_never_joined),
         WITH(test_stop_without_coordinator),
         WITH(test_bad_address_is_refused),
