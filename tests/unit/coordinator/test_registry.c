@@ -175,6 +175,20 @@ static void silence(void **state)
     finish(r);
 }
 
+static void silence_behind_a_gap(void **state)
+{
+    (void)state;
+    struct registry *r = fresh();
+    struct registry_node *a = join(r, 1, "d0", false, 4, 0);
+    struct registry_node *b = join(r, 2, "d1", false, 4, 0);
+    uint32_t cursor = 0;
+    registry_remove(r, a);
+    assert_ptr_equal(registry_sweep(r, 5 * SECOND, &cursor), b);
+    assert_int_equal(cursor, b->slot + 1);
+    assert_null(registry_sweep(r, 5 * SECOND, &cursor));
+    finish(r);
+}
+
 static void its_own_pause(void **state)
 {
     (void)state;
@@ -451,14 +465,15 @@ static void full(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(load_then_ready),     cmocka_unit_test(a_newer_stream_replaces),
-        cmocka_unit_test(an_id_that_is_taken), cmocka_unit_test(silence),
-        cmocka_unit_test(its_own_pause),       cmocka_unit_test(a_loop_that_hangs),
-        cmocka_unit_test(identities),          cmocka_unit_test(prefill_nodes_alone),
-        cmocka_unit_test(wrong_hellos),        cmocka_unit_test(a_crash_is_no_roll_out),
-        cmocka_unit_test(half_hellos),         cmocka_unit_test(another_self),
-        cmocka_unit_test(heartbeats_are_kept), cmocka_unit_test(who_takes_over),
-        cmocka_unit_test(another_layout),      cmocka_unit_test(full),
+        cmocka_unit_test(load_then_ready),      cmocka_unit_test(a_newer_stream_replaces),
+        cmocka_unit_test(an_id_that_is_taken),  cmocka_unit_test(silence),
+        cmocka_unit_test(its_own_pause),        cmocka_unit_test(a_loop_that_hangs),
+        cmocka_unit_test(identities),           cmocka_unit_test(prefill_nodes_alone),
+        cmocka_unit_test(wrong_hellos),         cmocka_unit_test(a_crash_is_no_roll_out),
+        cmocka_unit_test(half_hellos),          cmocka_unit_test(another_self),
+        cmocka_unit_test(heartbeats_are_kept),  cmocka_unit_test(who_takes_over),
+        cmocka_unit_test(another_layout),       cmocka_unit_test(full),
+        cmocka_unit_test(silence_behind_a_gap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -160,6 +160,52 @@ static void test_ready_tells_progress(void **state)
     assert_non_null(strstr(body_of(fixture), "unavailable"));
 }
 
+/* The page without a socket. */
+static json_t *page_of(struct fixture *fixture, const char *node, const char *path)
+{
+    struct serve_admin_args args = args_of(fixture, "");
+    args.node = node;
+    struct serve_page page;
+    assert_true(serve_admin_page(&args, path, &page));
+    assert_int_equal(page.http_status, fixture->health.state == SERVE_READY ? 200 : 503);
+    json_t *body;
+    assert_ok(sl_json_parse("body", page.body.data, page.body.bytes, 4096, &body));
+    sl_buf_fini(&page.body);
+    return body;
+}
+
+static void test_what_is_unknown_is_left_out(void **state)
+{
+    struct fixture *fixture = *state;
+    snprintf(fixture->health.reason, sizeof(fixture->health.reason), "old news");
+    json_t *body = page_of(fixture, NULL, "/ready");
+    assert_int_equal(json_object_size(body), 1); /* ready: no reason, and here no node */
+    json_decref(body);
+    body = page_of(fixture, "", "/health");
+    assert_null(json_object_get(body, "node"));
+    assert_null(json_object_get(body, "reason"));
+    json_decref(body);
+    fixture->health.state = SERVE_DRAINING;
+    body = page_of(fixture, "p0", "/ready");
+    assert_text(body, "reason", "old news");
+    assert_text(body, "node", "p0");
+    json_decref(body);
+    fixture->health.state = SERVE_LOADING;
+    fixture->health.reason[0] = '\0';
+    fixture->health.bytes_done = fixture->health.bytes_total = 400;
+    json_decref(page_of(fixture, "p0", "/ready")); /* the time begins */
+    sl_sleep_us(2 * SL_MS_US);
+    body = page_of(fixture, "p0", "/ready");
+    assert_null(json_object_get(body, "reason"));
+    assert_true(json_number_value(json_object_get(body, "eta_seconds")) == 0.0);
+    assert_true(json_is_number(json_object_get(body, "eta_seconds")));
+    json_decref(body);
+    fixture->health.bytes_done = 401; /* more than there is says nothing */
+    body = page_of(fixture, "p0", "/ready");
+    assert_true(json_is_null(json_object_get(body, "eta_seconds")));
+    json_decref(body);
+}
+
 static double metric_in(const struct fixture *fixture, const char *name)
 {
     char start[96];
@@ -178,12 +224,36 @@ static void test_metrics(void **state)
     close(fd);
     assert_non_null(strstr(fixture->reply, "text/plain; version=0.0.4"));
     assert_true(metric_in(fixture, "process_resident_memory_bytes") > 1e6);
-    assert_true(metric_in(fixture, "process_cpu_seconds_total") > 0.0);
+    double cpu = metric_in(fixture, "process_cpu_seconds_total");
+    assert_true(cpu > 0.0 && cpu < 3600.0);
     assert_true(metric_in(fixture, "process_threads") >= 2.0);
     assert_true(metric_in(fixture, "process_start_time_seconds") > 1.7e9);
     assert_true(fds >= 5.0 && fds < 1000.0);
     assert_non_null(
         strstr(body_of(fixture), "sluice_build_info{version=\"" SLUICE_VERSION "\"} 1"));
+}
+
+static double open_fds(void)
+{
+    DIR *directory = opendir("/proc/self/fd");
+    assert_non_null(directory);
+    int n = 0;
+    for (const struct dirent *entry; (entry = readdir(directory)) != NULL;)
+        n += entry->d_name[0] != '.';
+    closedir(directory);
+    return n - 1; /* the directory itself */
+}
+
+static void test_descriptors_are_counted_exactly(void **state)
+{
+    struct fixture *fixture = *state;
+    struct sl_metric *metric = sl_metric_get(
+        sl_metrics_family(fixture->metrics, SL_METRIC_GAUGE, "process_open_fds", "", "", NULL, 0));
+    struct sl_buf page;
+    sl_buf_init(&page, 1 << 20);
+    sl_metrics_render(fixture->metrics, &page);
+    assert_true(sl_metric_value(metric) == open_fds());
+    sl_buf_fini(&page);
 }
 
 static void test_version_and_unknown(void **state)
@@ -230,6 +300,13 @@ static void test_guards(void **state)
         status = ask_raw(fixture, large, (size_t)n + bytes + 23);
         assert_true(status == 431 || status == 413 || status == 414 || status == 0);
     }
+    /* Names, values and four bytes each; Host and Connection are 28 of them, X-Long itself 10. */
+    for (size_t bytes = 8192; bytes <= 8193; bytes++) {
+        memset(large + n, 'a', bytes - 38);
+        memcpy(large + n + bytes - 38, "\r\nConnection: close\r\n\r\n", 24);
+        assert_int_equal(ask_raw(fixture, large, (size_t)n + bytes - 38 + 23),
+                         bytes == 8192 ? 200 : 431);
+    }
     assert_int_equal(ask(fixture, "/health"), 200); /* and it still serves */
     status = ask_text(fixture, "HEAD /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert_int_equal(status, 200);
@@ -246,6 +323,41 @@ static void test_port_taken_and_bad_address(void **state)
     assert_fails(serve_admin_start(&args, &second), SL_DEVICE, listen);
     args.listen = "nowhere";
     assert_fails(serve_admin_start(&args, &second), SL_INVALID, "nowhere");
+}
+
+static void test_stop_closes_the_port(void **state)
+{
+    struct fixture *fixture = *state;
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons(serve_admin_port(fixture->admin)),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    serve_admin_stop(fixture->admin);
+    fixture->admin = NULL; /* teardown stops nothing again */
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), -1);
+    close(fd);
+}
+
+static void test_ipv6(void **state)
+{
+    struct fixture *fixture = *state;
+    struct serve_admin_args args = args_of(fixture, "[::1]:0");
+    struct serve_admin *second;
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
+        if (fd >= 0)
+            close(fd);
+        print_message("skip: this machine has no IPv6 loopback\n");
+        skip();
+    }
+    assert_ok(serve_admin_start(&args, &second));
+    address.sin6_port = htons(serve_admin_port(second));
+    close(fd);
+    fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    close(fd);
+    serve_admin_stop(second);
 }
 
 static void test_pulse(void **state)
@@ -269,10 +381,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH(test_health),
         WITH(test_ready_tells_progress),
+        WITH(test_what_is_unknown_is_left_out),
         WITH(test_metrics),
+        WITH(test_descriptors_are_counted_exactly),
         WITH(test_version_and_unknown),
         WITH(test_guards),
         WITH(test_port_taken_and_bad_address),
+        WITH(test_stop_closes_the_port),
+        WITH(test_ipv6),
         cmocka_unit_test(test_pulse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
