@@ -193,7 +193,7 @@ static bool store(const struct sl_option *row, char *text, void *config)
     switch (row->type) {
     case SL_OPTION_ADDRESS:
     case SL_OPTION_TEXT: {
-        if (strchr(text, '\n') != NULL) /* no file could say it */
+        if (row->type == SL_OPTION_TEXT && strchr(text, '\n') != NULL) /* no file could say it */
             return false;
         bool unset = text[0] == '\0' && row->default_text == NULL;
         if (row->type == SL_OPTION_ADDRESS && !unset && check_address(row, "", text) != SL_OK)

@@ -105,7 +105,8 @@ static uint32_t read_list(const char *list, uint16_t *cpus)
                 return 0;
             last = strtoul(p, &end, 10);
         }
-        if (last >= CPUS_MAX || last < first || (*end != ',' && *end != '\0'))
+        if (last >= CPUS_MAX || last < first || (*end != ',' && *end != '\0') ||
+            (*end == ',' && end[1] == '\0')) /* which a worker would refuse */
             return 0;
         for (; first <= last && n < CPUS_MAX; first++)
             cpus[n++] = (uint16_t)first;

@@ -215,6 +215,14 @@ def random_ids(n, seed, vocab=1000):
     return [source.randrange(300, vocab) for _ in range(n)]
 
 
+def varied(answers, least=20) -> list:
+    """The answers, which are to be compared: of ids that repeat themselves, equality would say little."""
+    assert answers, "nothing to compare"
+    for ids in answers:
+        assert len(set(ids)) >= least, f"only {len(set(ids))} distinct ids in {len(ids)}"
+    return answers
+
+
 def engine_run(model, requests, **options) -> list:
     """The token ids that one engine computes for each request, driven without any server."""
     arguments = [str(BUILD / "tests" / "engine_run"), "--model", str(model)]

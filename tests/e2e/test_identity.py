@@ -6,7 +6,7 @@ import concurrent.futures
 
 import pytest
 
-from fleet import Fleet, engine_run, metric, random_ids, wait_until
+from fleet import Fleet, engine_run, metric, random_ids, varied, wait_until
 
 N_TOKENS = 24
 SAMPLED = {"temperature": 0.8, "top_p": 0.95, "top_k": 50, "seed": 7}
@@ -17,8 +17,7 @@ PROMPTS = [random_ids(n, n) for n in (1, 63, 64, 65, 200, 700)]
 def expected(tiny):
     """{(index of prompt, sampled?): ids}"""
     requests = [{"prompt": p, "max_tokens": N_TOKENS, **s} for s in ({}, SAMPLED) for p in PROMPTS]
-    answers = engine_run(tiny, requests)
-    assert all(len(set(a)) > 5 for a in answers), "the model repeats itself; the test would be weak"
+    answers = varied(engine_run(tiny, requests))
     return {(i % len(PROMPTS), i >= len(PROMPTS)): a for i, a in enumerate(answers)}
 
 
@@ -68,8 +67,8 @@ def test_sixteen_clients(tiny, expected):
     lengths = [1, 64, 65, 130, 200, 333, 700, 65]
     prompts = [random_ids(n, 100 + i) for i, n in enumerate(lengths * 2)]
     n = 400
-    want = engine_run(tiny, [{"prompt": p, "max_tokens": n, "seed": i,
-                              "temperature": 0.8 if i % 2 else 0} for i, p in enumerate(prompts)])
+    want = varied(engine_run(tiny, [{"prompt": p, "max_tokens": n, "seed": i,
+                                     "temperature": 0.8 if i % 2 else 0} for i, p in enumerate(prompts)]))
 
     def ask(fleet, i):
         return fleet.stream_tokens(prompts[i], n, seed=i, temperature=0.8 if i % 2 else 0)

@@ -155,9 +155,52 @@ static void programs_that_are_not_there(void **state)
     assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "65 decode");
     args.n_decode = 0;
     assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "at least one");
+    args.n_prefill = 65;
+    assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "65 prefill");
+    args.n_prefill = 0;
+    args.n_options = ACTUATOR_OPTIONS_MAX + 1;
+    assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "workers");
+    args.n_options = 0;
     args.n_decode = 1;
-    args.cpu_list = "0-";
-    assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "0-");
+    static const char *const wrong[] = {"0-",  "",       "a",    "1,", ",1", "0,,1",
+                                        "3-2", "0-1024", "1024", "1x", "-1", "0 1"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        args.cpu_list = wrong[i];
+        assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "want a list like 0-3,8");
+    }
+}
+
+/* Each of two workers gets its part of the list, or both the whole when they are told to share. */
+static void cpu_lists(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const wanted[][2] = {{"--cpus=0-1,5 ", "--cpus=7-9 "},
+                                            {"--cpus=0-1,5,7-9 ", "--cpus=0-1,5,7-9 "}};
+    for (int share = 0; share < 2; share++) {
+        struct actuator_args args = {.prefill_path = f->sleeper,
+                                     .decode_path = f->sleeper,
+                                     .n_prefill = 1,
+                                     .n_decode = 1,
+                                     .cpu_list = "0-1,5,7-9",
+                                     .share_cpus = share == 1};
+        assert_ok(actuator_create(&args, "127.0.0.1:5", &f->actuator));
+        assert_int_equal(actuator_workers(f->actuator), 2);
+        assert_true(await_pid(f, "p0", 0, 3000) > 0 && await_pid(f, "d0", 0, 3000) > 0);
+        char *text = read_text(f, "p0.args");
+        text[strlen(text) - 1] = ' ';
+        assert_non_null(strstr(text, wanted[share][0]));
+        text = read_text(f, "d0.args");
+        text[strlen(text) - 1] = ' ';
+        assert_non_null(strstr(text, wanted[share][1]));
+        actuator_destroy(f->actuator, 2000000);
+        f->actuator = NULL;
+        for (const char *const *name = (const char *const[]){"p0.pid", "d0.pid", NULL};
+             *name != NULL; name++) {
+            char *path = test_path(f->dir, *name);
+            (void)unlink(path);
+            sl_free(path);
+        }
+    }
 }
 
 int main(void)
@@ -166,6 +209,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(starts_and_restarts, setup, teardown),
         cmocka_unit_test_setup_teardown(backs_off, setup, teardown),
         cmocka_unit_test_setup_teardown(programs_that_are_not_there, setup, teardown),
+        cmocka_unit_test_setup_teardown(cpu_lists, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

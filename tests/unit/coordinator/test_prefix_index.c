@@ -1,6 +1,7 @@
 /* The prefix index against a naive table of (hash, node), and the order of events and snapshots. */
 #include "coordinator/prefix_index.h"
 
+#include "base/fault.h"
 #include "support/support.h"
 
 #define HASHES 300u
@@ -98,6 +99,60 @@ static void grows(void **state)
     prefix_index_destroy(index);
 }
 
+/* Without memory to grow, what has no place is counted and left out; all else goes on. */
+static void no_memory_to_grow(void **state)
+{
+    (void)state;
+    struct prefix_index *index = prefix_index_create();
+    uint64_t random = 5;
+    static struct kv_hash hashes[1000];
+    uint32_t matched[PREFIX_INDEX_NODES_MAX];
+    assert_ok(sl_fault_configure("mem=always"));
+    for (uint32_t i = 0; i < 1000; i++) {
+        uint64_t words[2] = {test_random(&random), test_random(&random)};
+        memcpy(hashes[i].bytes, words, sizeof(words));
+        prefix_index_insert(index, &hashes[i], 9);
+    }
+    uint32_t kept = prefix_index_entries(index);
+    assert_int_equal(kept, 682); /* two thirds of the first table */
+    assert_int_equal(prefix_index_overflows(index), 1000 - kept);
+    prefix_index_insert(index, &hashes[3], 10); /* known already: takes no place */
+    prefix_index_match(index, hashes, 1000, matched);
+    assert_int_equal(matched[9], kept);
+    assert_int_equal(prefix_index_overflows(index), 1000 - kept);
+    prefix_index_remove(index, &hashes[0], 9);
+    prefix_index_insert(index, &hashes[999], 9); /* into its place */
+    assert_int_equal(prefix_index_entries(index), kept);
+    sl_fault_clear();
+    prefix_index_destroy(index);
+}
+
+/* The last place of the table, and runs that go on at its start. */
+static void around_the_end(void **state)
+{
+    (void)state;
+    struct prefix_index *index = prefix_index_create();
+    struct kv_hash hashes[6];
+    uint32_t matched[PREFIX_INDEX_NODES_MAX];
+    for (uint32_t i = 0; i < 6; i++) {
+        memset(&hashes[i], 0xff, sizeof(hashes[i])); /* home: the last place */
+        hashes[i].bytes[15] = (uint8_t)i;
+        prefix_index_insert(index, &hashes[i], i < 3 ? 1 : 2);
+    }
+    prefix_index_remove(index, &hashes[0], 1);
+    prefix_index_match(index, hashes + 1, 2, matched);
+    assert_int_equal(matched[1], 2);
+    prefix_index_match(index, hashes + 3, 3, matched);
+    assert_int_equal(matched[2], 3);
+    prefix_index_drop_node(index, 1);
+    assert_int_equal(prefix_index_entries(index), 3);
+    prefix_index_match(index, hashes + 3, 3, matched);
+    assert_int_equal(matched[2], 3);
+    prefix_index_drop_node(index, 2);
+    assert_int_equal(prefix_index_entries(index), 0);
+    prefix_index_destroy(index);
+}
+
 static uint32_t match_one(struct prefix_index *index, uint32_t i)
 {
     uint32_t matched[PREFIX_INDEX_NODES_MAX];
@@ -128,6 +183,17 @@ static void events_in_order(void **state)
     assert_int_equal(feed.seq, 3);
     assert_false(stored(&feed, index, 3, 2)); /* a repeat is dropped */
     assert_int_equal(match_one(index, 2), 0);
+    assert_int_equal(feed.seq, 3);
+    struct kv_hash *three = sl_try_zalloc(3, sizeof(*three)); /* exact, for ASan */
+    for (uint32_t i = 0; i < 3; i++)
+        three[i] = hash_of(20 + i);
+    uint8_t kept[3] = {0};
+    assert_false(prefix_feed_events(&feed, index, 4, 3, three, kept, 3)); /* and news behind it */
+    assert_int_equal(match_one(index, 20), 0);
+    assert_int_equal(match_one(index, 21), 1);
+    assert_int_equal(match_one(index, 22), 1);
+    assert_int_equal(feed.seq, 5);
+    sl_free(three);
     prefix_index_destroy(index);
 }
 
@@ -159,12 +225,43 @@ static void gap_asks_for_a_snapshot(void **state)
     prefix_index_destroy(index);
 }
 
+static void snapshots_in_parts(void **state)
+{
+    (void)state;
+    struct prefix_index *index = prefix_index_create();
+    struct prefix_feed feed = {.seq = 0};
+    struct kv_hash *one = sl_try_zalloc(1, sizeof(*one)); /* exact, for ASan */
+    *one = hash_of(10);
+    /* One that nobody asked for: what comes between its parts is in it, or behind it. */
+    assert_false(prefix_feed_snapshot(&feed, index, 4, 7, 0, 2, one, 1));
+    assert_false(stored(&feed, index, 1, 5));
+    assert_int_equal(match_one(index, 5), 0);
+    assert_int_equal(feed.seq, 0); /* until all of it is there */
+    *one = hash_of(11);
+    assert_false(prefix_feed_snapshot(&feed, index, 4, 7, 1, 2, one, 1));
+    assert_int_equal(feed.seq, 7);
+    assert_true(prefix_feed_snapshot(&feed, index, 4, 7, 2, 3, one, 1)); /* it has ended */
+    assert_int_equal(match_one(index, 10) + match_one(index, 11), 2);
+    /* A part is missing: asked for once, and only a first part begins anew. */
+    assert_false(prefix_feed_snapshot(&feed, index, 4, 9, 0, 3, one, 1));
+    *one = hash_of(12);
+    assert_true(prefix_feed_snapshot(&feed, index, 4, 9, 2, 3, one, 1));
+    assert_int_equal(match_one(index, 12), 0);
+    assert_true(feed.waiting);
+    assert_false(prefix_feed_snapshot(&feed, index, 4, 9, 0, 1, one, 1));
+    assert_int_equal(match_one(index, 12), 1);
+    assert_int_equal(match_one(index, 11), 0);
+    assert_int_equal(feed.seq, 9);
+    sl_free(one);
+    prefix_index_destroy(index);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(like_a_naive_table),
-        cmocka_unit_test(grows),
-        cmocka_unit_test(events_in_order),
+        cmocka_unit_test(like_a_naive_table),      cmocka_unit_test(grows),
+        cmocka_unit_test(no_memory_to_grow),       cmocka_unit_test(around_the_end),
+        cmocka_unit_test(snapshots_in_parts),      cmocka_unit_test(events_in_order),
         cmocka_unit_test(gap_asks_for_a_snapshot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

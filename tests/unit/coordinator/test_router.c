@@ -97,6 +97,8 @@ static void sizes(void **state)
     assert_int_equal(router_blocks(63, 2, 64), 1);
     assert_int_equal(router_blocks(63, 3, 64), 2);
     assert_int_equal(router_blocks(64, 1, 64), 1);
+    assert_int_equal(router_blocks(64, 0, 64), 1);
+    assert_int_equal(router_blocks(UINT32_MAX, 2, 64), 1u << 26);
     struct router_node nodes[] = {node(true), node(false), node(false)};
     struct router_input in = input(nodes, 3);
     nodes[1].blocks_total = 15;
@@ -107,6 +109,8 @@ static void sizes(void **state)
     nodes[0].blocks_total = 15;
     expect(&in, ROUTER_LOCAL_P_UNFIT, -1, 2);
     nodes[0].blocks_total = 16;
+    nodes[2].unadmitted = 3;
+    expect(&in, ROUTER_PAIR, 0, 2);
     nodes[2].unadmitted = 4;
     expect(&in, ROUTER_BUSY, -1, -1);
 }
@@ -189,6 +193,123 @@ static void fitted_costs(void **state)
     expect(&in, ROUTER_LOCAL_NO_P, -1, 1);
 }
 
+static void assert_near(double got, double want)
+{
+    if (!(got > want - 1e-6 && got < want + 1e-6))
+        fail_msg("got %.9f, want %.9f", got, want);
+}
+
+/* 2 ms a step and half a millisecond a token. */
+static struct router_cost known_cost(void)
+{
+    struct router_cost cost = {.weight = 0};
+    for (int i = 1; i <= 10; i++)
+        router_cost_add(&cost, i, 2 + 0.5 * i);
+    return cost;
+}
+
+/* The parts of an estimate, computed by hand. */
+static void parts(void **state)
+{
+    (void)state;
+    struct router_node nodes[] = {node(true), node(false)};
+    nodes[0].cost = nodes[1].cost = known_cost();
+    nodes[0].queued_tokens = 100;
+    nodes[0].matched_tokens = 360;
+    nodes[1].matched_tokens = 680;
+    nodes[1].running = 3;
+    nodes[1].unadmitted = 1;
+    nodes[1].queued_tokens = 40;
+    struct router_input in = input(nodes, 2);
+    in.bytes_per_ms = (1 << 20) / 2.0;
+    struct router_decision got = router_choose(&in);
+    assert_int_equal(got.reason, ROUTER_PAIR);
+    assert_near(got.queue_ms, 50);
+    assert_near(got.compute_ms, 320);
+    assert_int_equal(got.compute_tokens, 640);
+    assert_near(got.handover_ms, 2.5); /* a quarter of five blocks, two a millisecond … */
+    assert_near(got.itl_ms, 4.5);      /* five sequences */
+    nodes[1].blocks_available = 3;     /* … and half of the six that it lacks are not there */
+    assert_near(router_choose(&in).handover_ms, 1002.5);
+    nodes[1].blocks_available = 6;
+    assert_near(router_choose(&in).handover_ms, 2.5);
+    in.bytes_per_ms = 0; /* not measured: a megabyte a millisecond */
+    assert_near(router_choose(&in).handover_ms, 0.25 * 5 * (1 << 20) / 1e6);
+    in.local_prefill_max_tokens = 320;
+    nodes[1].blocks_available = 3;
+    got = router_choose(&in);
+    assert_int_equal(got.reason, ROUTER_LOCAL_SUFFIX);
+    assert_near(got.queue_ms, 20);
+    assert_near(got.compute_ms, 160);
+    assert_int_equal(got.compute_tokens, 320);
+    assert_near(got.handover_ms, 1000);
+    assert_near(got.itl_ms, 4.5);
+    nodes[1].matched_tokens = 1000; /* all of it: one token is computed still */
+    assert_int_equal(router_choose(&in).compute_tokens, 1);
+}
+
+static void single_token_at_d(void **state)
+{
+    (void)state;
+    struct router_node pd[] = {node(true), node(false)};
+    struct router_input in = input(pd, 2);
+    in.n_new = 1;
+    pd[1].matched_tokens = 936; /* D lacks 64, the most that it computes itself */
+    expect(&in, ROUTER_LOCAL_SUFFIX, -1, 1);
+    pd[0].matched_tokens = 936; /* P as many */
+    expect(&in, ROUTER_SINGLE_TOKEN, 0, -1);
+    pd[0].matched_tokens = 935;
+    expect(&in, ROUTER_LOCAL_SUFFIX, -1, 1);
+    pd[1].matched_tokens = 935;
+    pd[0].matched_tokens = 0;
+    expect(&in, ROUTER_SINGLE_TOKEN, 0, -1);
+    struct router_decision got = router_choose(&in);
+    assert_int_equal(got.compute_tokens, 1000); /* P's */
+    assert_near(got.handover_ms + got.itl_ms, 0);
+}
+
+static void costs_of_little_data(void **state)
+{
+    (void)state;
+    struct router_cost cost = {.weight = 0};
+    assert_near(router_cost_base_ms(&cost), 1);
+    assert_near(router_cost_token_ms(&cost), 0.05);
+    router_cost_add(&cost, 1, 10); /* three samples are no line */
+    router_cost_add(&cost, 2, 10);
+    router_cost_add(&cost, 3, 10);
+    assert_near(router_cost_base_ms(&cost), 0);
+    assert_true(router_cost_token_ms(&cost) > 4.9 && router_cost_token_ms(&cost) < 5.1);
+    struct router_cost falling = {.weight = 0};
+    for (int i = 0; i < 20; i++)
+        router_cost_add(&falling, i, 100 - i);
+    assert_true(router_cost_token_ms(&falling) == 1e-5); /* nothing is free */
+    struct router_cost steep = {.weight = 0};
+    for (int i = 1; i <= 20; i++)
+        router_cost_add(&steep, i, 5000.0 * i - 4000);
+    assert_near(router_cost_token_ms(&steep), 1000);
+    assert_near(router_cost_base_ms(&steep), 0); /* never below */
+}
+
+/* A node that is clearly faster counts by itself, too; one of few samples never. */
+static void own_cost_when_clear(void **state)
+{
+    (void)state;
+    struct router_cost own, pool = {.weight = 0}, got;
+    static const double factors[] = {0.6, 0.7, 1, 1.4, 1.6};
+    for (int i = 0; i < 100; i++)
+        router_cost_add(&pool, 1 + i % 8, 10 + i % 8);
+    for (size_t k = 0; k < sizeof(factors) / sizeof(factors[0]); k++) {
+        for (int n = 20; n <= 100; n += 80) { /* 20 samples weigh less than 20 */
+            own = (struct router_cost){.weight = 0};
+            for (int i = 0; i < n; i++)
+                router_cost_add(&own, 1 + i % 8, factors[k] * (10 + i % 8));
+            got = router_cost_settle(&own, &pool);
+            bool clear = n == 100 && (k == 0 || k == 4);
+            assert_memory_equal(&got, clear ? &own : &pool, sizeof(got));
+        }
+    }
+}
+
 /* Nodes that differ by noise share the work; one that is clearly slower does not count as equal. */
 static void noise_does_not_place(void **state)
 {
@@ -217,10 +338,18 @@ static void noise_does_not_place(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rules),        cmocka_unit_test(without_one_pool),
-        cmocka_unit_test(sizes),        cmocka_unit_test(longest_match_and_load),
-        cmocka_unit_test(ties),         cmocka_unit_test(avoided),
-        cmocka_unit_test(fitted_costs), cmocka_unit_test(noise_does_not_place),
+        cmocka_unit_test(rules),
+        cmocka_unit_test(without_one_pool),
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(longest_match_and_load),
+        cmocka_unit_test(ties),
+        cmocka_unit_test(avoided),
+        cmocka_unit_test(fitted_costs),
+        cmocka_unit_test(noise_does_not_place),
+        cmocka_unit_test(parts),
+        cmocka_unit_test(single_token_at_d),
+        cmocka_unit_test(costs_of_little_data),
+        cmocka_unit_test(own_cost_when_clear),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
