@@ -166,10 +166,12 @@ static void add_worker(struct actuator *actuator, char letter, uint32_t number, 
 sl_status actuator_create(const struct actuator_args *args, const char *nodes_address,
                           struct actuator **actuator_out)
 {
-    if (args->n_prefill > ACTUATOR_WORKERS_MAX || args->n_decode > ACTUATOR_WORKERS_MAX ||
-        args->n_options > ACTUATOR_OPTIONS_MAX)
+    if (args->n_prefill > ACTUATOR_WORKERS_MAX || args->n_decode > ACTUATOR_WORKERS_MAX)
         return sl_fail(SL_INVALID, "%u prefill and %u decode workers; at most %u of each",
                        args->n_prefill, args->n_decode, ACTUATOR_WORKERS_MAX);
+    if (args->n_options > ACTUATOR_OPTIONS_MAX)
+        return sl_fail(SL_INVALID, "%u options for the workers; at most %u", args->n_options,
+                       ACTUATOR_OPTIONS_MAX);
     if (args->n_prefill + args->n_decode == 0)
         return sl_fail(SL_INVALID, "--prefill 0 and --decode 0; want at least one worker");
     struct actuator *actuator = sl_zalloc(1, sizeof(*actuator));

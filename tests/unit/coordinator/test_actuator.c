@@ -159,7 +159,7 @@ static void programs_that_are_not_there(void **state)
     assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "65 prefill");
     args.n_prefill = 0;
     args.n_options = ACTUATOR_OPTIONS_MAX + 1;
-    assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "workers");
+    assert_fails(actuator_create(&args, "x", &other), SL_INVALID, "options for the workers");
     args.n_options = 0;
     args.n_decode = 1;
     static const char *const wrong[] = {"0-",  "",       "a",    "1,", ",1", "0,,1",
