@@ -71,12 +71,12 @@ MODELS = {
     "gemma-256": "--family gemma --hidden 96 --layers 2 --heads 2 --kv-heads 1 --head-dim 256"
                  " --mlp 160 --vocab 320 --tied --seed 36",
     "gemma2-128": "--family gemma2 --hidden 96 --layers 4 --heads 4 --kv-heads 2 --head-dim 128"
-                  " --mlp 160 --vocab 320 --tied --seed 37 --window 90",
+                  " --mlp 160 --vocab 320 --tied --seed 337 --window 90",
     "gemma3-128": "--family gemma3_text --hidden 96 --layers 4 --heads 2 --kv-heads 1"
-                  " --head-dim 128 --mlp 160 --vocab 320 --tied --seed 38 --window 60"
+                  " --head-dim 128 --mlp 160 --vocab 320 --tied --seed 338 --window 60"
                   " --rope-theta 1000000 --rope-scaling {\"rope_type\":\"linear\",\"factor\":8.0}",
     "gemma3-nested": "--family gemma3_text --nested --hidden 112 --layers 3 --heads 4 --kv-heads 2"
-                     " --head-dim 64 --mlp 144 --vocab 304 --tied --seed 39 --window 130"
+                     " --head-dim 64 --mlp 144 --vocab 304 --tied --seed 539 --window 130"
                      " --rope-theta 500000 --spelling new --dtype f32",
     "olmo2-64": "--family olmo2 --hidden 128 --layers 3 --heads 4 --kv-heads 2 --head-dim 32"
                 " --mlp 160 --vocab 320 --seed 40 --rope-theta 500000",
@@ -102,7 +102,7 @@ MODELS = {
                  " --mlp 160 --vocab 320 --seed 46 --experts 8,2,56 --rope-theta 1000000"
                  " --set mlp_only_layers=[1]",
     "qwen3-moe-fused": "--family qwen3_moe --hidden 80 --layers 3 --heads 2 --kv-heads 1"
-                       " --head-dim 64 --mlp 144 --vocab 304 --tied --seed 47 --experts 12,3,40"
+                       " --head-dim 64 --mlp 144 --vocab 304 --tied --seed 447 --experts 12,3,40"
                        " --fused --dtype f32 --spelling new --set norm_topk_prob=false"
                        " --set decoder_sparse_step=2",
 }

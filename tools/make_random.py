@@ -159,7 +159,8 @@ def make_tensors(args, config):
 
     # Gemma multiplies its embedding by sqrt(hidden); the layers then have to be larger.
     gain = 8 if args.family == "gemma" else 1
-    behind = {"centre": 12.0, "spread": 3.0} if args.family in GEMMAS else {"centre": 0.6}
+    # … and those behind attention larger than those behind the MLP, or the last token alone decides.
+    behind = ((24.0, 6.0), (12.0, 3.0)) if args.family in GEMMAS else ((0.6, 0.25), (0.6, 0.25))
     norms = NORMS.get(args.family, LLAMA_NORMS)
     tensors = [tensor(top + "embed_tokens.weight", (args.vocab, hidden), 4 / math.sqrt(hidden))]
     for n in range(args.layers):
@@ -167,7 +168,8 @@ def make_tensors(args, config):
 
         def layer_norm(index, p=p):
             name = norms[index]
-            return [norm(f"{p}{name}.weight", **(behind if index % 2 else {}))] if name else []
+            centre, spread = behind[index // 2] if index % 2 else (1.0, 0.25)
+            return [norm(f"{p}{name}.weight", hidden, centre, spread)] if name else []
 
         tensors += [
             *layer_norm(0),
@@ -249,11 +251,11 @@ def family_fields(args, eos):
         return {"hidden_act": "gelu_pytorch_tanh"}
     if args.family == "gemma2":
         return {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
-                "attn_logit_softcapping": 4.0, "final_logit_softcapping": 8.0,
-                "query_pre_attn_scalar": 96, "sliding_window": window}
+                "attn_logit_softcapping": 20.0, "final_logit_softcapping": 8.0,
+                "query_pre_attn_scalar": 8, "sliding_window": window}
     if args.family == "gemma3_text":
         return {"hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": None,
-                "final_logit_softcapping": None, "query_pre_attn_scalar": 96,
+                "final_logit_softcapping": None, "query_pre_attn_scalar": 12,
                 "sliding_window": window, "sliding_window_pattern": 3}
     if args.family == "qwen3_moe":
         n, chosen, mlp = (int(x) for x in args.experts.split(","))

@@ -137,7 +137,10 @@ static sl_status read_longrope(const json_t *object, const char *what,
                                const struct model_rope_context *context, struct model_rope *rope)
 {
     uint32_t n_long = 0;
-    sl_status status = read_original(object, what, context, context->context_max, rope);
+    sl_status status = read_original(object, what, context, 0, rope);
+    if (status == SL_OK && rope->original_context == 0)
+        return sl_fail(SL_INVALID, "%s: rope type longrope wants original_max_position_embeddings",
+                       what);
     if (status == SL_OK)
         status = sl_json_number(object, what, "factor",
                                 (double)context->context_max / rope->original_context, 1e-3, 1e6,

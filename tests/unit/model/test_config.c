@@ -15,6 +15,9 @@
 
 #include <cmocka.h>
 
+#define SIZES                                                                                      \
+    "\"hidden_size\": 64, \"num_hidden_layers\": 4, \"num_attention_heads\": 4, "                  \
+    "\"intermediate_size\": 128, \"vocab_size\": 100"
 #define LLAMA                                                                                      \
     "\"model_type\": \"llama\", \"hidden_size\": 64, \"num_hidden_layers\": 2, "                   \
     "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"intermediate_size\": 128, "         \
@@ -119,6 +122,130 @@ static void test_inv_freq(void **state)
         assert_true(fabsf(inv_freq[known[i].index] / known[i].value - 1) < 2e-7f);
 }
 
+/* factor[i] = 1 + i / step for 48 pairs, as a JSON list. */
+static const char *factor_list(double step, char out[1024])
+{
+    size_t at = 0;
+    for (int i = 0; i < 48; i++)
+        at += (size_t)snprintf(out + at, 1024 - at, "%s%.9g", i == 0 ? "[" : ", ", 1 + i / step);
+    snprintf(out + at, 1024 - at, "]");
+    return out;
+}
+
+struct known_rope {
+    const char *name, *config; /* after what all have */
+    double attention_factor;
+    struct {
+        uint32_t index;
+        float value;
+    } inv_freq[8];
+};
+
+/* Known answers: transformers 5.24's for the same fields. */
+static void test_rope_types(void **state)
+{
+    (void)state;
+    static const struct known_rope known[] = {
+        {"linear",
+         "\"head_dim\": 64, \"rope_theta\": 1e6, \"rope_scaling\": {\"type\": \"linear\", "
+         "\"factor\": 8.0}}",
+         1,
+         {{0, 0.125f},
+          {1, 0.0811727047f},
+          {8, 0.00395284733f},
+          {10, 0.00166690187f},
+          {16, 0.000125000006f},
+          {21, 1.44347741e-05f},
+          {30, 2.96421717e-07f},
+          {31, 1.92490816e-07f}}},
+        {"dynamic, within max_position_embeddings",
+         "\"head_dim\": 64, \"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 2.0}}",
+         1,
+         {{0, 1.0f},
+          {1, 0.749894202f},
+          {8, 0.100000001f},
+          {10, 0.0562341288f},
+          {16, 0.00999999978f},
+          {24, 0.00100000005f},
+          {30, 0.00017782794f},
+          {31, 0.00013335215f}}},
+        {"yarn, as Qwen2.5's",
+         "\"max_position_embeddings\": 131072, \"head_dim\": 128, \"rope_theta\": 1e6, "
+         "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, "
+         "\"original_max_position_embeddings\": 32768}}",
+         1.1386294361119891,
+         {{0, 1.0f},
+          {1, 0.805842221f},
+          {16, 0.0316227786f},
+          {21, 0.0107460786f},
+          {32, 0.000602941145f},
+          {42, 2.88695483e-05f},
+          {62, 3.84981632e-07f},
+          {63, 3.10234441e-07f}}},
+        {"yarn, every field",
+         "\"max_position_embeddings\": 4096, \"head_dim\": 64, \"rope_parameters\": {"
+         "\"rope_type\": \"yarn\", \"factor\": 16, \"rope_theta\": 10000, "
+         "\"original_max_position_embeddings\": 4096, \"beta_fast\": 20, \"beta_slow\": 2, "
+         "\"truncate\": false, \"mscale\": 0.707, \"mscale_all_dim\": 1.0}}",
+         0.93639750615302042,
+         {{0, 1.0f},
+          {1, 0.749894202f},
+          {10, 0.0562341288f},
+          {16, 0.00543578202f},
+          {21, 0.000148210864f},
+          {24, 6.2500003e-05f},
+          {30, 1.11142463e-05f},
+          {31, 8.3345094e-06f}}},
+    };
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        char text[1024];
+        float inv_freq[MODEL_ROPE_PAIRS_MAX];
+        snprintf(text, sizeof(text), "{" SIZES ", \"model_type\": \"llama\", %s", known[i].config);
+        struct model_config config = parse_good(text);
+        model_config_inv_freq(&config, 0, inv_freq);
+        assert_true(fabs(config.ropes[0].attention_factor - known[i].attention_factor) < 1e-15);
+        for (size_t j = 0; j < 8; j++) {
+            uint32_t index = known[i].inv_freq[j].index;
+            if (!(fabsf(inv_freq[index] / known[i].inv_freq[j].value - 1) < 3e-7f))
+                fail_msg("%s: [%u] is %.9g", known[i].name, index, (double)inv_freq[index]);
+        }
+    }
+}
+
+/* Phi-4-mini's kind: the length that is served decides between the lists, and nothing else. */
+static void test_longrope(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t index;
+        float values[2];
+    } known[] = {{0, {1.0f, 1.0f}},
+                 {1, {0.812705636f, 0.660323322f}},
+                 {12, {0.0842105299f, 0.0250000004f}},
+                 {24, {0.00727272732f, 0.00142857141f}},
+                 {36, {0.000639999984f, 9.99999975e-05f}},
+                 {47, {6.98538424e-05f, 9.50217691e-06f}}};
+    char text[4096], short_list[1024], long_list[1024];
+    uint8_t digests[2][32];
+    for (int is_long = 0; is_long < 2; is_long++) {
+        snprintf(text, sizeof(text),
+                 "{" SIZES ", \"model_type\": \"phi3\", \"head_dim\": 128, "
+                 "\"max_position_embeddings\": %d, \"original_max_position_embeddings\": 4096, "
+                 "\"partial_rotary_factor\": 0.75, \"rope_scaling\": {\"type\": \"longrope\", "
+                 "\"factor\": 32, \"short_factor\": %s, \"long_factor\": %s}}",
+                 is_long ? 131072 : 4096, factor_list(64, short_list), factor_list(4, long_list));
+        struct model_config config = parse_good(text);
+        float inv_freq[MODEL_ROPE_PAIRS_MAX];
+        assert_int_equal(model_rope_dim(&config.ropes[0], config.head_dim), 96);
+        assert_true(fabs(config.ropes[0].attention_factor - 1.1902380714238083) < 1e-15);
+        model_config_inv_freq(&config, 0, inv_freq);
+        model_config_digest(&config, digests[is_long]);
+        for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+            assert_true(fabsf(inv_freq[known[i].index] / known[i].values[is_long] - 1) < 3e-7f);
+    }
+    assert_memory_not_equal(digests[0], digests[1], 32);
+}
+
 static void test_eos(void **state)
 {
     (void)state;
@@ -190,6 +317,97 @@ static void test_families(void **state)
     assert_true(config.attention_bias && config.out_bias);
 }
 
+static void test_gemma2(void **state)
+{
+    (void)state;
+    struct model_config config = parse_good(
+        "{" SIZES ", \"model_type\": \"gemma2\", \"head_dim\": 32, \"query_pre_attn_scalar\": 64, "
+        "\"sliding_window\": 100, \"attn_logit_softcapping\": null}");
+    assert_true(config.attention_scale == 0.125 && config.embedding_scale == 8 && config.tied);
+    assert_true(config.attention_softcap == 0 && config.logits_softcap == 30);
+    assert_true(config.windows[0] == 100 && config.windows[1] == 0 && config.windows[2] == 100);
+    assert_int_equal(config.n_kv_heads, 4);
+    config = parse_good("{" SIZES ", \"model_type\": \"gemma2\", \"layer_types\": "
+                        "[\"full_attention\", \"full_attention\", \"sliding_attention\", "
+                        "\"full_attention\"]}");
+    assert_true(config.windows[0] == 0 && config.windows[1] == 0 && config.windows[3] == 0);
+    assert_int_equal(config.windows[2], 4096); /* the class's default */
+    assert_true(config.attention_softcap == 50 && config.head_dim == 256);
+}
+
+static void test_gemma3(void **state)
+{
+    (void)state;
+    const char *text = SIZES ", \"model_type\": \"gemma3_text\", \"head_dim\": 32, "
+                             "\"sliding_window\": 12, \"sliding_window_pattern\": 2, "
+                             "\"query_pre_attn_scalar\": 16, ";
+    char whole[2048];
+    snprintf(whole, sizeof(whole),
+             "{%s\"rope_theta\": 1e6, \"rope_local_base_freq\": 20000, \"rope_scaling\": "
+             "{\"rope_type\": \"linear\", \"factor\": 8}}",
+             text);
+    struct model_config old = parse_good(whole), new;
+    assert_true(old.qk_norm == MODEL_QK_NORM_HEAD && old.logits_softcap == 0);
+    assert_true(old.windows[0] == 12 && old.windows[1] == 0 && old.windows[2] == 12);
+    assert_true(old.rope_of[0] == 1 && old.rope_of[1] == 0 && old.n_ropes == 2);
+    assert_true(old.ropes[0].type == MODEL_ROPE_LINEAR && old.ropes[0].theta == 1e6);
+    assert_true(old.ropes[1].type == MODEL_ROPE_DEFAULT && old.ropes[1].theta == 20000);
+    snprintf(whole, sizeof(whole),
+             "{%s\"rope_parameters\": {\"sliding_attention\": {\"rope_type\": \"default\", "
+             "\"rope_theta\": 20000}, \"full_attention\": {\"rope_type\": \"linear\", "
+             "\"factor\": 8.0, \"rope_theta\": 1000000.0}}}",
+             text);
+    new = parse_good(whole);
+    uint8_t digests[2][32];
+    model_config_digest(&old, digests[0]);
+    model_config_digest(&new, digests[1]);
+    assert_memory_equal(digests[0], digests[1], 32);
+    /* A window beyond the context is none, but its layers still turn by the local rope. */
+    snprintf(whole, sizeof(whole), "{%s\"max_position_embeddings\": 12}", text);
+    new = parse_good(whole);
+    assert_true(new.windows[0] == 0 && new.rope_of[0] == 1 && new.rope_of[1] == 0);
+    assert_true(new.ropes[0].theta == 1e6 && new.ropes[1].theta == 10000);
+}
+
+/* As the published checkpoints with images have it: few sizes, end tokens outside. */
+static void test_text_config(void **state)
+{
+    (void)state;
+    struct model_config config = parse_good(
+        "{\"model_type\": \"gemma3\", \"eos_token_id\": [1, 106], \"text_config\": "
+        "{\"hidden_size\": 2560, \"intermediate_size\": 10240, \"model_type\": \"gemma3_text\", "
+        "\"num_hidden_layers\": 34, \"rope_scaling\": {\"factor\": 8.0, \"rope_type\": "
+        "\"linear\"}, \"sliding_window\": 1024}, \"vision_config\": {\"hidden_size\": 1152}}");
+    assert_true(config.hidden == 2560 && config.n_heads == 8 && config.n_kv_heads == 4);
+    assert_true(config.head_dim == 256 && config.vocab == 262208 && config.context_max == 131072);
+    assert_true(config.n_eos_ids == 2 && config.eos_ids[1] == 106 && config.tied);
+    assert_true(config.windows[4] == 1024 && config.windows[5] == 0 && config.ropes[0].factor == 8);
+}
+
+static void test_experts(void **state)
+{
+    (void)state;
+    struct model_config config = parse_good(
+        "{" SIZES
+        ", \"model_type\": \"qwen3_moe\", \"num_experts\": 6, \"num_experts_per_tok\": 2, "
+        "\"moe_intermediate_size\": 48, \"norm_topk_prob\": true, \"mlp_only_layers\": [2]}");
+    assert_true(config.n_experts == 6 && config.n_chosen == 2 && config.expert_hidden == 48);
+    assert_true(config.renormalise && config.qk_norm == MODEL_QK_NORM_HEAD);
+    assert_true(config.has_experts[0] && config.has_experts[1] && !config.has_experts[2]);
+    config = parse_good("{" SIZES ", \"model_type\": \"qwen3_moe\", \"num_local_experts\": 9, "
+                        "\"decoder_sparse_step\": 2}");
+    assert_true(config.n_experts == 9 && config.n_chosen == 8 && !config.renormalise);
+    assert_true(!config.has_experts[0] && config.has_experts[1] && config.has_experts[3]);
+}
+
+static void test_olmo2(void **state)
+{
+    (void)state;
+    struct model_config config = parse_good("{" SIZES ", \"model_type\": \"olmo2\"}");
+    assert_true(config.qk_norm == MODEL_QK_NORM_WHOLE && config.norm_eps == 1e-5);
+    assert_true(config.family->norms->attn == NULL && config.family->norms->mlp_post != NULL);
+}
+
 /* text with NULL parts left out of the good config: see main's table. */
 struct refusal {
     const char *text;
@@ -243,6 +461,40 @@ static void test_refusals(void **state)
          "\"num_attention_heads\": 4, \"intermediate_size\": 128, \"vocab_size\": 100, "
          "\"use_sliding_window\": true, \"sliding_window\": \"x\"}",
          SL_INVALID, "sliding_window must be an integer"},
+        {"{" LLAMA ", \"rope_scaling\": {\"type\": \"dynamic\"}}", SL_INVALID,
+         "rope type dynamic wants a factor"},
+        {"{" LLAMA ", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 0.5}}", SL_INVALID,
+         "factor is 0.5"},
+        {"{" LLAMA ", \"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1]}}",
+         SL_INVALID, "original_max_position_embeddings"},
+        {"{" LLAMA ", \"original_max_position_embeddings\": 8, \"rope_scaling\": {\"type\": "
+         "\"longrope\", \"short_factor\": [1, 2], \"long_factor\": 3}}",
+         SL_INVALID, "long_factor must be a list"},
+        {"{" LLAMA ", \"original_max_position_embeddings\": 8, \"rope_scaling\": {\"type\": "
+         "\"longrope\", \"short_factor\": [1, 0], \"long_factor\": [1, 2]}}",
+         SL_INVALID, "short_factor[1] is 0"},
+        {"{" LLAMA ", \"original_max_position_embeddings\": 8, \"rope_scaling\": {\"type\": "
+         "\"longrope\", \"short_factor\": [1, 1], \"long_factor\": [1, 2]}}",
+         SL_INVALID, "have 2 numbers; want 8"},
+        {"{" SIZES ", \"model_type\": \"phi3\", \"rope_scaling\": {\"type\": \"yarn\", "
+         "\"factor\": 2}}",
+         SL_UNSUPPORTED, "rope type of phi3"},
+        {"{" SIZES ", \"model_type\": \"gemma2\", \"layer_types\": [\"full_attention\"]}",
+         SL_INVALID, "layer_types must be a list of 4"},
+        {"{" SIZES ", \"model_type\": \"gemma2\", \"layer_types\": [\"chunked_attention\", 1, 1, "
+         "1]}",
+         SL_UNSUPPORTED, "layer_types[0] is 'chunked_attention'"},
+        {"{" SIZES ", \"model_type\": \"gemma2\", \"use_bidirectional_attention\": true}",
+         SL_UNSUPPORTED, "use_bidirectional_attention is true"},
+        {"{" SIZES ", \"model_type\": \"gemma2\", \"hidden_activation\": \"gelu\"}", SL_UNSUPPORTED,
+         "'gelu'"},
+        {"{\"model_type\": \"gemma3\"}", SL_INVALID, "text_config must be an object"},
+        {"{\"model_type\": \"gemma3\", \"text_config\": {\"quantization_config\": {}}}",
+         SL_UNSUPPORTED, "quantization_config"},
+        {"{" SIZES ", \"model_type\": \"qwen3_moe\", \"num_experts\": 4}", SL_INVALID,
+         "num_experts_per_tok is 8; want at most num_experts 4"},
+        {"{" SIZES ", \"model_type\": \"qwen3_moe\", \"mlp_only_layers\": [4]}", SL_INVALID,
+         "mlp_only_layers[0] must be a layer below 4"},
     };
     for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
         struct model_config config;
@@ -295,9 +547,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),       cmocka_unit_test(test_spellings),
-        cmocka_unit_test(test_inv_freq),    cmocka_unit_test(test_eos),
+        cmocka_unit_test(test_inv_freq),    cmocka_unit_test(test_rope_types),
+        cmocka_unit_test(test_longrope),    cmocka_unit_test(test_eos),
         cmocka_unit_test(test_multipliers), cmocka_unit_test(test_families),
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_directory),
+        cmocka_unit_test(test_gemma2),      cmocka_unit_test(test_gemma3),
+        cmocka_unit_test(test_text_config), cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_olmo2),       cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
