@@ -380,6 +380,18 @@ end:
     return status;
 }
 
+sl_status model_config_limit(struct model_config *config, uint32_t context_max)
+{
+    if (context_max == 0 || context_max > config->context_max)
+        return sl_fail(SL_INVALID, "a context of %u tokens; the model has 1..%u", context_max,
+                       config->context_max);
+    config->context_max = context_max;
+    for (uint32_t i = 0; i < config->n_layers; i++)
+        if (config->windows[i] >= context_max)
+            config->windows[i] = 0;
+    return SL_OK;
+}
+
 static void digest_rope(const struct model_config *config, const struct model_rope *rope,
                         struct model_sha256 *sha)
 {

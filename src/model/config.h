@@ -59,6 +59,9 @@ sl_status model_config_add_eos(const json_t *root, const char *what,
 /* Reads DIR/config.json and, where it exists, DIR/generation_config.json. SL_NOT_FOUND. */
 sl_status model_config_load(const char *directory, struct model_config *config_out) SL_MUST_USE;
 
+/* A context of fewer tokens is served: 1..context_max, else SL_INVALID. It decides what longrope does. */
+sl_status model_config_limit(struct model_config *config, uint32_t context_max) SL_MUST_USE;
+
 /* For families: what several of them read. */
 
 /* Which layers slide when no list of layer_types says so: those from first_layer on, but for every

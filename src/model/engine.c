@@ -271,6 +271,8 @@ static sl_status open_engine(struct model_engine *engine, const struct model_eng
     sl_status status = check_args(args);
     if (status == SL_OK)
         status = model_config_load(args->directory, &engine->config);
+    if (status == SL_OK && args->context_max > 0)
+        status = model_config_limit(&engine->config, args->context_max);
     if (status == SL_OK)
         status = set_info(engine, args);
     if (status != SL_OK)

@@ -31,6 +31,7 @@ struct model_engine_args {
     uint32_t n_threads;        /* compute team; 0: as many as CPUs */
     uint32_t n_blocks;         /* KV pool of class 0; the others' follow from it (model_info) */
     uint32_t block_tokens;     /* 64 */
+    uint32_t context_max;      /* tokens of a sequence; 0: as many as the model takes */
     const char *kv_type;       /* "bf16", "f32" */
     uint32_t rows_max;         /* new tokens in one batch */
     uint32_t seqs_max;         /* sequences in one batch, at most MODEL_SEQS_MAX */
@@ -51,7 +52,7 @@ struct model_info {
     uint8_t identity[16]; /* weights digest, config, KV type, block tokens */
     char numerics_id[64];
     uint32_t vocab;
-    uint32_t context_max; /* max_position_embeddings */
+    uint32_t context_max; /* max_position_embeddings, or what is served of it */
     uint32_t n_layers;
     uint32_t layers_per_group;
     uint32_t n_eos_ids;

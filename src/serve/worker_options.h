@@ -23,7 +23,8 @@ struct serve_worker_config {
     uint64_t kv_blocks;
     uint32_t kv_type; /* enum serve_kv_type */
     uint64_t block_tokens;
-    uint64_t threads; /* 0: as many as CPUs */
+    uint64_t context_tokens; /* 0: as many as the model takes */
+    uint64_t threads;        /* 0: as many as CPUs */
     uint64_t chunk_tokens;
     uint64_t max_seqs;
     uint64_t transfer_layers; /* 0: the engine's choice */
@@ -38,7 +39,7 @@ struct serve_worker_config {
     char *id;
 };
 
-/* Handed on: --model --kv-blocks --kv-type --block-tokens --threads --chunk-tokens --max-seqs
+/* Handed on: --model --kv-blocks --kv-type --block-tokens --context-tokens --threads --chunk-tokens --max-seqs
  * --transfer-layers --transfer-verify --backend --local-prefill-max-tokens --cpus --bind --advertise. */
 extern const struct sl_option serve_worker_options[];
 extern const size_t serve_worker_option_count;

@@ -328,6 +328,7 @@ static sl_status load(struct node *node)
         .n_threads = (uint32_t)config->threads,
         .n_blocks = (uint32_t)config->kv_blocks,
         .block_tokens = (uint32_t)config->block_tokens,
+        .context_max = (uint32_t)config->context_tokens,
         .kv_type = serve_kv_type_names[config->kv_type],
         .rows_max = worker_rows_max((uint32_t)config->chunk_tokens, (uint32_t)config->max_seqs),
         .seqs_max = (uint32_t)config->max_seqs,

@@ -244,6 +244,20 @@ static void test_longrope(void **state)
             assert_true(fabsf(inv_freq[known[i].index] / known[i].values[is_long] - 1) < 3e-7f);
     }
     assert_memory_not_equal(digests[0], digests[1], 32);
+
+    /* A node that serves no more than the original context of a long model is like the short one. */
+    struct model_config config = parse_good(text);
+    assert_int_equal(model_config_limit(&config, 131073), SL_INVALID);
+    assert_non_null(strstr(sl_error(), "131073 tokens; the model has 1..131072"));
+    assert_int_equal(model_config_limit(&config, 4097), SL_OK);
+    model_config_digest(&config, digests[0]);
+    assert_memory_equal(digests[0], digests[1], 32);
+    assert_int_equal(model_config_limit(&config, 4096), SL_OK);
+    float inv_freq[MODEL_ROPE_PAIRS_MAX];
+    model_config_inv_freq(&config, 0, inv_freq);
+    assert_true(fabsf(inv_freq[1] / known[1].values[0] - 1) < 3e-7f);
+    model_config_digest(&config, digests[0]);
+    assert_memory_not_equal(digests[0], digests[1], 32);
 }
 
 static void test_eos(void **state)
