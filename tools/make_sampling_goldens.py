@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Records what transformers makes of logits: tests/golden/sampling/{adjust,scores}.json.
+"""Records what transformers makes of logits: tests/golden/sampling/{adjust,scores,greedy}.json.
 
     make_sampling_goldens.py
 
@@ -20,6 +20,9 @@ scores.json (tests/unit/model/test_scores.c, tests/e2e/test_sampling.py): log-so
 tests/golden/models over the beginning of their prompt. For each position from the second on: the logprob of the
 prompt's own token, its rank, how far its logit is from the nearest other one ("gap"), and the likeliest six
 with their logprobs (one more than asked for, to see how far the last one is from the next).
+
+greedy.json (tests/e2e/test_sampling.py): what transformers generates greedily with a repetition penalty, a
+bias, and OpenAI's penalties as a processor behind them, and the margin of each token over the second.
 """
 
 import json
@@ -28,8 +31,9 @@ import random
 import tempfile
 
 import torch
-from transformers import (AutoModelForCausalLM, NoBadWordsLogitsProcessor,
-                          RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor)
+from transformers import (AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList,
+                          NoBadWordsLogitsProcessor, RepetitionPenaltyLogitsProcessor,
+                          SequenceBiasLogitsProcessor)
 
 import make_random
 
@@ -104,16 +108,21 @@ def score(logits, token):
             "top": [round(value, 6) for value in top.values.tolist()]}
 
 
+def load(name):
+    """A model of tests/golden/models in float32, and its golden file."""
+    with open(os.path.join(GOLDEN, "models", name, "golden.json"), encoding="utf-8") as file:
+        golden = json.load(file)
+    with tempfile.TemporaryDirectory() as directory:
+        make_random.write_model(make_random.parse_arguments([directory, *golden["arguments"]]))
+        return golden, AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32,
+                                                            attn_implementation="eager").eval()
+
+
 @torch.no_grad()
 def record_scores():
     models = []
     for name in SCORED_MODELS:
-        with open(os.path.join(GOLDEN, "models", name, "golden.json"), encoding="utf-8") as file:
-            golden = json.load(file)
-        with tempfile.TemporaryDirectory() as directory:
-            make_random.write_model(make_random.parse_arguments([directory, *golden["arguments"]]))
-            model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32,
-                                                         attn_implementation="eager").eval()
+        golden, model = load(name)
         prompt = golden["prompt"][:N_SCORED]
         logits = model(torch.tensor([prompt])).logits[0]
         rows = [json.dumps(score(logits[i - 1], prompt[i])) for i in range(1, N_SCORED)]
@@ -124,11 +133,50 @@ def record_scores():
         file.write('{"models": [\n' + ",\n".join(models) + "\n]}\n")
 
 
+class OpenAiPenalties(LogitsProcessor):
+    def __init__(self, n_prompt, presence, frequency):
+        self.n_prompt, self.presence, self.frequency = n_prompt, presence, frequency
+
+    def __call__(self, input_ids, scores):
+        counts = torch.bincount(input_ids[0, self.n_prompt:], minlength=scores.shape[1]).float()
+        return scores - self.frequency * counts - self.presence * (counts > 0)
+
+
+GREEDY = [{"repetition": 1.3}, {"repetition": 0.8}, {"presence": 1.5}, {"frequency": 0.9},
+          {"repetition": 1.15, "presence": 0.6, "frequency": 0.4, "biases": {"7": 3.0, "40": -100.0}}]
+
+
+def generate(model, prompt, case):
+    args = {"repetition_penalty": case.get("repetition", 1.0)}
+    if "biases" in case:
+        args["sequence_bias"] = {(int(token),): bias for token, bias in case["biases"].items()}
+    penalties = OpenAiPenalties(len(prompt), case.get("presence", 0.0), case.get("frequency", 0.0))
+    done = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)),
+                          logits_processor=LogitsProcessorList([penalties]), do_sample=False,
+                          max_new_tokens=32, output_scores=True, return_dict_in_generate=True,
+                          eos_token_id=None, pad_token_id=0, **args)
+    tops = [scores[0].topk(2).values for scores in done.scores]
+    return {**case, "tokens": done.sequences[0, len(prompt):].tolist(),
+            "margins": [round(float(top[0] - top[1]), 6) for top in tops]}
+
+
+@torch.no_grad()
+def record_greedy():
+    golden, model = load("llama-64")
+    model.generation_config.eos_token_id = None
+    prompt = golden["prompt"][:N_SCORED]
+    rows = [json.dumps(generate(model, prompt, case)) for case in [{}, *GREEDY]]
+    body = {"model": golden["model"], "f32_error": golden["f32_error"], "prompt": prompt}
+    with open(os.path.join(OUT, "greedy.json"), "w", encoding="utf-8") as file:
+        file.write(json.dumps(body)[:-1] + ', "runs": [\n' + ",\n".join(rows) + "\n]}\n")
+
+
 def main():
     torch.set_num_threads(1)
     os.makedirs(OUT, exist_ok=True)
     record_adjust()
     record_scores()
+    record_greedy()
 
 
 if __name__ == "__main__":

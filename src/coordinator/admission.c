@@ -8,13 +8,14 @@
 #define RATE_US     (10.0 * SL_SECOND_US)
 #define RETRY_S_MAX 60
 
-bool admission_enter(struct admission *admission, uint32_t n_tokens)
+bool admission_enter(struct admission *admission, uint32_t n_requests, uint64_t n_tokens)
 {
-    if (admission->requests >= admission->requests_max)
+    if (n_requests > admission->requests_max ||
+        admission->requests > admission->requests_max - n_requests)
         return false;
     if (admission->requests > 0 && admission->tokens + n_tokens > admission->tokens_max)
         return false;
-    admission->requests++;
+    admission->requests += n_requests;
     admission->tokens += n_tokens;
     return true;
 }

@@ -15,8 +15,9 @@ struct admission {
     uint64_t last_us;
 };
 
-/* False when a bound would be passed; an empty queue takes any one request. */
-bool admission_enter(struct admission *admission, uint32_t n_tokens);
+/* So many requests of one client, all or none. False when a bound would be passed; an empty queue takes any
+ * tokens. */
+bool admission_enter(struct admission *admission, uint32_t n_requests, uint64_t n_tokens);
 /* It left the queue: admitted (counts for the rate), or not. */
 void admission_leave(struct admission *admission, uint32_t n_tokens, bool admitted,
                      uint64_t now_us);

@@ -147,7 +147,7 @@ static void add_usage(const struct output *output, const struct output_usage *us
                       usage->prompt_tokens + usage->completion_tokens, usage->cached_tokens);
     if (output->reasoning.marks != NULL)
         sl_buf_add_format(out, ",\"completion_tokens_details\":{\"reasoning_tokens\":%u}",
-                          output->reasoning.n_tokens);
+                          usage->reasoning_tokens);
     sl_buf_add_text(out, "}");
     if (usage->decode != NULL)
         sl_buf_add_format(out, ",\"sluice\":{\"prefill\":\"%s\",\"decode\":\"%s\",\"attempts\":%u}",
@@ -187,15 +187,26 @@ void output_done(const struct output *output, const struct output_usage *usage, 
     sl_buf_add_text(out, "data: [DONE]\n\n");
 }
 
-void output_body(const struct output *output, const struct output_usage *usage,
-                 const uint32_t *prompt_ids, struct sl_buf *out)
+void output_body_begin(const struct output *first, struct sl_buf *out)
 {
-    add_head(output, false, out);
-    add_choice(output, false, prompt_ids, usage->prompt_tokens, out);
+    add_head(first, false, out);
+}
+
+void output_body_choice(const struct output *output, const uint32_t *prompt_ids,
+                        uint32_t n_prompt_ids, struct sl_buf *out)
+{
+    if (output->index > 0)
+        sl_buf_add_text(out, ",");
+    add_choice(output, false, prompt_ids, n_prompt_ids, out);
+}
+
+void output_body_end(const struct output *first, const struct output_usage *usage,
+                     const uint32_t *prompt_ids, uint32_t n_prompt_ids, struct sl_buf *out)
+{
     sl_buf_add_text(out, "]");
-    if (output->chat && output->return_token_ids && prompt_ids != NULL)
-        add_prompt_ids(out, prompt_ids, usage->prompt_tokens);
-    add_usage(output, usage, out);
+    if (first->chat && first->return_token_ids && prompt_ids != NULL)
+        add_prompt_ids(out, prompt_ids, n_prompt_ids);
+    add_usage(first, usage, out);
     sl_buf_add_text(out, "}");
 }
 

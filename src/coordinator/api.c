@@ -9,6 +9,7 @@
 #include "coordinator/api.h"
 
 #include "base/buf.h"
+#include "coordinator/adjust.h"
 #include "coordinator/chat.h"
 #include "coordinator/fields.h"
 #include "coordinator/params.h"
@@ -106,41 +107,67 @@ void api_error_body(const struct api_error *error, struct sl_buf *out)
         sl_buf_add_text(out, ",\"code\":null}}");
 }
 
-/* A string, a list of ids, or a list with one of these. */
-static sl_status read_prompt(const json_t *body, struct api_prompt *prompt, struct api_error *error)
+/* A string or a list of ids. field names it: `prompt`, or one of a list of prompts. */
+static sl_status read_prompt(const json_t *value, const char *field, struct api_prompt *prompt,
+                             struct api_error *error)
 {
-    static const char want[] = "a string or a list of token ids";
-    const json_t *value = field_get(body, "prompt");
-    if (value == NULL)
-        return api_fail(error, 400, "missing_required_parameter", "prompt",
-                        "`prompt` is missing; want %s", want);
-    const json_t *first = json_array_get(value, 0);
-    if (json_is_string(first) || json_is_array(first)) {
-        if (json_array_size(value) > 1)
-            return api_fail(error, 501, "unsupported_parameter", "prompt",
-                            "`prompt` is a list of %zu prompts; one is served yet",
-                            json_array_size(value));
-        value = first;
-    }
     if (json_is_string(value)) {
         prompt->text = json_string_value(value);
         prompt->text_bytes = json_string_length(value);
         return SL_OK;
     }
     if (!json_is_array(value))
-        return field_wrong(error, "prompt", value, want);
+        return field_wrong(error, field, value, "a string or a list of token ids");
     prompt->ids = value;
     if (json_array_size(value) == 0)
+        return api_fail(error, 400, "invalid_value", field, "`%s` has no tokens; want at least 1",
+                        field);
+    return field_check_ids(value, field, error);
+}
+
+/* One prompt, or a list of them. */
+static sl_status read_prompts(struct api_completion *out, struct api_error *error)
+{
+    const json_t *value = field_get(out->body, "prompt");
+    if (value == NULL)
+        return api_fail(
+            error, 400, "missing_required_parameter", "prompt",
+            "`prompt` is missing; want a string, a list of token ids, or a list of these");
+    const json_t *first = json_array_get(value, 0);
+    out->n_prompts = 1;
+    if (!json_is_string(first) && !json_is_array(first))
+        return read_prompt(value, "prompt", &out->prompts[0], error);
+    if (json_array_size(value) > API_CHOICES_MAX)
         return api_fail(error, 400, "invalid_value", "prompt",
-                        "`prompt` has no tokens; want at least 1");
-    return field_check_ids(value, "prompt", error);
+                        "`prompt` is a list of %zu prompts; at most %u", json_array_size(value),
+                        API_CHOICES_MAX);
+    out->n_prompts = (uint32_t)json_array_size(value);
+    for (uint32_t i = 0; i < out->n_prompts; i++) {
+        char field[API_FIELD_BYTES];
+        sl_status status = read_prompt(json_array_get(value, i), api_prompt_field(out, i, field),
+                                       &out->prompts[i], error);
+        if (status != SL_OK)
+            return status;
+    }
+    return SL_OK;
+}
+
+const char *api_prompt_field(const struct api_completion *completion, uint32_t index,
+                             char field[API_FIELD_BYTES])
+{
+    if (completion->chat)
+        return "messages";
+    if (completion->n_prompts == 1)
+        return "prompt";
+    snprintf(field, API_FIELD_BYTES, "prompt[%u]", index);
+    return field;
 }
 
 sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t len_max,
                           struct api_error *error_out)
 {
     bool in_string = false;
-    size_t n_members = 0, n_commas = 0;
+    size_t n_members = 0, n_values = 1, longest = 1; /* values in a row, without a list between */
     uint32_t members_max = chat ? API_CHAT_MEMBERS_MAX : API_MEMBERS_MAX;
     for (size_t i = 0; i < bytes; i++) {
         char c = text[i];
@@ -150,23 +177,22 @@ sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t le
             in_string = !in_string;
         else if (!in_string && c == ':')
             n_members++;
-        else if (!in_string && c == ',')
-            n_commas++;
+        else if (!in_string && (c == '[' || c == ']'))
+            n_values = 1;
+        else if (!in_string && c == ',' && ++n_values > longest)
+            longest = n_values;
     }
     if (n_members > members_max)
         return api_fail(error_out, 400, "too_many_fields", NULL,
                         "the request body has %zu members; at most %u", n_members, members_max);
-    if (chat && n_commas > (size_t)len_max + members_max)
+    if (chat && longest - 1 > (size_t)len_max + members_max)
         return api_fail(error_out, 400, "too_many_fields", NULL,
-                        "the request body lists %zu values; at most %zu", n_commas,
+                        "the request body lists %zu values; at most %zu", longest,
                         (size_t)len_max + members_max);
-    if (n_commas > (size_t)len_max + members_max) {
-        /* Exact when the prompt is the only list of a flat body: n members have n - 1 commas. */
-        size_t n_values = n_commas + 2 - (n_members > 0 ? n_members : 1);
+    if (longest - 1 > (size_t)len_max + members_max)
         return api_fail(error_out, 400, "context_length_exceeded", "prompt",
-                        "`prompt` lists %zu values; the context length is %u tokens", n_values,
+                        "`prompt` lists %zu values; the context length is %u tokens", longest,
                         len_max);
-    }
     return SL_OK;
 }
 
@@ -197,7 +223,7 @@ sl_status api_parse_completion(const char *text, size_t bytes, const struct api_
     sl_status status = parse_object(text, bytes, &out->body, error_out);
     if (status != SL_OK)
         return status;
-    status = read_prompt(out->body, &out->prompt, error_out);
+    status = read_prompts(out, error_out);
     if (status == SL_OK)
         status = params_read(out, defaults, error_out);
     if (status != SL_OK)
@@ -208,6 +234,7 @@ sl_status api_parse_completion(const char *text, size_t bytes, const struct api_
 void api_completion_fini(struct api_completion *completion)
 {
     json_decref(completion->body);
+    adjust_fini(&completion->adjust);
     memset(completion, 0, sizeof(*completion));
 }
 
@@ -217,6 +244,7 @@ sl_status api_parse_chat(const char *text, size_t bytes, const struct api_defaul
     memset(out, 0, sizeof(*out));
     memset(error_out, 0, sizeof(*error_out));
     out->params.chat = true;
+    out->params.n_prompts = 1;
     out->params.include_reasoning = true;
     sl_status status = parse_object(text, bytes, &out->params.body, error_out);
     if (status != SL_OK)

@@ -6,14 +6,26 @@
 #include "base/json.h"
 #include "base/status.h"
 #include "text/stop.h"
+#include "text/tokenizer.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define API_TOKENS_MAX       (1u << 24) /* greatest max_tokens, longest list of ids */
+#define API_CHOICES_MAX      128u       /* of one request: prompts times n */
+#define API_BIASES_MAX       1024u
+#define API_BIAS_MAX         100.0
+#define API_BAD_WORDS_MAX    128u
+#define API_BAD_WORD_BYTES   256u
+#define API_BAD_WORD_IDS     4096u /* of all, each with and without a space before it */
+#define API_PENALTY_MAX      2.0
+#define API_REPETITION_MIN   0.01
+#define API_REPETITION_MAX   100.0
+#define API_TOP_LOGPROBS_MAX 20 /* of a chat */
 #define API_LOGPROBS_MAX     5
 #define API_STOP_IDS_MAX     16u
+#define API_FIELD_BYTES      32u
 #define API_MESSAGE_BYTES    400u
 #define API_TEMPERATURE_MAX  2.0
 #define API_MEMBERS_MAX      4096u  /* of all objects in a body … */
@@ -50,6 +62,18 @@ struct api_messages {
     bool continue_final_message;
 };
 
+/* What a request says about single tokens; adjust.h reads it, and hands it on. */
+struct api_adjust {
+    double repetition, presence, frequency; /* 1, 0, 0: none */
+    uint32_t n_biases;
+    uint32_t bias_ids[API_BIASES_MAX];
+    float biases[API_BIASES_MAX];
+    const json_t *bad_words; /* of the body; NULL once they are token ids: */
+    uint32_t n_words;
+    uint32_t word_lengths[2 * API_BAD_WORDS_MAX];
+    struct text_ids word_ids; /* one word after the other; owned */
+};
+
 /* Parameters where the request is silent: those of the model's generation_config.json. */
 struct api_defaults {
     double temperature, top_p, min_p, repetition_penalty;
@@ -60,8 +84,10 @@ struct api_defaults {
 struct api_completion {
     json_t *body; /* owned; all text below lives in it */
     bool chat;
-    const char *model;        /* NULL: not given */
-    struct api_prompt prompt; /* of a chat: set by who renders it */
+    const char *model;                          /* NULL: not given */
+    uint32_t n_prompts;                         /* 1..API_CHOICES_MAX / n */
+    struct api_prompt prompts[API_CHOICES_MAX]; /* of a chat: one, set by who renders it */
+    uint32_t n;                                 /* choices of each prompt */
     bool add_special_tokens;
     bool stream;
     bool include_usage;
@@ -80,6 +106,7 @@ struct api_completion {
     uint32_t top_k; /* 0: all */
     bool has_seed;
     uint64_t seed;
+    struct api_adjust adjust;
     int32_t logprobs;       /* -1: none */
     int32_t priority;       /* lower is earlier */
     const char *cache_salt; /* NULL: none */
@@ -128,6 +155,9 @@ sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t le
 sl_status api_parse_completion(const char *text, size_t bytes, const struct api_defaults *defaults,
                                struct api_completion *out, struct api_error *error_out) SL_MUST_USE;
 void api_completion_fini(struct api_completion *completion);
+/* What errors call a prompt: "prompt", "prompt[3]", "messages". In `field`, or static. */
+const char *api_prompt_field(const struct api_completion *completion, uint32_t index,
+                             char field[API_FIELD_BYTES]);
 sl_status api_parse_chat(const char *text, size_t bytes, const struct api_defaults *defaults,
                          struct api_chat *out, struct api_error *error_out) SL_MUST_USE;
 void api_chat_fini(struct api_chat *chat);

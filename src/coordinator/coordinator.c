@@ -184,7 +184,7 @@ static void take_http(struct coordinator *c, uint64_t now_us)
     for (uint32_t i = 0; i < n; i++) {
         switch (events[i].kind) {
         case HTTP_EVENT_COMPLETION:
-            requests_admit(c, events[i].request, now_us);
+            requests_admit(c, events[i].group, now_us);
             break;
         case HTTP_EVENT_PAGE:
             pages_answer(c, events[i].exchange, now_us);
@@ -440,7 +440,7 @@ static void discard_inboxes(struct coordinator *c)
     if (c->http_inbox.item_bytes > 0) {
         const struct http_event *events = inbox_take(&c->http_inbox, &n);
         for (uint32_t i = 0; i < n; i++) {
-            request_destroy(events[i].request);
+            group_destroy(events[i].group);
             http_exchange_release(events[i].exchange);
         }
     }

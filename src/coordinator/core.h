@@ -56,25 +56,39 @@ struct list {
     uint32_t n;
 };
 
-/* One completion. Made by a text thread, then the loop's. */
+/* One HTTP request: n choices of each of its prompts, in the order of their indices. Made by a text thread, then
+ * the loop's. It ends as a whole: with the last choice, or with the first that fails. */
+struct group {
+    struct http_exchange *exchange;
+    struct api_completion params; /* without its body */
+    bool has_salt;
+    struct kv_hash salt; /* of the prompts' blocks, derived from what the client gave */
+    uint64_t arrival_us, tokenized_us, sent_us;
+    bool begun; /* a node has admitted one of the choices: headers have left, or may */
+    uint32_t n_choices, n_open;
+    struct request *choices[API_CHOICES_MAX]; /* [n_choices] */
+};
+
+/* One choice. The first of each prompt goes ahead; the others follow when a node holds the prompt's blocks, and
+ * compute nothing of it but what is in no full block. */
 struct request {
     uint64_t id;
     uint32_t index; /* in the table of open requests */
-    struct http_exchange *exchange;
+    struct group *group;
+    struct request *leader; /* the first choice of the same prompt; may be itself */
+    flow_node holder;       /* who held the prompt's blocks when it was let go; 0: nobody yet */
+    bool closed;            /* its last token has come, nobody works on it */
     struct output output;
     struct text_ids tokens; /* prompt, then what was generated */
-    uint32_t n_prompt;
-    struct api_completion params; /* without its body */
+    uint32_t n_prompt, max_tokens;
     uint64_t seed;
-    bool has_salt;
-    struct kv_hash salt; /* of the prompt's blocks, derived from what the client gave */
 
     struct flow flow;
     struct links waiting;  /* list of those never admitted, by arrival */
     struct links unplaced; /* queue for the router */
     bool counted;          /* by admission */
     bool admitted;         /* once; headers have left, or may */
-    uint64_t arrival_us, tokenized_us, placed_us, admitted_us, first_us, last_us, sent_us;
+    uint64_t placed_us, admitted_us, first_us, last_us;
     uint64_t retry_at_us;
     uint64_t lost_us; /* since when no node could take it over; 0 */
     uint32_t cached_tokens;
@@ -96,7 +110,7 @@ enum http_event_kind { HTTP_EVENT_COMPLETION, HTTP_EVENT_PAGE, HTTP_EVENT_GONE }
 struct http_event {
     enum http_event_kind kind;
     struct http_exchange *exchange; /* a reference */
-    struct request *request;        /* COMPLETION: the loop's from here */
+    struct group *group;            /* COMPLETION: the loop's from here */
 };
 
 enum node_event_kind { NODE_EVENT_MESSAGE, NODE_EVENT_CLOSED };
@@ -158,12 +172,12 @@ struct coordinator {
 sl_status prepare_start(struct coordinator *c, struct prepare **prepare_out) SL_MUST_USE;
 void prepare_stop(struct prepare *prepare);
 bool prepare_push(struct prepare *prepare, struct http_exchange *exchange);
-void request_destroy(struct request *request);
+void group_destroy(struct group *group);
 /* Answers with an error object. Any thread. */
 void reply_error(struct http_exchange *exchange, const struct api_error *error);
 
 /* requests.c: the life of a request. */
-void requests_admit(struct coordinator *c, struct request *request, uint64_t now_us);
+void requests_admit(struct coordinator *c, struct group *group, uint64_t now_us);
 void requests_gone(struct coordinator *c, struct http_exchange *exchange);
 void requests_tick(struct coordinator *c, uint64_t now_us);
 void requests_place_queue(struct coordinator *c, uint64_t now_us);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/adjust.h"
 #include "serve/serve.h"
 
 #include <inttypes.h>
@@ -88,7 +89,7 @@ static void open_decode(struct request *request, struct registry_node *node)
 
 static uint32_t salt_bytes(const struct request *request)
 {
-    return request->has_salt ? sizeof(request->salt.bytes) : 0;
+    return request->group->has_salt ? sizeof(request->group->salt.bytes) : 0;
 }
 
 /* Hashes of the full blocks, as many as there are; continues what it has. False without memory. */
@@ -107,7 +108,7 @@ static bool update_hashes(struct request *request, const uint8_t *identity, uint
     if (hashes == NULL)
         return false;
     request->hashes = hashes;
-    struct kv_hash root = kv_hash_root(identity, request->salt.bytes, salt_bytes(request));
+    struct kv_hash root = kv_hash_root(identity, request->group->salt.bytes, salt_bytes(request));
     for (; request->n_hashes < n_blocks; request->n_hashes++) {
         const struct kv_hash *parent =
             request->n_hashes > 0 ? &hashes[request->n_hashes - 1] : &root;
@@ -184,8 +185,12 @@ static bool gather(struct coordinator *c, struct request *request, bool with_pre
         return false;
     uint32_t n_hits = (uint32_t)((request->tokens.n_ids - 1) / block_tokens);
     prefix_index_match(c->index, request->hashes, n_hits, matched);
-    for (uint32_t i = 0; i < out->n; i++)
-        out->nodes[i] = describe(request, out->from[i], &pools, matched[out->from[i]->slot]);
+    for (uint32_t i = 0; i < out->n; i++) {
+        const struct registry_node *node = out->from[i];
+        /* The index learns of the blocks later than the first token tells. */
+        uint32_t n_matched = node->join == request->holder ? n_hits : matched[node->slot];
+        out->nodes[i] = describe(request, node, &pools, n_matched);
+    }
     return true;
 }
 
@@ -197,7 +202,7 @@ static struct router_input route_input(struct coordinator *c, const struct reque
         .nodes = candidates->nodes,
         .n_nodes = candidates->n,
         .n_tokens = (uint32_t)request->tokens.n_ids,
-        .n_new = request->params.max_tokens - request->flow.next_index,
+        .n_new = request->max_tokens - request->flow.next_index,
         .block_tokens = hello->block_tokens,
         .block_bytes = hello->block_bytes,
         .local_prefill_max_tokens = c->config.local_prefill_max_tokens,
@@ -219,7 +224,7 @@ struct submit_parts {
 static void fill_sampling(struct coordinator *c, const struct request *request,
                           struct submit_parts *parts)
 {
-    const struct api_completion *params = &request->params;
+    const struct api_completion *params = &request->group->params;
     Sluice__Sampling *sampling = &parts->sampling;
     sluice__sampling__init(sampling);
     sampling->temperature = (float)params->temperature;
@@ -230,6 +235,7 @@ static void fill_sampling(struct coordinator *c, const struct request *request,
     sampling->seed = request->seed;
     sampling->logprobs = params->logprobs;
     sampling->min_tokens = params->min_tokens;
+    adjust_fill(&params->adjust, sampling);
     uint32_t n = 0;
     memcpy(parts->stop_ids, params->stop_ids, params->n_stop_ids * sizeof(uint32_t));
     n += params->n_stop_ids;
@@ -260,24 +266,24 @@ static sl_status send_submit(struct coordinator *c, const struct request *reques
     struct submit_parts parts;
     fill_sampling(c, request, &parts);
     Sluice__Submit submit = SLUICE__SUBMIT__INIT;
-    uint64_t age_us = now_us - request->arrival_us;
+    uint64_t age_us = now_us - request->group->arrival_us;
     submit.incarnation = node->hello->incarnation;
     submit.request = request->id;
     submit.attempt = request->flow.attempt;
     submit.mode = mode;
     submit.deadline_us = c->config.request_us > age_us ? c->config.request_us - age_us : 1;
     submit.admission_us = c->config.queue_us;
-    if (!request->admitted)
+    if (!request->group->begun)
         submit.admission_us = c->config.queue_us > age_us ? c->config.queue_us - age_us : 1;
     submit.sampling = &parts.sampling;
-    memcpy(parts.salt, request->salt.bytes, sizeof(parts.salt));
+    memcpy(parts.salt, request->group->salt.bytes, sizeof(parts.salt));
     submit.salt.data = parts.salt;
     submit.salt.len = salt_bytes(request);
     submit.prompt_tokens = request->n_prompt;
     submit.tokens = request->tokens.ids;
     submit.n_tokens = request->tokens.n_ids;
     submit.first_index = request->flow.next_index;
-    submit.max_tokens = request->params.max_tokens;
+    submit.max_tokens = request->max_tokens;
     if (peer != NULL) {
         fill_peer(peer, &parts.peer);
         submit.peer = &parts.peer;

@@ -96,6 +96,13 @@ sl_status output_init(struct output *output, const struct output_args *args)
     return status;
 }
 
+void output_join(struct output *output, const struct output *first, uint32_t index)
+{
+    memcpy(output->id, first->id, sizeof(output->id));
+    output->created = first->created;
+    output->index = index;
+}
+
 void output_fini(struct output *output)
 {
     if (output->tokenizer == NULL)

@@ -29,6 +29,7 @@ struct output_usage {
     uint32_t prompt_tokens;
     uint32_t completion_tokens;
     uint32_t cached_tokens;
+    uint32_t reasoning_tokens;
     const char *prefill, *decode; /* ids of the nodes that served it last, "-" for none */
     uint32_t attempts;
 };
@@ -74,6 +75,8 @@ struct output {
 };
 
 sl_status output_init(struct output *output, const struct output_args *args) SL_MUST_USE;
+/* It is a further choice of the answer that `first` begins. */
+void output_join(struct output *output, const struct output *first, uint32_t index);
 void output_fini(struct output *output);
 /* One more token; logprob may be NULL. Not after the end. */
 enum output_finish output_push(struct output *output, uint32_t id,
@@ -86,9 +89,12 @@ void output_chunk(struct output *output, const uint32_t *prompt_ids, uint32_t n_
                   struct sl_buf *out);
 /* The events after the last chunk: usage if asked for, and [DONE]. */
 void output_done(const struct output *output, const struct output_usage *usage, struct sl_buf *out);
-/* The whole body of an answer that is not a stream. */
-void output_body(const struct output *output, const struct output_usage *usage,
-                 const uint32_t *prompt_ids, struct sl_buf *out);
+/* The body of an answer that is not a stream: its head, each choice in order, and the rest. */
+void output_body_begin(const struct output *first, struct sl_buf *out);
+void output_body_choice(const struct output *output, const uint32_t *prompt_ids,
+                        uint32_t n_prompt_ids, struct sl_buf *out);
+void output_body_end(const struct output *first, const struct output_usage *usage,
+                     const uint32_t *prompt_ids, uint32_t n_prompt_ids, struct sl_buf *out);
 /* An error event; nothing may follow. */
 void output_error(const struct api_error *error, struct sl_buf *out);
 

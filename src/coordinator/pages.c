@@ -132,7 +132,7 @@ static void answer_cluster(const struct coordinator *c, struct sl_buf *out)
         comma = ",";
     }
     sl_buf_add_format(out, "],\"requests\":{\"running\":%u,\"waiting\":%u}}\n", c->n_running,
-                      c->waiting.n);
+                      c->admission.requests);
 }
 
 static void answer_models(const struct coordinator *c, struct sl_buf *out)
@@ -167,7 +167,7 @@ void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_
         break;
     case ROUTE_METRICS:
         type = "text/plain; version=0.0.4; charset=utf-8";
-        meters_fleet(&c->meters, &c->registry, c->n_running, c->waiting.n,
+        meters_fleet(&c->meters, &c->registry, c->n_running, c->admission.requests,
                      prefix_index_entries(c->index));
         sl_metrics_render(c->meters.metrics, &page);
         break;

@@ -6,6 +6,7 @@
  * whoever misspells one finds it in the log. */
 #include "coordinator/params.h"
 
+#include "coordinator/adjust.h"
 #include "coordinator/fields.h"
 
 #include <inttypes.h>
@@ -33,16 +34,10 @@ struct later {
 };
 
 static const struct later shared_later[] = {
-    {"n", NEUTRAL_INT, 1},
     {"echo", NEUTRAL_FALSE, 0},
-    {"presence_penalty", NEUTRAL_INT, 0},
-    {"frequency_penalty", NEUTRAL_INT, 0},
-    {"repetition_penalty", NEUTRAL_INT, 1},
-    {"logit_bias", NEUTRAL_EMPTY, 0},
     {"prompt_logprobs", NEUTRAL_EMPTY, 0},
     {"spaces_between_special_tokens", NEUTRAL_TRUE, 0},
     {"allowed_token_ids", NEUTRAL_EMPTY, 0},
-    {"bad_words", NEUTRAL_EMPTY, 0},
     {"use_beam_search", NEUTRAL_FALSE, 0},
     {"length_penalty", NEUTRAL_INT, 1},
     {"response_format", NEUTRAL_TEXT_FORMAT, 0},
@@ -54,7 +49,6 @@ static const struct later shared_later[] = {
 };
 
 static const struct later completion_later[] = {
-    {"best_of", NEUTRAL_INT, 1},
     {"suffix", NEUTRAL_EMPTY, 0},
     {"prompt_embeds", NEUTRAL_EMPTY, 0},
 };
@@ -91,8 +85,14 @@ static const char *const shared_names[] = {
     "cache_salt",
     "request_id",
     "user",
+    "n",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "bad_words",
 };
-static const char *const completion_names[] = {"prompt"};
+static const char *const completion_names[] = {"prompt", "best_of"};
 static const char *const chat_names[] = {
     "messages",
     "max_completion_tokens",
@@ -323,7 +323,7 @@ static sl_status read_logprobs(struct api_completion *out, struct api_error *err
     }
     sl_status status = field_bool(out->body, "logprobs", &wanted, error);
     if (status == SL_OK)
-        status = field_int(out->body, "top_logprobs", 0, API_LOGPROBS_MAX, &n, &counted, error);
+        status = field_int(out->body, "top_logprobs", 0, API_TOP_LOGPROBS_MAX, &n, &counted, error);
     if (status != SL_OK)
         return status;
     if (counted && n > 0 && !wanted)
@@ -331,6 +331,30 @@ static sl_status read_logprobs(struct api_completion *out, struct api_error *err
                         "`top_logprobs` is %" PRId64 " but `logprobs` is not true", n);
     if (wanted)
         out->logprobs = counted ? (int32_t)n : 0;
+    return SL_OK;
+}
+
+/* Choices: n of each prompt. best_of, the number to choose them from, is served where that is no choice. */
+static sl_status read_choices(struct api_completion *out, struct api_error *error)
+{
+    int64_t n = 1, best_of = 0;
+    sl_status status = field_int(out->body, "n", 1, API_CHOICES_MAX, &n, NULL, error);
+    if (status == SL_OK && !out->chat)
+        status = field_int(out->body, "best_of", 1, API_CHOICES_MAX, &best_of, NULL, error);
+    if (status != SL_OK)
+        return status;
+    if (best_of != 0 && best_of < n)
+        return api_fail(error, 400, "invalid_value", "best_of",
+                        "`best_of` is %" PRId64 "; want at least `n`, %" PRId64, best_of, n);
+    if (best_of > n)
+        return api_fail(error, 501, "unsupported_parameter", "best_of",
+                        "`best_of` is %" PRId64 "; only as many as `n`, %" PRId64 ", are served",
+                        best_of, n);
+    if (n * out->n_prompts > API_CHOICES_MAX)
+        return api_fail(error, 400, "invalid_value", "n",
+                        "`n` is %" PRId64 " for %u prompts; at most %u choices in one request", n,
+                        out->n_prompts, API_CHOICES_MAX);
+    out->n = (uint32_t)n;
     return SL_OK;
 }
 
@@ -408,6 +432,10 @@ sl_status params_read(struct api_completion *out, const struct api_defaults *def
         status = read_sampling(out, defaults, error);
     if (status == SL_OK)
         status = read_logprobs(out, error);
+    if (status == SL_OK)
+        status = read_choices(out, error);
+    if (status == SL_OK)
+        status = adjust_read(body, defaults, &out->adjust, error);
     if (status == SL_OK)
         status = read_stops(body, out, error);
     if (status == SL_OK)

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/adjust.h"
 #include "coordinator/params.h"
 
 #include <inttypes.h>
@@ -56,16 +57,23 @@ void reply_error(struct http_exchange *exchange, const struct api_error *error)
     sl_buf_fini(&body);
 }
 
-void request_destroy(struct request *request)
+static void request_destroy(struct request *request)
 {
-    if (request == NULL)
-        return;
     output_fini(&request->output);
     text_ids_fini(&request->tokens);
-    api_completion_fini(&request->params);
     sl_free(request->hashes);
-    http_exchange_release(request->exchange);
     sl_free(request);
+}
+
+void group_destroy(struct group *group)
+{
+    if (group == NULL)
+        return;
+    for (uint32_t i = 0; i < group->n_choices; i++)
+        request_destroy(group->choices[i]);
+    api_completion_fini(&group->params);
+    http_exchange_release(group->exchange);
+    sl_free(group);
 }
 
 /* Says once for each name that it is ignored: a misspelt field costs somebody an afternoon. */
@@ -178,16 +186,16 @@ static sl_status truncate_prompt(const struct api_completion *params, uint32_t l
 }
 
 static sl_status read_tokens(const struct coordinator *c, struct request *request,
-                             const char *field, struct api_error *error)
+                             const struct api_prompt *prompt, const char *field,
+                             struct api_error *error)
 {
-    struct api_completion *params = &request->params;
+    const struct api_completion *params = &request->group->params;
     uint32_t len_max = atomic_load(&c->model_len_max);
     bool cut = params->truncate_prompt_tokens > 0;
     text_ids_init(&request->tokens, cut ? TOKENIZE_MAX : len_max);
-    sl_status status = params->prompt.text != NULL
-                           ? encode(c, &params->prompt, field, params->add_special_tokens, len_max,
-                                    &request->tokens, error)
-                           : copy_ids(c, &params->prompt, field, &request->tokens, error);
+    sl_status status = prompt->text != NULL ? encode(c, prompt, field, params->add_special_tokens,
+                                                     len_max, &request->tokens, error)
+                                            : copy_ids(c, prompt, field, &request->tokens, error);
     if (status == SL_OK && cut)
         status = truncate_prompt(params, len_max, &request->tokens, error);
     if (status == SL_OK && request->tokens.n_ids == 0)
@@ -197,6 +205,7 @@ static sl_status read_tokens(const struct coordinator *c, struct request *reques
         status = api_fail(error, 400, "context_length_exceeded", field,
                           "`%s` has %zu tokens; the context length is %u", field,
                           request->tokens.n_ids, len_max);
+    request->n_prompt = (uint32_t)request->tokens.n_ids;
     return status;
 }
 
@@ -204,20 +213,17 @@ static sl_status read_tokens(const struct coordinator *c, struct request *reques
 static sl_status fit_length(const struct coordinator *c, struct request *request, const char *field,
                             struct api_error *error)
 {
-    struct api_completion *params = &request->params;
-    uint32_t len_max = atomic_load(&c->model_len_max);
-    size_t n = request->tokens.n_ids;
-    if (params->has_max_tokens && params->max_tokens > len_max - n)
+    const struct api_completion *params = &request->group->params;
+    uint32_t room = atomic_load(&c->model_len_max) - request->n_prompt;
+    if (params->has_max_tokens && params->max_tokens > room)
         return api_fail(error, 400, "context_length_exceeded", "max_tokens",
-                        "`max_tokens` is %u and `%s` has %zu tokens; the context length is %u",
-                        params->max_tokens, field, n, len_max);
-    if (params->max_tokens > len_max - n)
-        params->max_tokens = (uint32_t)(len_max - n);
-    if (params->min_tokens > params->max_tokens)
+                        "`max_tokens` is %u and `%s` has %u tokens; the context length is %u",
+                        params->max_tokens, field, request->n_prompt, room + request->n_prompt);
+    request->max_tokens = params->max_tokens < room ? params->max_tokens : room;
+    if (params->min_tokens > request->max_tokens)
         return api_fail(error, 400, "invalid_value", "min_tokens",
                         "`min_tokens` is %u; at most %u fit the context", params->min_tokens,
-                        params->max_tokens);
-    request->n_prompt = (uint32_t)n;
+                        request->max_tokens);
     return SL_OK;
 }
 
@@ -236,56 +242,117 @@ static sl_status check_stop_ids(const struct coordinator *c, const struct api_co
 /* The salt of the prompt's blocks: who does not know it shares none of them. It comes of what the
  * client gave and is never that itself, so that no client reaches the blocks of those who gave none,
  * or another's by a salt that looks like a derived one. */
-static void derive_salt(struct request *request)
+static void derive_salt(struct group *group)
 {
     static const uint8_t label[16] = "sluice-salt-1";
-    const char *given = request->params.cache_salt;
-    request->has_salt = given != NULL && given[0] != '\0';
-    if (request->has_salt)
-        request->salt = kv_hash_root(label, given, (uint32_t)strlen(given));
+    const char *given = group->params.cache_salt;
+    group->has_salt = given != NULL && given[0] != '\0';
+    if (group->has_salt)
+        group->salt = kv_hash_root(label, given, (uint32_t)strlen(given));
 }
 
-/* The rest of making a request, once the parameters and the prompt are there. */
-static sl_status finish_request(struct coordinator *c, struct request *request, const char *field,
-                                const struct output_args *output, struct api_error *error)
+/* leader NULL: the new one leads itself. */
+static struct request *add_choice(struct group *group, struct request *leader)
 {
-    sl_status status = read_tokens(c, request, field, error);
+    struct request *request = sl_zalloc(1, sizeof(*request));
+    request->group = group;
+    request->leader = leader != NULL ? leader : request;
+    group->choices[group->n_choices++] = request;
+    return request;
+}
+
+/* A further choice has the leader's prompt. */
+static sl_status follow(struct request *request, struct api_error *error)
+{
+    const struct request *leader = request->leader;
+    text_ids_init(&request->tokens, leader->tokens.n_ids_max);
+    for (uint32_t i = 0; i < leader->n_prompt; i++)
+        if (text_ids_add(&request->tokens, leader->tokens.ids[i]) != SL_OK)
+            return api_fail(error, 503, "no_memory", NULL, "no memory for %u token ids",
+                            leader->n_prompt);
+    request->n_prompt = leader->n_prompt;
+    request->max_tokens = leader->max_tokens;
+    return SL_OK;
+}
+
+/* What a choice says, and room for what will be generated. */
+static sl_status init_output(struct request *request, const struct output_args *args,
+                             struct api_error *error)
+{
+    struct group *group = request->group;
+    if (output_init(&request->output, args) != SL_OK)
+        return api_fail(error, 400, "invalid_value", "stop", "`stop`: %s", sl_error());
+    if (group->n_choices > 1)
+        output_join(&request->output, &group->choices[0]->output, group->n_choices - 1);
+    request->output.max_tokens = request->max_tokens;
+    request->tokens.n_ids_max = request->n_prompt + request->max_tokens;
+    return SL_OK;
+}
+
+/* All choices of one prompt. */
+static sl_status add_prompt(const struct coordinator *c, struct group *group, uint32_t index,
+                            const struct output_args *output, struct api_error *error)
+{
+    char text[API_FIELD_BYTES];
+    const char *field = api_prompt_field(&group->params, index, text);
+    struct request *leader = add_choice(group, NULL);
+    sl_status status = read_tokens(c, leader, &group->params.prompts[index], field, error);
     if (status == SL_OK)
-        status = fit_length(c, request, field, error);
+        status = fit_length(c, leader, field, error);
     if (status == SL_OK)
-        status = check_stop_ids(c, &request->params, error);
+        status = init_output(leader, output, error);
+    for (uint32_t i = 1; i < group->params.n && status == SL_OK; i++) {
+        struct request *request = add_choice(group, leader);
+        status = follow(request, error);
+        if (status == SL_OK)
+            status = init_output(request, output, error);
+    }
+    return status;
+}
+
+/* The body is not needed any more, and nothing may point into it. */
+static void drop_body(struct api_completion *params)
+{
+    json_decref(params->body);
+    params->body = NULL;
+    params->model = NULL;
+    params->cache_salt = NULL;
+    params->request_id = NULL;
+    memset(params->prompts, 0, sizeof(params->prompts));
+    memset(params->stops, 0, sizeof(params->stops));
+}
+
+/* The rest of making a group, once the parameters and the prompts are there. */
+static sl_status finish_group(struct coordinator *c, struct group *group,
+                              const struct output_args *output, struct api_error *error)
+{
+    struct api_completion *params = &group->params;
+    sl_status status = check_stop_ids(c, params, error);
+    if (status == SL_OK)
+        status = adjust_prepare(c->tokenizer, atomic_load(&c->vocab), &params->adjust, error);
+    for (uint32_t i = 0; i < params->n_prompts && status == SL_OK; i++)
+        status = add_prompt(c, group, i, output, error);
     if (status != SL_OK)
         return status;
-    status = output_init(&request->output, output);
-    if (status != SL_OK)
-        return api_fail(error, 400, "invalid_value", "stop", "`stop`: %s", sl_error());
-    derive_salt(request);
-    params_unknown(&request->params, note_unknown, &c->prepare->unknown);
-    /* Room for what will be generated; the prompt's body is not needed any more. */
-    request->tokens.n_ids_max = request->n_prompt + request->params.max_tokens;
-    json_decref(request->params.body);
-    request->params.body = NULL;
-    request->params.model = NULL;
-    request->params.cache_salt = NULL;
-    request->params.request_id = NULL;
-    memset(&request->params.prompt, 0, sizeof(request->params.prompt));
-    memset(request->params.stops, 0, sizeof(request->params.stops));
+    derive_salt(group);
+    params_unknown(params, note_unknown, &c->prepare->unknown);
+    drop_body(params);
     return SL_OK;
 }
 
 static sl_status build_completion(struct coordinator *c, const char *body, size_t bytes,
-                                  struct request *request, struct api_error *error)
+                                  struct group *group, struct api_error *error)
 {
-    sl_status status = api_parse_completion(body, bytes, &c->defaults, &request->params, error);
+    sl_status status = api_parse_completion(body, bytes, &c->defaults, &group->params, error);
     if (status == SL_OK)
-        status = check_model(c, request->params.model, error);
+        status = check_model(c, group->params.model, error);
     struct output_args output = {
-        .tokenizer = c->tokenizer, .completion = &request->params, .model = c->model_name};
-    return status == SL_OK ? finish_request(c, request, "prompt", &output, error) : status;
+        .tokenizer = c->tokenizer, .completion = &group->params, .model = c->model_name};
+    return status == SL_OK ? finish_group(c, group, &output, error) : status;
 }
 
 static sl_status build_chat(struct coordinator *c, const char *body, size_t bytes,
-                            struct request *request, struct api_error *error)
+                            struct group *group, struct api_error *error)
 {
     struct api_chat chat;
     struct sl_buf prompt;
@@ -293,27 +360,27 @@ static sl_status build_chat(struct coordinator *c, const char *body, size_t byte
     if (status != SL_OK)
         return status;
     sl_buf_init(&prompt, PROMPT_BYTES);
-    request->params = chat.params; /* the body with it */
-    status = check_model(c, request->params.model, error);
+    group->params = chat.params; /* the body with it */
+    status = check_model(c, group->params.model, error);
     if (status == SL_OK)
         status = chat_render(&c->chat, &chat.input, &prompt, error);
     if (status == SL_OK) {
         struct output_args output = {.tokenizer = c->tokenizer,
-                                     .completion = &request->params,
+                                     .completion = &group->params,
                                      .model = c->model_name,
                                      .marks = c->chat.marks,
                                      .reasoning_open =
                                          chat_opens_reasoning(&c->chat, &chat.input, &prompt)};
-        request->params.prompt.text = prompt.data != NULL ? prompt.data : "";
-        request->params.prompt.text_bytes = prompt.bytes;
-        status = finish_request(c, request, "messages", &output, error);
+        group->params.prompts[0].text = prompt.data != NULL ? prompt.data : "";
+        group->params.prompts[0].text_bytes = prompt.bytes;
+        status = finish_group(c, group, &output, error);
     }
     sl_buf_fini(&prompt);
     return status;
 }
 
-static sl_status build_request(struct coordinator *c, struct http_exchange *exchange,
-                               struct request *request, struct api_error *error)
+static sl_status build_group(struct coordinator *c, struct http_exchange *exchange,
+                             struct group *group, struct api_error *error)
 {
     size_t bytes;
     bool chat = http_exchange_route(exchange) == ROUTE_CHAT;
@@ -321,30 +388,30 @@ static sl_status build_request(struct coordinator *c, struct http_exchange *exch
     sl_status status = api_check_shape(body, bytes, chat, atomic_load(&c->model_len_max), error);
     if (status != SL_OK)
         return status;
-    return chat ? build_chat(c, body, bytes, request, error)
-                : build_completion(c, body, bytes, request, error);
+    return chat ? build_chat(c, body, bytes, group, error)
+                : build_completion(c, body, bytes, group, error);
 }
 
 static void prepare_completion(struct coordinator *c, struct http_exchange *exchange)
 {
     struct api_error error = {0};
-    struct request *request = sl_zalloc(1, sizeof(*request));
-    request->exchange = http_exchange_acquire(exchange);
-    request->arrival_us = http_exchange_start_us(exchange);
-    sl_status status = build_request(c, exchange, request, &error);
+    struct group *group = sl_zalloc(1, sizeof(*group));
+    group->exchange = http_exchange_acquire(exchange);
+    group->arrival_us = http_exchange_start_us(exchange);
+    sl_status status = build_group(c, exchange, group, &error);
     http_exchange_drop_body(exchange);
     if (status != SL_OK) {
         reply_error(exchange, &error);
-        request_destroy(request);
+        group_destroy(group);
         return;
     }
-    request->tokenized_us = sl_now_us();
-    struct http_event event = {.kind = HTTP_EVENT_COMPLETION, .request = request};
+    group->tokenized_us = sl_now_us();
+    struct http_event event = {.kind = HTTP_EVENT_COMPLETION, .group = group};
     if (!inbox_push(&c->http_inbox, &event)) {
         api_fail(&error, 503, "overloaded", NULL, "the server's inbox is full");
         error.retry_after_s = 1;
         reply_error(exchange, &error);
-        request_destroy(request);
+        group_destroy(group);
     }
 }
 

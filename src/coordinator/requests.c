@@ -1,16 +1,20 @@
-/* The life of a completion in the loop.
+/* The life of a completion in the loop. A group is one HTTP request, a request one of its choices.
  *
  *   admit ─► waiting + unplaced ─► placed ─► admitted by a node ─► tokens ─► ended
  *              │        ▲            │              │ (headers leave)
  *              │        └── retry ───┴──────────────┘
  *              └─► 429 after queue_us; 503 when no node takes over within lost_us; 400 too large
  *
- * Two lists hold requests that wait: `waiting`, those that no node has ever admitted, in the order of
+ * Two lists hold requests that wait: `waiting`, those of whose group no node has ever admitted one, in the order of
  * their arrival (its head is the next to run out of time), and `unplaced`, those that the router must
  * place (retries in front). A request is on neither while it decodes, so a tick costs nothing for it.
  *
+ * Choices of one prompt share its blocks: the first goes ahead, the others are on no list until a node that
+ * holds the blocks has sent its token, and are then placed where these are. An error of one choice ends the
+ * group, as one HTTP answer cannot carry both.
+ *
  * What a state machine decided (flow.c) is carried out in requests_step, and nowhere else. A request
- * may be freed in there: callers do not touch it afterwards. */
+ * may be freed in there, with its whole group: callers touch neither it nor a neighbour afterwards. */
 #include "coordinator/core.h"
 
 #include "base/clock.h"
@@ -93,8 +97,8 @@ static bool enter_table(struct coordinator *c, struct request *request)
     return true;
 }
 
-/* Out of every list, account and table; frees it. The answer has been given. */
-static void drop(struct coordinator *c, struct request *request)
+/* Out of every list, account and table. */
+static void close_choice(struct coordinator *c, struct request *request)
 {
     take_out(c, &c->waiting, request);
     take_out(c, &c->unplaced, request);
@@ -106,7 +110,24 @@ static void drop(struct coordinator *c, struct request *request)
     c->requests[request->index] = NULL;
     c->free_requests[c->n_free_requests++] = request->index;
     atomic_fetch_sub(&c->n_open, 1);
-    request_destroy(request);
+    request->closed = true;
+    request->group->n_open--;
+}
+
+/* Closes what is open, and frees it all. The answer has been given. */
+static void drop(struct coordinator *c, struct group *group)
+{
+    for (uint32_t i = 0; i < group->n_choices; i++)
+        if (!group->choices[i]->closed)
+            close_choice(c, group->choices[i]);
+    group_destroy(group);
+}
+
+static void cancel_all(struct coordinator *c, struct group *group)
+{
+    for (uint32_t i = 0; i < group->n_choices; i++)
+        if (!group->choices[i]->closed)
+            dispatch_cancel(c, group->choices[i], 0, SLUICE__REASON__REASON_CANCELLED);
 }
 
 /* ── answers ─────────────────────────────────────────────────────────────────────────────────── */
@@ -116,106 +137,123 @@ static void count_outcome(struct coordinator *c, const char *outcome)
     sl_metric_add(sl_metric_get(c->meters.requests, outcome), 1);
 }
 
-/* Error object, or error event if headers have left; the placement is cancelled; freed. */
+/* Error object, or error event if headers have left; the group's placements are cancelled; freed. */
 static void fail(struct coordinator *c, struct request *request, const struct api_error *error)
 {
-    dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
-    sl_info("request_failed", "req=%s status=%d attempts=%u tokens=%u error=\"%s\"",
-            request->output.id, error->http_status, request->flow.attempt, request->output.n_tokens,
-            error->message);
+    struct group *group = request->group;
+    cancel_all(c, group);
+    sl_info("request_failed", "req=%s index=%u status=%d attempts=%u tokens=%u error=\"%s\"",
+            request->output.id, request->output.index, error->http_status, request->flow.attempt,
+            request->output.n_tokens, error->message);
     count_outcome(c, "error");
-    if (request->admitted && request->output.stream) {
+    if (group->begun && group->params.stream) {
         sl_buf_reset(&c->scratch);
         output_error(error, &c->scratch);
-        http_stream_write(request->exchange, c->scratch.data, c->scratch.bytes);
-        http_stream_end(request->exchange);
+        http_stream_write(group->exchange, c->scratch.data, c->scratch.bytes);
+        http_stream_end(group->exchange);
     } else {
-        reply_error(request->exchange, error);
+        reply_error(group->exchange, error);
     }
-    drop(c, request);
+    drop(c, group);
 }
 
 /* Refused before it was placed in the table. */
-static void reject(struct coordinator *c, struct request *request, const char *reason,
+static void reject(struct coordinator *c, struct group *group, const char *reason,
                    const struct api_error *error)
 {
     sl_metric_add(sl_metric_get(c->meters.rejected, reason), 1);
     count_outcome(c, "rejected");
-    sl_info("request_rejected", "req=%s reason=%s status=%d", request->output.id, reason,
+    sl_info("request_rejected", "req=%s reason=%s status=%d", group->choices[0]->output.id, reason,
             error->http_status);
-    reply_error(request->exchange, error);
-    request_destroy(request);
+    reply_error(group->exchange, error);
+    group_destroy(group);
 }
 
-static struct output_usage usage_of(const struct request *request)
+static uint32_t cached_of(const struct request *request)
 {
-    return (struct output_usage){
-        .prompt_tokens = request->n_prompt,
-        .completion_tokens = request->output.n_tokens,
-        .cached_tokens = request->cached_tokens < request->n_prompt ? request->cached_tokens
-                                                                    : request->n_prompt - 1,
-        .prefill = request->prefill_id,
-        .decode = request->decode_id,
-        .attempts = request->flow.attempt,
-    };
+    return request->cached_tokens < request->n_prompt ? request->cached_tokens
+                                                      : request->n_prompt - 1;
+}
+
+/* A prompt counts once, however many choices it has. */
+static struct output_usage usage_of(const struct group *group)
+{
+    const struct request *first = group->choices[0];
+    struct output_usage usage = {
+        .prefill = first->prefill_id, .decode = first->decode_id, .attempts = first->flow.attempt};
+    for (uint32_t i = 0; i < group->n_choices; i++) {
+        const struct request *request = group->choices[i];
+        usage.completion_tokens += request->output.n_tokens;
+        usage.reasoning_tokens += request->output.reasoning.n_tokens;
+        if (request->leader != request)
+            continue;
+        usage.prompt_tokens += request->n_prompt;
+        usage.cached_tokens += cached_of(request);
+    }
+    return usage;
 }
 
 /* The client has left or does not read. */
-static void abandon(struct coordinator *c, struct request *request)
+static void abandon(struct coordinator *c, struct group *group)
 {
-    sl_info("request_cancelled", "req=%s tokens=%u", request->output.id, request->output.n_tokens);
+    sl_info("request_cancelled", "req=%s choices=%u tokens=%u", group->choices[0]->output.id,
+            group->n_choices, usage_of(group).completion_tokens);
     count_outcome(c, "cancelled");
-    dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
-    http_abort(request->exchange);
-    drop(c, request);
+    cancel_all(c, group);
+    http_abort(group->exchange);
+    drop(c, group);
 }
 
 static void note_sent(struct coordinator *c, struct request *request, uint64_t now_us)
 {
-    request->sent_us = now_us;
+    request->group->sent_us = now_us;
     if (request->first_us != 0)
         return;
     request->first_us = now_us;
-    sl_metric_observe(c->meters.ttft, (double)(now_us - request->arrival_us) / SL_SECOND_US);
+    sl_metric_observe(c->meters.ttft, (double)(now_us - request->group->arrival_us) / SL_SECOND_US);
 }
 
-/* Sends what is pending as one event. False: the client is gone, and the request freed. */
+/* Sends what is pending as one event. False: the client is gone, and the group freed. */
 static bool send_pending(struct coordinator *c, struct request *request, uint64_t now_us)
 {
-    if (!request->output.stream || !request->admitted || request->output.n_pending == 0)
+    struct group *group = request->group;
+    if (!group->params.stream || !group->begun || request->output.n_pending == 0)
         return true;
     sl_buf_reset(&c->scratch);
     output_chunk(&request->output, request->tokens.ids, request->n_prompt, &c->scratch);
     note_sent(c, request, now_us);
-    if (!c->scratch.failed &&
-        http_stream_write(request->exchange, c->scratch.data, c->scratch.bytes))
+    if (!c->scratch.failed && http_stream_write(group->exchange, c->scratch.data, c->scratch.bytes))
         return true;
-    abandon(c, request);
+    abandon(c, group);
     return false;
 }
 
 static void count_tokens(struct coordinator *c, const struct request *request, uint64_t now_us)
 {
-    const struct output_usage usage = usage_of(request);
-    sl_metric_add(c->meters.prompt_tokens, usage.prompt_tokens);
-    sl_metric_add(c->meters.generation_tokens, usage.completion_tokens);
-    sl_metric_add(c->meters.computed, usage.prompt_tokens - usage.cached_tokens);
-    sl_metric_add(c->meters.local_hit, usage.cached_tokens);
-    sl_metric_add(c->meters.prefix_queries, usage.prompt_tokens);
-    sl_metric_add(c->meters.prefix_hits, usage.cached_tokens);
-    sl_metric_observe(c->meters.e2e, (double)(now_us - request->arrival_us) / SL_SECOND_US);
-    count_outcome(c, request->output.finish == OUTPUT_STOP ? "stop" : "length");
+    uint64_t arrival_us = request->group->arrival_us;
+    uint32_t cached = cached_of(request);
+    const char *outcome = request->output.finish == OUTPUT_STOP ? "stop" : "length";
+    sl_metric_add(c->meters.prompt_tokens, request->n_prompt);
+    sl_metric_add(c->meters.generation_tokens, request->output.n_tokens);
+    sl_metric_add(c->meters.computed, request->n_prompt - cached);
+    sl_metric_add(c->meters.local_hit, cached);
+    sl_metric_add(c->meters.prefix_queries, request->n_prompt);
+    sl_metric_add(c->meters.prefix_hits, cached);
+    sl_metric_observe(c->meters.e2e, (double)(now_us - arrival_us) / SL_SECOND_US);
+    count_outcome(c, outcome);
     sl_info("request_done",
-            "req=%s finish=%s prompt=%u cached=%u tokens=%u attempts=%u ttft_ms=%.1f e2e_ms=%.1f",
-            request->output.id, request->output.finish == OUTPUT_STOP ? "stop" : "length",
-            usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
-            request->flow.attempt, (double)(request->first_us - request->arrival_us) / SL_MS_US,
-            (double)(now_us - request->arrival_us) / SL_MS_US);
+            "req=%s index=%u finish=%s prompt=%u cached=%u tokens=%u attempts=%u ttft_ms=%.1f "
+            "e2e_ms=%.1f",
+            request->output.id, request->output.index, outcome, request->n_prompt, cached,
+            request->output.n_tokens, request->flow.attempt,
+            (double)(request->first_us - arrival_us) / SL_MS_US,
+            (double)(now_us - arrival_us) / SL_MS_US);
 }
 
-/* Headers leave now, if they have not: from here on the request counts as running. */
+/* Headers leave now, if they have not: from here on the choice counts as running. */
 static void admit_once(struct coordinator *c, struct request *request, uint64_t now_us)
 {
+    struct group *group = request->group;
     if (request->admitted)
         return;
     request->admitted = true;
@@ -225,14 +263,20 @@ static void admit_once(struct coordinator *c, struct request *request, uint64_t 
     if (request->counted)
         admission_leave(&c->admission, request->n_prompt, true, now_us);
     request->counted = false;
-    sl_metric_observe(c->meters.stages[STAGE_ROUTE],
-                      (double)(request->placed_us - request->tokenized_us) / SL_SECOND_US);
-    request->sent_us = now_us;
+    if (request->leader == request)
+        sl_metric_observe(c->meters.stages[STAGE_ROUTE],
+                          (double)(request->placed_us - group->tokenized_us) / SL_SECOND_US);
+    if (group->begun)
+        return;
+    group->begun = true;
+    group->sent_us = now_us;
+    for (uint32_t i = 0; i < group->n_choices; i++) /* the others may take their time */
+        take_out(c, &c->waiting, group->choices[i]);
     /* Whom it was placed at; a stream that goes on elsewhere says so with its usage. */
-    (void)http_add_header(request->exchange, "x-sluice-prefill", request->prefill_id);
-    (void)http_add_header(request->exchange, "x-sluice-decode", request->decode_id);
-    if (request->output.stream)
-        (void)http_stream_begin(request->exchange);
+    (void)http_add_header(group->exchange, "x-sluice-prefill", request->prefill_id);
+    (void)http_add_header(group->exchange, "x-sluice-decode", request->decode_id);
+    if (group->params.stream)
+        (void)http_stream_begin(group->exchange);
 }
 
 /* Who still works on it is told. `sender` gave the last token. */
@@ -246,12 +290,64 @@ static void cancel_rest(struct coordinator *c, struct request *request, flow_nod
         dispatch_cancel(c, request, by_node ? sender : 0, SLUICE__REASON__REASON_CANCELLED);
 }
 
+/* The last choice has ended: the rest of the answer. */
+static void finish(struct coordinator *c, struct group *group)
+{
+    struct output_usage usage = usage_of(group);
+    const struct output *first = &group->choices[0]->output;
+    sl_buf_reset(&c->scratch);
+    if (group->params.stream) {
+        output_done(first, &usage, &c->scratch);
+        http_stream_write(group->exchange, c->scratch.data, c->scratch.bytes);
+        http_stream_end(group->exchange);
+    } else {
+        output_body_begin(first, &c->scratch);
+        for (uint32_t i = 0; i < group->n_choices; i++) {
+            const struct request *request = group->choices[i];
+            output_body_choice(&request->output, request->tokens.ids, request->n_prompt,
+                               &c->scratch);
+        }
+        output_body_end(first, &usage, group->choices[0]->tokens.ids, group->choices[0]->n_prompt,
+                        &c->scratch);
+        bool whole = !c->scratch.failed; /* an empty 500 when there was no memory for it */
+        http_reply(group->exchange, whole ? 200 : 500, JSON, c->scratch.data,
+                   whole ? c->scratch.bytes : 0, 0);
+    }
+    drop(c, group);
+}
+
+/* `holder` has the prompt's blocks: the other choices of the prompt may follow. */
+static void let_follow(struct coordinator *c, struct request *leader, flow_node holder)
+{
+    if (leader->leader != leader || leader->holder != 0)
+        return;
+    leader->holder = holder;
+    for (uint32_t i = 0; i < leader->group->n_choices; i++) {
+        struct request *request = leader->group->choices[i];
+        if (request->leader != leader || request == leader)
+            continue;
+        request->holder = holder;
+        insert(c, &c->unplaced, request, false);
+        c->place_again = true;
+    }
+}
+
+/* A choice that is open still: the exchange is known by it. */
+static void hand_exchange_on(struct group *group)
+{
+    for (uint32_t i = 0; i < group->n_choices; i++)
+        if (!group->choices[i]->closed) {
+            http_exchange_set_user(group->exchange, group->choices[i]->id);
+            return;
+        }
+}
+
 static void complete(struct coordinator *c, struct request *request, flow_node sender,
                      uint64_t now_us)
 {
+    struct group *group = request->group;
     cancel_rest(c, request, sender);
     admit_once(c, request, now_us);
-    struct output_usage usage = usage_of(request);
     if (output_status(&request->output) != SL_OK) {
         struct api_error error;
         api_fail(&error, 500, "too_large", NULL, "%s", sl_error());
@@ -260,31 +356,30 @@ static void complete(struct coordinator *c, struct request *request, flow_node s
     }
     if (!send_pending(c, request, now_us))
         return;
-    sl_buf_reset(&c->scratch);
-    if (request->output.stream) {
-        output_done(&request->output, &usage, &c->scratch);
-        http_stream_write(request->exchange, c->scratch.data, c->scratch.bytes);
-        http_stream_end(request->exchange);
-    } else {
+    if (!group->params.stream)
         note_sent(c, request, now_us);
-        output_body(&request->output, &usage, request->tokens.ids, &c->scratch);
-        bool whole = !c->scratch.failed; /* an empty 500 when there was no memory for it */
-        http_reply(request->exchange, whole ? 200 : 500, JSON, c->scratch.data,
-                   whole ? c->scratch.bytes : 0, 0);
-    }
     count_tokens(c, request, now_us);
-    drop(c, request);
+    if (group->n_open == 1) {
+        finish(c, group);
+        return;
+    }
+    let_follow(c, request, sender);
+    close_choice(c, request);
+    hand_exchange_on(group);
 }
 
 /* ── admission ───────────────────────────────────────────────────────────────────────────────── */
 
-static bool refuse_now(struct coordinator *c, struct request *request, uint64_t now_us)
+static bool refuse_now(struct coordinator *c, struct group *group, uint64_t now_us)
 {
     struct api_error error;
+    uint64_t n_tokens = 0;
+    for (uint32_t i = 0; i < group->n_choices; i++)
+        n_tokens += group->choices[i]->n_prompt;
     if (atomic_load(&c->draining)) {
         api_fail(&error, 503, "draining", NULL, "the server is shutting down");
         error.retry_after_s = 5;
-        reject(c, request, "draining", &error);
+        reject(c, group, "draining", &error);
         return true;
     }
     bool lately = c->registry.ready_us != 0 && now_us - c->registry.ready_us < c->config.lost_us;
@@ -293,15 +388,16 @@ static bool refuse_now(struct coordinator *c, struct request *request, uint64_t 
         pages_not_ready(c, why, sizeof(why));
         api_fail(&error, 503, "not_ready", NULL, "%s", why);
         error.retry_after_s = 2;
-        reject(c, request, "not_ready", &error);
+        reject(c, group, "not_ready", &error);
         return true;
     }
-    if (c->n_free_requests == 0 || !admission_enter(&c->admission, request->n_prompt)) {
+    if (c->n_free_requests < group->n_choices ||
+        !admission_enter(&c->admission, group->n_choices, n_tokens)) {
         api_fail(&error, 429, "queue_full", NULL,
                  "%u requests with %" PRIu64 " prompt tokens wait already; try again later",
                  c->admission.requests, c->admission.tokens);
         error.retry_after_s = admission_retry_after_s(&c->admission);
-        reject(c, request, "queue_full", &error);
+        reject(c, group, "queue_full", &error);
         return true;
     }
     return false;
@@ -318,39 +414,53 @@ static void fit_pool(const struct coordinator *c, struct request *request)
         uint64_t tokens = (uint64_t)node->load.blocks_total * node->hello->block_tokens;
         largest = tokens > largest ? tokens : largest;
     }
-    if (request->params.has_max_tokens || largest <= request->n_prompt ||
-        largest - request->n_prompt >= request->params.max_tokens)
+    if (request->group->params.has_max_tokens || largest <= request->n_prompt ||
+        largest - request->n_prompt >= request->max_tokens)
         return; /* it fits, or will not whatever its length */
-    request->params.max_tokens = (uint32_t)largest - request->n_prompt;
-    request->output.max_tokens = request->params.max_tokens;
+    request->max_tokens = (uint32_t)largest - request->n_prompt;
+    request->output.max_tokens = request->max_tokens;
 }
 
-void requests_admit(struct coordinator *c, struct request *request, uint64_t now_us)
+/* A given seed is that of each prompt's first choice, its next choices have the next ones, as in vLLM. */
+static uint64_t seed_of(const struct group *group, uint32_t index, uint64_t drawn)
+{
+    const struct api_completion *params = &group->params;
+    return params->has_seed ? params->seed + index % params->n : drawn + index;
+}
+
+void requests_admit(struct coordinator *c, struct group *group, uint64_t now_us)
 {
     sl_metric_observe(c->meters.stages[STAGE_TOKENIZE],
-                      (double)(request->tokenized_us - request->arrival_us) / SL_SECOND_US);
-    if (refuse_now(c, request, now_us))
+                      (double)(group->tokenized_us - group->arrival_us) / SL_SECOND_US);
+    if (refuse_now(c, group, now_us))
         return;
-    request->counted = true;
-    fit_pool(c, request);
-    request->seed = request->params.has_seed ? request->params.seed : serve_random_id();
-    request->output.end_ids = c->end_ids;
-    request->output.n_end_ids = c->n_end_ids;
-    bool entered = enter_table(c, request);
-    SL_ASSERT(entered);
-    insert(c, &c->waiting, request, false);
-    insert(c, &c->unplaced, request, false);
+    uint64_t drawn = serve_random_id();
+    group->n_open = group->n_choices;
+    for (uint32_t i = 0; i < group->n_choices; i++) {
+        struct request *request = group->choices[i];
+        request->counted = true;
+        fit_pool(c, request);
+        request->seed = seed_of(group, i, drawn);
+        request->output.end_ids = c->end_ids;
+        request->output.n_end_ids = c->n_end_ids;
+        bool entered = enter_table(c, request);
+        SL_ASSERT(entered);
+        if (request->leader != request)
+            continue;
+        insert(c, &c->waiting, request, false);
+        insert(c, &c->unplaced, request, false);
+    }
     c->place_again = true;
-    http_exchange_set_user(request->exchange, request->id);
-    if (http_exchange_is_gone(request->exchange))
-        abandon(c, request);
+    hand_exchange_on(group);
+    if (http_exchange_is_gone(group->exchange))
+        abandon(c, group);
 }
 
 void requests_gone(struct coordinator *c, struct http_exchange *exchange)
 {
     struct request *request = requests_find(c, http_exchange_user(exchange));
-    if (request != NULL && request->exchange == exchange)
-        abandon(c, request);
+    if (request != NULL && request->group->exchange == exchange)
+        abandon(c, request->group);
 }
 
 /* ── the queue ───────────────────────────────────────────────────────────────────────────────── */
@@ -369,8 +479,8 @@ static void fail_too_large(struct coordinator *c, struct request *request)
     api_fail(&error, 400, "request_too_large", "max_tokens",
              "prompt of %u tokens and max_tokens of %u need %u blocks of KV memory; the largest "
              "node has %u blocks of %u tokens",
-             request->n_prompt, request->params.max_tokens,
-             router_blocks(request->n_prompt, request->params.max_tokens, block_tokens), largest,
+             request->n_prompt, request->max_tokens,
+             router_blocks(request->n_prompt, request->max_tokens, block_tokens), largest,
              block_tokens);
     sl_metric_add(sl_metric_get(c->meters.rejected, "too_large"), 1);
     fail(c, request, &error);
@@ -395,7 +505,8 @@ void requests_place_queue(struct coordinator *c, uint64_t now_us)
             request->lost_us = request->lost_us != 0 ? request->lost_us : now_us;
             break;
         case DISPATCH_TOO_LARGE:
-            fail_too_large(c, request);
+            fail_too_large(c, request); /* its neighbour in the list may have gone with it */
+            next = c->unplaced.first;
             break;
         }
     }
@@ -428,29 +539,33 @@ static void second(struct coordinator *c, uint64_t now_us)
         struct request *request = c->requests[i];
         if (request == NULL)
             continue;
-        if (now_us - request->arrival_us >= c->config.request_us) {
+        struct group *group = request->group;
+        if (now_us - group->arrival_us >= c->config.request_us) {
             struct api_error error;
             api_fail(&error, 504, "deadline", NULL, "the request took longer than %.0f s",
                      (double)c->config.request_us / SL_SECOND_US);
             fail(c, request, &error);
-        } else if (request->admitted && request->output.stream &&
-                   now_us - request->sent_us >= CORE_KEEPALIVE_US) {
-            request->sent_us = now_us;
-            if (!http_stream_write(request->exchange, ": keep-alive\n\n", 14))
-                abandon(c, request);
+        } else if (group->begun && group->params.stream &&
+                   now_us - group->sent_us >= CORE_KEEPALIVE_US) {
+            group->sent_us = now_us;
+            if (!http_stream_write(group->exchange, ": keep-alive\n\n", 14))
+                abandon(c, group);
         }
     }
 }
 
 void requests_tick(struct coordinator *c, uint64_t now_us)
 {
-    while (c->waiting.first != NULL && now_us - c->waiting.first->arrival_us >= c->config.queue_us)
+    while (c->waiting.first != NULL &&
+           now_us - c->waiting.first->group->arrival_us >= c->config.queue_us)
         time_out_waiting(c, c->waiting.first);
     struct request *next;
     for (struct request *request = c->unplaced.first; request != NULL; request = next) {
         next = request->unplaced.next;
-        if (request->lost_us != 0 && now_us - request->lost_us >= c->config.lost_us)
+        if (request->lost_us != 0 && now_us - request->lost_us >= c->config.lost_us) {
             fail_lost(c, request);
+            next = c->unplaced.first;
+        }
     }
     if (c->unplaced.first != NULL)
         c->place_again = true;
@@ -505,8 +620,8 @@ static void redirect(struct coordinator *c, struct request *request, const char 
 /* D had no room. */
 static void full(struct coordinator *c, struct request *request, uint64_t now_us)
 {
-    uint64_t age_us = now_us - request->arrival_us;
-    if (!request->admitted && age_us + SLACK_US >= c->config.queue_us) {
+    uint64_t age_us = now_us - request->group->arrival_us;
+    if (!request->group->begun && age_us + SLACK_US >= c->config.queue_us) {
         time_out_waiting(c, request);
         return;
     }
@@ -523,7 +638,7 @@ static void full(struct coordinator *c, struct request *request, uint64_t now_us
 static void refuse(struct coordinator *c, struct request *request, const char *refused)
 {
     struct api_error error;
-    if (!request->admitted && strncmp(refused, "too large", 9) == 0) {
+    if (!request->group->begun && strncmp(refused, "too large", 9) == 0) {
         fail_too_large(c, request);
         return;
     }
@@ -635,6 +750,13 @@ static bool take_tokens(struct request *request, const Sluice__TokenRun *run, ui
     return true;
 }
 
+/* Whether the node's token says that the prompt's blocks are in its cache, where choices may follow. P's token
+ * does not while D is to have them too. */
+static bool holds_prompt(const struct request *request, flow_node node)
+{
+    return node == request->flow.d || request->flow.mode == FLOW_SINGLE;
+}
+
 static void take_run(struct coordinator *c, struct registry_node *node, struct request *request,
                      const Sluice__TokenRun *run, uint64_t now_us)
 {
@@ -660,10 +782,12 @@ static void take_run(struct coordinator *c, struct registry_node *node, struct r
         fail(c, request, &error);
     } else if (request->output.finish != OUTPUT_OPEN) {
         complete(c, request, node->join, now_us);
-    } else if (request->output.stream) {
-        (void)send_pending(c, request, now_us);
     } else {
-        note_sent(c, request, now_us); /* as good as sent: the client waits for the rest */
+        if (holds_prompt(request, node->join))
+            let_follow(c, request, node->join);
+        if (!request->group->params.stream)
+            note_sent(c, request, now_us); /* as good as sent: the client waits for the rest */
+        (void)send_pending(c, request, now_us);
     }
 }
 

@@ -47,11 +47,11 @@ CASES = [
     ({"prompt": "x", "model": "nope"}, 404, ["nope"], "model"),
     ({"prompt": LONG}, 400, ["40000", "32768"], "prompt"),
     ({"prompt": "x", "max_tokens": 100000}, 400, ["max_tokens", "100000", "32768"], "max_tokens"),
-    ({"prompt": "x", "n": 2}, (400, 501), ["n"], "n"),
-    ({"prompt": ["a", "b"]}, (400, 501), ["prompt"], "prompt"),
+    ({"prompt": "x", "n": 129}, 400, ["n", "128"], "n"),
+    ({"prompt": ["a", 5]}, 400, ["prompt[1]"], "prompt[1]"),
     ({"prompt": "x", "echo": True}, (400, 501), ["echo"], "echo"),
-    ({"prompt": "x", "presence_penalty": 1}, (400, 501), ["presence_penalty"], "presence_penalty"),
-    ({"prompt": "x", "logit_bias": {"5": 1}}, (400, 501), ["logit_bias"], "logit_bias"),
+    ({"prompt": "x", "presence_penalty": 2.5}, 400, ["presence_penalty", "2"], "presence_penalty"),
+    ({"prompt": "x", "logit_bias": {"5": 101}}, 400, ["logit_bias", "100"], "logit_bias"),
     ({"prompt": "x", "stream_options": {"include_usage": True}}, 400, ["stream_options"], "stream_options"),
 ]
 

@@ -15,7 +15,11 @@ static void check_prompt(const struct api_prompt *prompt)
 
 static void check_completion(const struct api_completion *c)
 {
-    check_prompt(&c->prompt);
+    SL_ASSERT(c->n >= 1 && c->n_prompts >= 1 && c->n * c->n_prompts <= API_CHOICES_MAX);
+    for (uint32_t i = 0; i < c->n_prompts; i++)
+        check_prompt(&c->prompts[i]);
+    SL_ASSERT(c->adjust.n_biases <= API_BIASES_MAX);
+    SL_ASSERT(json_array_size(c->adjust.bad_words) <= API_BAD_WORDS_MAX);
     SL_ASSERT(c->max_tokens >= 1 && c->max_tokens <= API_TOKENS_MAX);
     SL_ASSERT(c->min_tokens <= c->max_tokens);
     SL_ASSERT(c->temperature >= 0 && c->temperature <= API_TEMPERATURE_MAX);

@@ -23,6 +23,7 @@ struct sequence {
     bool prefill; /* token 0 only, then SENT */
     int32_t logprobs;
     uint64_t due_us;
+    uint32_t token_us;
 };
 
 struct fake_node {
@@ -40,9 +41,9 @@ struct fake_node {
     atomic_uint submits, cancels, redirects, running;
     Sluice__Mode last_mode;
     uint32_t last_total, last_first_index;
-    uint64_t last_seed;
     uint32_t last_salt_bytes;
     uint8_t last_salt[RPC_SALT_BYTES_MAX];
+    uint64_t seeds[FAKE_SEEDS];
     uint64_t incarnation;
 };
 
@@ -195,7 +196,10 @@ static void add_sequence(struct fake_node *node, uint64_t request, uint32_t atte
                                .next = next,
                                .max = max,
                                .prefill = prefill,
-                               .logprobs = logprobs};
+                               .logprobs = logprobs,
+                               .token_us = node->args.token_us};
+        if (node->args.slowing)
+            s->token_us *= atomic_load(&node->submits);
         return;
     }
 }
@@ -206,9 +210,9 @@ static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
     node->last_mode = submit->mode;
     node->last_total = submit->total_tokens;
     node->last_first_index = submit->first_index;
-    node->last_seed = submit->sampling->seed;
     node->last_salt_bytes = (uint32_t)submit->salt.len;
     memcpy(node->last_salt, submit->salt.data, submit->salt.len);
+    node->seeds[(atomic_load(&node->submits) - 1) % FAKE_SEEDS] = submit->sampling->seed;
     enum fake_behaviour behaviour = (enum fake_behaviour)atomic_load(&node->behaviour);
     bool prefill = submit->mode == SLUICE__MODE__MODE_PREFILL;
     if (behaviour == FAKE_REFUSES_FULL) {
@@ -341,7 +345,7 @@ static void run(void *arg)
         for (int i = 0; i < SEQUENCES_MAX; i++) {
             struct sequence *s = &node->sequences[i];
             if (s->used && now >= s->due_us) {
-                s->due_us = now + node->args.token_us;
+                s->due_us = now + s->token_us;
                 emit(node, s);
             }
             running += s->used;
@@ -442,9 +446,9 @@ uint32_t fake_node_last_salt(struct fake_node *node, uint8_t salt_out[RPC_SALT_B
     return node->last_salt_bytes;
 }
 
-uint64_t fake_node_last_seed(struct fake_node *node)
+uint64_t fake_node_seed(struct fake_node *node, uint32_t back)
 {
-    return node->last_seed;
+    return node->seeds[(atomic_load(&node->submits) - 1 - back) % FAKE_SEEDS];
 }
 
 void fake_node_store(struct fake_node *node, uint64_t first_seq, const uint32_t *tokens,

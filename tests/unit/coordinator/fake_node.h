@@ -13,6 +13,7 @@
 #define FAKE_VOCAB        257u
 #define FAKE_EOS          256u
 #define FAKE_BLOCK_TOKENS 16u
+#define FAKE_SEEDS        16u
 
 struct fake_node;
 
@@ -34,6 +35,7 @@ struct fake_args {
     uint32_t blocks;        /* 0: 1000 */
     const char *text;       /* what it generates; then the end token */
     uint32_t token_us;      /* between two tokens of a sequence */
+    bool slowing;           /* … of the n-th sequence n times as long */
     uint32_t cached_tokens; /* what Admitted says */
     bool logprobs_constant; /* sends logprobs where asked for */
     enum fake_behaviour behaviour;
@@ -54,9 +56,10 @@ uint32_t fake_node_running(struct fake_node *node);
 Sluice__Mode fake_node_last_mode(struct fake_node *node);
 uint32_t fake_node_last_total(struct fake_node *node);
 uint32_t fake_node_last_first_index(struct fake_node *node);
-uint64_t fake_node_last_seed(struct fake_node *node);
 /* Returns its bytes. */
 uint32_t fake_node_last_salt(struct fake_node *node, uint8_t salt_out[RPC_SALT_BYTES_MAX]);
+/* Of the submit that came so many before the last one, below FAKE_SEEDS. */
+uint64_t fake_node_seed(struct fake_node *node, uint32_t back);
 /* Sends cache events: n blocks of the given tokens, stored, numbered from first_seq. */
 void fake_node_store(struct fake_node *node, uint64_t first_seq, const uint32_t *tokens,
                      uint32_t n_tokens);

@@ -8,22 +8,22 @@ static void bounds(void **state)
 {
     (void)state;
     struct admission a = {.requests_max = 3, .tokens_max = 100};
-    assert_true(admission_enter(&a, 60));
-    assert_false(admission_enter(&a, 41));
-    assert_true(admission_enter(&a, 40));
-    assert_false(admission_enter(&a, 1));
+    assert_true(admission_enter(&a, 1, 60));
+    assert_false(admission_enter(&a, 1, 41));
+    assert_true(admission_enter(&a, 1, 40));
+    assert_false(admission_enter(&a, 1, 1));
     admission_leave(&a, 60, true, 1000);
-    assert_true(admission_enter(&a, 1));
-    assert_true(admission_enter(&a, 1));
-    assert_false(admission_enter(&a, 1)); /* three requests */
+    assert_true(admission_enter(&a, 1, 1));
+    assert_true(admission_enter(&a, 1, 1));
+    assert_false(admission_enter(&a, 1, 1)); /* three requests */
     admission_leave(&a, 40, false, 2000);
     admission_leave(&a, 1, false, 2000);
     admission_leave(&a, 1, false, 2000);
     assert_int_equal(a.requests, 0);
     assert_int_equal(a.tokens, 0);
     /* An empty queue takes any one request. */
-    assert_true(admission_enter(&a, 1000000));
-    assert_false(admission_enter(&a, 1));
+    assert_true(admission_enter(&a, 1, 1000000));
+    assert_false(admission_enter(&a, 1, 1));
 }
 
 static void retry_after(void **state)
@@ -33,14 +33,14 @@ static void retry_after(void **state)
     assert_int_equal(admission_retry_after_s(&a), 1);
     /* Ten a second for a minute, then 100 waiting: about ten seconds. */
     for (uint64_t i = 1; i <= 600; i++) {
-        assert_true(admission_enter(&a, 1));
+        assert_true(admission_enter(&a, 1, 1));
         admission_leave(&a, 1, true, i * 100000);
     }
     for (int i = 0; i < 100; i++)
-        assert_true(admission_enter(&a, 1));
+        assert_true(admission_enter(&a, 1, 1));
     assert_in_range(admission_retry_after_s(&a), 9, 12);
     for (int i = 0; i < 5000; i++)
-        assert_true(admission_enter(&a, 1));
+        assert_true(admission_enter(&a, 1, 1));
     assert_int_equal(admission_retry_after_s(&a), 60);
 }
 

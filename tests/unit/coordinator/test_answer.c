@@ -82,6 +82,7 @@ static struct output_usage cost(const struct run *run)
     return (struct output_usage){.prompt_tokens = 3,
                                  .completion_tokens = run->output.n_tokens,
                                  .cached_tokens = 2,
+                                 .reasoning_tokens = run->output.reasoning.n_tokens,
                                  .prefill = "p0",
                                  .decode = "d1",
                                  .attempts = 1};
@@ -179,7 +180,9 @@ static json_t *body_of(struct run *run)
 {
     struct output_usage usage = cost(run);
     sl_buf_reset(&run->out);
-    output_body(&run->output, &usage, prompt, &run->out);
+    output_body_begin(&run->output, &run->out);
+    output_body_choice(&run->output, prompt, usage.prompt_tokens, &run->out);
+    output_body_end(&run->output, &usage, prompt, usage.prompt_tokens, &run->out);
     json_t *json = json_loads(run->out.data, JSON_REJECT_DUPLICATES, NULL);
     if (json == NULL)
         fail_msg("not JSON: %s", run->out.data);

@@ -30,8 +30,9 @@ static const struct refusal refusals[] = {
     {"{\"prompt\":[1,4294967296]}", 400, "prompt", "4294967296"},
     {"{\"prompt\":[1,1.5]}", 400, "prompt", "1.5"},
     {"{\"prompt\":[1,\"a\"]}", 400, "prompt", "prompt[1]"},
-    {"{\"prompt\":[\"a\",\"b\"]}", 501, "prompt", "2 prompts"},
-    {"{\"prompt\":[[1],[2]]}", 501, "prompt", "2 prompts"},
+    {"{\"prompt\":[\"a\",7]}", 400, "prompt[1]", "is 7"},
+    {"{\"prompt\":[[1],[2,\"b\"]]}", 400, "prompt[1]", "prompt[1][1]` is a string"},
+    {"{\"prompt\":[\"a\",[]]}", 400, "prompt[1]", "no tokens"},
     {"{\"prompt\":\"a\",\"model\":1}", 400, "model", "a string"},
     {"{\"prompt\":\"a\",\"max_tokens\":0}", 400, "max_tokens", "is 0; want an integer of 1"},
     {"{\"prompt\":\"a\",\"max_tokens\":-3}", 400, "max_tokens", "-3"},
@@ -67,17 +68,31 @@ static const struct refusal refusals[] = {
     {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":1}", 400, "stream_options", "is 1"},
     {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":3}}", 400,
      "stream_options.include_usage", "is 3"},
-    {"{\"prompt\":\"a\",\"n\":2}", 501, "n", "is 2"},
-    {"{\"prompt\":\"a\",\"best_of\":3}", 501, "best_of", "is 3"},
     {"{\"prompt\":\"a\",\"echo\":true}", 501, "echo", "true"},
     {"{\"prompt\":\"a\",\"suffix\":\"x\"}", 501, "suffix", "1 bytes"},
-    {"{\"prompt\":\"a\",\"presence_penalty\":0.5}", 501, "presence_penalty", "0.5"},
-    {"{\"prompt\":\"a\",\"frequency_penalty\":-1}", 501, "frequency_penalty", "-1"},
-    {"{\"prompt\":\"a\",\"repetition_penalty\":1.1}", 501, "repetition_penalty", "1.1"},
-    {"{\"prompt\":\"a\",\"logit_bias\":{\"5\":1}}", 501, "logit_bias", "an object"},
+    {"{\"prompt\":\"a\",\"n\":0}", 400, "n", "1 to 128"},
+    {"{\"prompt\":\"a\",\"n\":129}", 400, "n", "1 to 128"},
+    {"{\"prompt\":[\"a\",\"b\",\"c\"],\"n\":43}", 400, "n", "is 43 for 3 prompts; at most 128"},
+    {"{\"prompt\":\"a\",\"best_of\":3}", 501, "best_of", "is 3"},
+    {"{\"prompt\":\"a\",\"n\":3,\"best_of\":2}", 400, "best_of", "at least `n`, 3"},
+    {"{\"prompt\":\"a\",\"presence_penalty\":2.1}", 400, "presence_penalty", "-2 to 2"},
+    {"{\"prompt\":\"a\",\"presence_penalty\":\"x\"}", 400, "presence_penalty", "a string"},
+    {"{\"prompt\":\"a\",\"frequency_penalty\":-2.5}", 400, "frequency_penalty", "-2 to 2"},
+    {"{\"prompt\":\"a\",\"repetition_penalty\":0}", 400, "repetition_penalty", "0.01 to 100"},
+    {"{\"prompt\":\"a\",\"repetition_penalty\":true}", 400, "repetition_penalty", "true"},
+    {"{\"prompt\":\"a\",\"logit_bias\":[1]}", 400, "logit_bias", "an object of token ids"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"05\":1}}", 400, "logit_bias", "\"05\""},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"\":1}}", 400, "logit_bias", "a token id"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"5000000000\":1}}", 400, "logit_bias", "5000000000"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"-5\":1}}", 400, "logit_bias", "\"-5\""},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"5\":100.5}}", 400, "logit_bias", "-100 to 100"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"5\":\"1\"}}", 400, "logit_bias", "[5]` is a string"},
+    {"{\"prompt\":\"a\",\"bad_words\":\"x\"}", 400, "bad_words", "a list of strings"},
+    {"{\"prompt\":\"a\",\"bad_words\":[\"x\",\"\"]}", 400, "bad_words", "bad_words[1]"},
+    {"{\"prompt\":\"a\",\"bad_words\":[5]}", 400, "bad_words", "[0]` is 5"},
     {"{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", 501, "response_format",
      "an object"},
-    {"{\"prompt\":\"a\",\"n\":\"one\"}", 501, "n", "a string"},
+    {"{\"prompt\":\"a\",\"n\":\"one\"}", 400, "n", "a string"},
     {"{\"prompt\":\"a\",\"truncate_prompt_tokens\":0}", 400, "truncate_prompt_tokens", "is 0"},
     {"{\"prompt\":\"a\",\"truncate_prompt_tokens\":-2}", 400, "truncate_prompt_tokens", "-1 to"},
     {"{\"prompt\":\"a\",\"priority\":0.5}", 400, "priority", "0.5"},
@@ -149,7 +164,7 @@ static void defaults(void **state)
     assert_true(c.add_special_tokens);
     assert_int_equal(c.n_stops, 0);
     assert_null(c.model);
-    assert_int_equal(c.prompt.text_bytes, 3);
+    assert_int_equal(c.prompts[0].text_bytes, 3);
     api_completion_fini(&c);
 }
 
@@ -163,11 +178,13 @@ static void every_field(void **state)
         "true,\"other\":1},\"stop\":[\"x\",\"yy\"],\"stop_token_ids\":[9],\"seed\":-5,"
         "\"temperature\":0.5,\"top_p\":0.25,\"top_k\":-1,\"min_p\":0.125,\"max_tokens\":7,"
         "\"min_tokens\":7,\"ignore_eos\":true,\"logprobs\":0,\"return_token_ids\":true,"
-        "\"add_special_tokens\":false,\"unheard_of\":{\"a\":[1]}}";
+        "\"add_special_tokens\":false,\"unheard_of\":{\"a\":[1]},\"n\":3,\"best_of\":3,"
+        "\"presence_penalty\":-2,\"frequency_penalty\":0.5,\"repetition_penalty\":1.5,"
+        "\"logit_bias\":{\"0\":-100,\"4294967295\":2.5},\"bad_words\":[\"x\",\" y\"]}";
     assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
     assert_string_equal(c.model, "m");
-    assert_null(c.prompt.text);
-    assert_int_equal(json_array_size(c.prompt.ids), 3);
+    assert_null(c.prompts[0].text);
+    assert_int_equal(json_array_size(c.prompts[0].ids), 3);
     assert_true(c.stream && c.include_usage && c.ignore_eos && c.return_token_ids && c.has_seed);
     assert_false(c.add_special_tokens);
     assert_int_equal(c.n_stops, 2);
@@ -181,7 +198,45 @@ static void every_field(void **state)
     assert_int_equal(c.max_tokens, 7);
     assert_int_equal(c.min_tokens, 7);
     assert_int_equal(c.logprobs, 0);
+    assert_int_equal(c.n, 3);
+    const struct api_adjust *a = &c.adjust;
+    assert_true(a->presence == -2 && a->frequency == 0.5 && a->repetition == 1.5);
+    assert_int_equal(a->n_biases, 2);
+    uint32_t first = a->bias_ids[0] == 0 ? 0 : 1; /* members have no order */
+    assert_true(a->bias_ids[first] == 0 && a->biases[first] == -100);
+    assert_true(a->bias_ids[1 - first] == UINT32_MAX && a->biases[1 - first] == 2.5f);
+    assert_int_equal(json_array_size(a->bad_words), 2);
     api_completion_fini(&c);
+}
+
+static void lists_of_prompts(void **state)
+{
+    (void)state;
+    struct api_completion c;
+    struct api_error error;
+    const char *body = "{\"prompt\":[\"a\",[7,8],\"bc\"],\"n\":42}";
+    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
+    assert_int_equal(c.n_prompts, 3);
+    assert_int_equal(c.prompts[0].text_bytes, 1);
+    assert_int_equal(json_array_size(c.prompts[1].ids), 2);
+    assert_int_equal(c.prompts[2].text_bytes, 2);
+    api_completion_fini(&c);
+    /* Many lists in one body may each be as long as the context, but none longer. */
+    assert_ok(api_check_shape(body, strlen(body), false, 2, &error));
+    struct sl_buf many;
+    sl_buf_init(&many, 1 << 20);
+    sl_buf_add_text(&many, "{\"prompt\":[");
+    for (int list = 0; list < 4; list++) {
+        sl_buf_add_text(&many, list > 0 ? ",[1" : "[1");
+        for (uint32_t i = 0; i <= API_MEMBERS_MAX; i++)
+            sl_buf_add_text(&many, ",1");
+        sl_buf_add_text(&many, "]");
+    }
+    sl_buf_add_text(&many, "]}");
+    assert_ok(api_check_shape(many.data, many.bytes, false, 1, &error));
+    assert_fails(api_check_shape(many.data, many.bytes, false, 0, &error), SL_INVALID,
+                 "lists 4098 values");
+    sl_buf_fini(&many);
 }
 
 /* What clients send by default must not be refused. */
@@ -203,7 +258,7 @@ static void neutral_values(void **state)
         struct api_error error;
         if (api_parse_completion(bodies[i], strlen(bodies[i]), &neutral, &c, &error) != SL_OK)
             fail_msg("%s: %s", bodies[i], error.message);
-        assert_true(c.prompt.text != NULL || json_array_size(c.prompt.ids) == 2);
+        assert_true(c.prompts[0].text != NULL || json_array_size(c.prompts[0].ids) == 2);
         api_completion_fini(&c);
     }
 }
@@ -298,6 +353,7 @@ int main(void)
         cmocka_unit_test(defaults),
         cmocka_unit_test(a_prompt_with_nul),
         cmocka_unit_test(every_field),
+        cmocka_unit_test(lists_of_prompts),
         cmocka_unit_test(neutral_values),
         cmocka_unit_test(tokenize_and_detokenize),
         cmocka_unit_test(shapes),

@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #define HELLO_TEXT "hello world, how are you?"
+#define CHOICES    6 /* whose texts are told from each other */
 
 struct fixture {
     char *model;
@@ -90,6 +91,14 @@ static void await(struct fixture *f, uint32_t prefill, uint32_t decode)
     }
 }
 
+/* Until every request is answered, or its client gone. */
+static void await_closed(struct fixture *f, uint32_t ms)
+{
+    for (uint32_t i = 0; i < ms && coordinator_open(f->c) > 0; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(coordinator_open(f->c), 0);
+}
+
 static json_t *post_json(struct fixture *f, const char *path, const char *body, int status)
 {
     char *answer = client_request(f->port, "POST", path, body);
@@ -116,6 +125,8 @@ static json_int_t usage_of(json_t *json, const char *field)
 /* One stream, read to its end; the text of its chunks. */
 struct stream_result {
     struct sl_buf raw, text;
+    struct sl_buf texts[CHOICES]; /* by index */
+    uint32_t n_finished;
     uint32_t n_chunks;
     bool done, error;
     char finish[16];
@@ -139,8 +150,13 @@ static void take_event(struct stream_result *r, const char *event, size_t n)
         r->usage = json_incref(json_object_get(json, "usage"));
     } else {
         r->n_chunks++;
-        sl_buf_add_text(&r->text, json_string_value(json_object_get(choice, "text")));
+        const char *text = json_string_value(json_object_get(choice, "text"));
+        json_int_t index = json_integer_value(json_object_get(choice, "index"));
+        assert_in_range(index, 0, CHOICES - 1);
+        sl_buf_add_text(&r->text, text);
+        sl_buf_add_text(&r->texts[index], text);
         const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
+        r->n_finished += finish != NULL;
         if (finish != NULL)
             snprintf(r->finish, sizeof(r->finish), "%s", finish);
     }
@@ -180,6 +196,8 @@ static void stream_init(struct stream_result *r)
     sl_buf_init(&r->raw, 16 << 20);
     sl_buf_init(&r->text, 1 << 20);
     sl_buf_add_text(&r->text, "");
+    for (int i = 0; i < CHOICES; i++)
+        sl_buf_init(&r->texts[i], 1 << 20);
 }
 
 static void stream_fini(struct stream_result *r)
@@ -187,6 +205,8 @@ static void stream_fini(struct stream_result *r)
     json_decref(r->usage);
     sl_buf_fini(&r->raw);
     sl_buf_fini(&r->text);
+    for (int i = 0; i < CHOICES; i++)
+        sl_buf_fini(&r->texts[i]);
 }
 
 static int open_stream(struct fixture *f, const char *body)
@@ -269,7 +289,7 @@ static void a_stop_string_cancels(void **state)
                              "\"logprobs\":2,\"return_token_ids\":true,\"seed\":77}",
                              200);
     assert_string_equal(text_of(json), "hello ");
-    assert_int_equal(fake_node_last_seed(d), 77);
+    assert_int_equal(fake_node_seed(d, 0), 77);
     json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
     assert_int_equal(json_array_size(json_object_get(choice, "token_ids")), 9);
     assert_int_equal(json_array_size(json_object_get(choice, "prompt_token_ids")), 3);
@@ -343,6 +363,167 @@ static void salts(void **state)
     json_decref(post_json(f, "/v1/completions", with, 200));
     assert_int_equal(fake_node_last_salt(d, other), 16);
     assert_memory_equal(first, other, 16);
+    fake_node_stop(d);
+}
+
+/* The choices of one prompt: one goes through the prefill node, the others where its blocks are then. */
+static void choices_follow_the_first(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true);
+    struct fake_node *d[2] = {start_node(f, "d0", false), start_node(f, "d1", false)};
+    await(f, 1, 2);
+    json_t *json =
+        post_json(f, "/v1/completions",
+                  "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":5,\"n\":3,\"seed\":40}", 200);
+    json_t *choices = json_object_get(json, "choices");
+    assert_int_equal(json_array_size(choices), 3);
+    for (int i = 0; i < 3; i++) {
+        json_t *choice = json_array_get(choices, (size_t)i);
+        assert_int_equal(json_integer_value(json_object_get(choice, "index")), i);
+        assert_string_equal(json_string_value(json_object_get(choice, "text")), "hello");
+        assert_string_equal(json_string_value(json_object_get(choice, "finish_reason")), "length");
+    }
+    /* The prompt counts once. */
+    assert_int_equal(usage_of(json, "prompt_tokens"), strlen(LONG_PROMPT) - 2);
+    assert_int_equal(usage_of(json, "completion_tokens"), 15);
+    json_decref(json);
+    assert_int_equal(fake_node_submits(p), 1);
+    struct fake_node *used = fake_node_submits(d[0]) > 0 ? d[0] : d[1];
+    assert_int_equal(fake_node_submits(used), 3);
+    assert_int_equal(fake_node_last_mode(used), SLUICE__MODE__MODE_LOCAL);
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < 3; i++)
+        sum += fake_node_seed(used, i);
+    assert_int_equal(fake_node_seed(used, 2), 40);
+    assert_int_equal(sum, 40 + 41 + 42);
+    await_closed(f, 1000);
+    fake_node_stop(p);
+    for (int i = 0; i < 2; i++)
+        fake_node_stop(d[i]);
+}
+
+/* Lists of prompts, with choices of each, as a stream: events carry the index, one usage sums all up. */
+static void prompts_and_choices_in_a_stream(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    struct stream_result r;
+    stream_init(&r);
+    finish_stream(open_stream(f, "{\"prompt\":[\"ab\",[97,98,99],\"x\"],\"n\":2,\"max_tokens\":100,"
+                                 "\"stream\":true,\"stream_options\":{\"include_usage\":true}}"),
+                  &r);
+    assert_true(r.done && !r.error);
+    for (int i = 0; i < 6; i++)
+        assert_string_equal(r.texts[i].data, HELLO_TEXT);
+    assert_int_equal(r.n_finished, 6);
+    assert_int_equal(json_integer_value(json_object_get(r.usage, "prompt_tokens")), 2 + 3 + 1);
+    assert_int_equal(json_integer_value(json_object_get(r.usage, "completion_tokens")),
+                     6 * (strlen(HELLO_TEXT) + 1));
+    assert_int_equal(fake_node_submits(d), 6);
+    stream_fini(&r);
+    fake_node_stop(d);
+}
+
+/* Without a token of the first, the others wait; the client's leaving ends them all. */
+static void choices_wait_and_go_together(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    fake_node_behave(d, FAKE_SILENT);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"n\":4,\"stream\":true}");
+    for (int i = 0; i < 1000 && fake_node_submits(d) == 0; i++)
+        sl_sleep_us(1000);
+    sl_sleep_us(100000);
+    assert_int_equal(fake_node_submits(d), 1);
+    assert_int_equal(coordinator_open(f->c), 1);
+    close(fd);
+    await_closed(f, 2000);
+    fake_node_stop(d);
+
+    /* All of them run, the first one may be done. */
+    struct fake_args args = {
+        .port = f->nodes_port, .id = "d1", .identity = 7, .text = HELLO_TEXT, .token_us = 300000};
+    struct fake_node *slow = fake_node_start(&args);
+    await(f, 0, 1);
+    fd = open_stream(f, "{\"prompt\":\"abc\",\"n\":4,\"stream\":true,\"max_tokens\":50}");
+    for (int i = 0; i < 5000 && fake_node_running(slow) < 4; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_running(slow), 4);
+    close(fd);
+    for (int i = 0; i < 2000 && fake_node_running(slow) > 0; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_running(slow), 0);
+    await_closed(f, 1000);
+    fake_node_stop(slow);
+}
+
+/* The first choice is done before the others: the client's leaving is still noticed. */
+static void a_client_leaves_the_last_choice(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_args args = {.port = f->nodes_port,
+                             .id = "d0",
+                             .identity = 7,
+                             .text = HELLO_TEXT,
+                             .token_us = 5000,
+                             .slowing = true};
+    struct fake_node *d = fake_node_start(&args);
+    await(f, 0, 1);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"n\":2,\"stream\":true,\"max_tokens\":50}");
+    struct sl_buf raw;
+    sl_buf_init(&raw, 1 << 20);
+    assert_true(client_read(fd, &raw, "\"finish_reason\":\"stop\"", 5000));
+    uint32_t cancels = fake_node_cancels(d);
+    assert_int_equal(fake_node_running(d), 1);
+    close(fd);
+    for (int i = 0; i < 100 && fake_node_cancels(d) == cancels; i++)
+        sl_sleep_us(1000); /* its own end is further away */
+    assert_true(fake_node_cancels(d) > cancels);
+    await_closed(f, 1000);
+    sl_buf_fini(&raw);
+    fake_node_stop(d);
+}
+
+/* One answer cannot carry an error and the rest: it ends with the error. */
+static void an_error_ends_all_choices(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_args args = {
+        .port = f->nodes_port, .id = "d0", .identity = 7, .text = HELLO_TEXT, .token_us = 50000};
+    struct fake_node *d = fake_node_start(&args);
+    await(f, 0, 1);
+    int fd =
+        open_stream(f, "{\"prompt\":[\"abc\",\"de\"],\"n\":2,\"stream\":true,\"max_tokens\":50}");
+    for (int i = 0; i < 5000 && fake_node_running(d) < 4; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_running(d), 4);
+    fake_node_stop(d);
+    struct stream_result r;
+    stream_init(&r);
+    finish_stream(fd, &r); /* asserts that nothing follows the error */
+    assert_true(r.error && !r.done);
+    await_closed(f, 1000);
+    stream_fini(&r);
+}
+
+/* More choices than may wait are refused at once, and leave nothing. */
+static void too_many_choices(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    json_decref(post_json(f, "/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"n\":65}", 400));
+    json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"a\",\"n\":129}", 400));
+    json_decref(
+        post_json(f, "/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"max_tokens\":100000}", 400));
+    json_t *json =
+        post_json(f, "/v1/completions", "{\"prompt\":\"a\",\"n\":100,\"max_tokens\":1}", 200);
+    assert_int_equal(json_array_size(json_object_get(json, "choices")), 100);
+    json_decref(json);
+    await_closed(f, 1000);
     fake_node_stop(d);
 }
 
@@ -978,6 +1159,12 @@ int main(void)
         TEST(a_stop_string_cancels),
         cmocka_unit_test_setup_teardown(a_chat, setup_chat, teardown),
         cmocka_unit_test_setup_teardown(salts, setup_chat, teardown),
+        TEST(choices_follow_the_first),
+        TEST(prompts_and_choices_in_a_stream),
+        TEST(choices_wait_and_go_together),
+        TEST(a_client_leaves_the_last_choice),
+        TEST(an_error_ends_all_choices),
+        TEST(too_many_choices),
         TEST(cached_tokens),
         TEST(prefix_routing),
         TEST(many_at_once),

@@ -60,7 +60,9 @@ static json_t *body_of(struct output *output, struct output_usage usage, const u
 {
     struct sl_buf out;
     sl_buf_init(&out, 1 << 20);
-    output_body(output, &usage, ids, &out);
+    output_body_begin(output, &out);
+    output_body_choice(output, ids, usage.prompt_tokens, &out);
+    output_body_end(output, &usage, ids, usage.prompt_tokens, &out);
     json_t *json = json_loads(out.data, JSON_REJECT_DUPLICATES, NULL);
     if (json == NULL)
         fail_msg("not JSON: %s", out.data);
