@@ -4,6 +4,24 @@
 
 #include "support/support.h"
 
+/* Several requests of one client: all or none. */
+static void groups(void **state)
+{
+    (void)state;
+    struct admission a = {.requests_max = 3, .tokens_max = 100};
+    assert_false(admission_enter(&a, 4, 1));
+    assert_int_equal(a.requests + a.tokens, 0);
+    assert_true(admission_enter(&a, 2, 500)); /* an empty queue takes any tokens */
+    assert_false(admission_enter(&a, 2, 1));
+    assert_false(admission_enter(&a, 1, 1));
+    admission_leave(&a, 250, true, 1);
+    admission_leave(&a, 250, true, 2);
+    assert_true(admission_enter(&a, 1, 10));
+    assert_false(admission_enter(&a, 2, 91));
+    assert_true(admission_enter(&a, 2, 90));
+    assert_int_equal(a.requests, 3);
+}
+
 static void bounds(void **state)
 {
     (void)state;
@@ -73,10 +91,8 @@ static void back_off(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bounds),
-        cmocka_unit_test(retry_after),
-        cmocka_unit_test(cpu_sets),
-        cmocka_unit_test(back_off),
+        cmocka_unit_test(groups),   cmocka_unit_test(bounds),   cmocka_unit_test(retry_after),
+        cmocka_unit_test(cpu_sets), cmocka_unit_test(back_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
