@@ -136,8 +136,8 @@ static void a_prompt_with_nul(void **state)
     struct api_error error;
     const char *body = "{\"prompt\":\"a\\u0000b\"}";
     assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
-    assert_int_equal(c.prompt.text_bytes, 3);
-    assert_memory_equal(c.prompt.text, "a\0b", 4);
+    assert_int_equal(c.prompts[0].text_bytes, 3);
+    assert_memory_equal(c.prompts[0].text, "a\0b", 4);
     api_completion_fini(&c);
     assert_ok(api_parse_tokenize(body, strlen(body), &t, &error));
     assert_int_equal(t.prompt.text_bytes, 3);
