@@ -154,7 +154,7 @@ CHUNKED = POST + b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     ("no request line", b"garbage\r\n\r\n", None),
 ])
 def test_refused_by_the_library(fleet, name, data, status):
-    """docs/decisions/0030-http-library.md: the right status, the end of the connection, no delay, nothing kept."""
+    """docs/decisions/0031-http-library.md: the right status, the end of the connection, no delay, nothing kept."""
     start = time.monotonic()
     with socket.create_connection(("127.0.0.1", fleet.port), timeout=10) as s:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
