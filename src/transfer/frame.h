@@ -59,7 +59,7 @@ struct frame_open {
     uint32_t n_blocks, n_tokens;
     uint16_t n_classes, n_lanes, layers_per_piece, heads_per_piece; /* heads: 0 = all */
     uint32_t transport;
-    uint8_t prefix_hash[12];
+    uint8_t prefix_hash[TRANSFER_PREFIX_BYTES];
     uint32_t first_block[TRANSFER_CLASSES_MAX]; /* that a class sends; 0 beyond n_classes */
 };
 

@@ -80,7 +80,7 @@ struct command {
             struct command_peer peer;
             uint32_t attempt, n_blocks, n_tokens;
             uint32_t first_block[TRANSFER_CLASSES_MAX];
-            uint8_t prefix_hash[12];
+            uint8_t prefix_hash[TRANSFER_PREFIX_BYTES];
             const uint32_t *blocks[TRANSFER_CLASSES_MAX];
         } open; /* SEND_OPEN, RECV_EXPECT */
         struct {

@@ -112,6 +112,7 @@ static void emit_block(struct transfer *transfer, uint64_t key, uint32_t attempt
 struct stream_size {
     uint32_t n_blocks, n_tokens;
     const uint32_t *first_block; /* [n_classes] */
+    const uint8_t *prefix_hash;
 };
 
 static struct recv_stream *make_stream(struct transfer *transfer, struct peer *peer, uint64_t key,
@@ -122,6 +123,7 @@ static struct recv_stream *make_stream(struct transfer *transfer, struct peer *p
                      size->first_block);
     stream->key = key;
     stream->attempt = attempt;
+    memcpy(stream->prefix_hash, size->prefix_hash, sizeof(stream->prefix_hash));
     stream->peer = peer;
     stream->state_since_us = transfer->now_us;
     struct recv_stream **bucket = &transfer->receives[stream_bucket(key)];
@@ -353,7 +355,7 @@ static void open_unknown(struct transfer *transfer, struct peer *peer, const str
         return;
     }
     const struct stream_size size = {frame->open.n_blocks, frame->open.n_tokens,
-                                     frame->open.first_block};
+                                     frame->open.first_block, frame->open.prefix_hash};
     struct recv_stream *stream = make_stream(transfer, peer, frame->key, frame->attempt, &size);
     stream->digests = (frame->flags & FRAME_FLAG_DIGEST) != 0;
     if (destination_open(&stream->destination, &shape) != SL_OK)
@@ -364,10 +366,12 @@ static void open_unknown(struct transfer *transfer, struct peer *peer, const str
 }
 
 /* Whether the other of Submit and open says what the first one said. */
-static bool size_agrees(const struct destination *destination, const struct stream_size *size)
+static bool size_agrees(const struct recv_stream *stream, const struct stream_size *size)
 {
-    bool agrees =
-        destination->n_blocks == size->n_blocks && destination->n_tokens == size->n_tokens;
+    const struct destination *destination = &stream->destination;
+    bool agrees = destination->n_blocks == size->n_blocks &&
+                  destination->n_tokens == size->n_tokens &&
+                  memcmp(stream->prefix_hash, size->prefix_hash, sizeof(stream->prefix_hash)) == 0;
     for (uint32_t c = 0; c < destination->n_classes; c++)
         agrees = agrees && destination->classes[c].sent_from == size->first_block[c];
     return agrees;
@@ -377,9 +381,8 @@ static bool open_agrees(const struct recv_stream *stream, const struct peer *pee
                         const struct frame *frame)
 {
     const struct stream_size size = {frame->open.n_blocks, frame->open.n_tokens,
-                                     frame->open.first_block};
-    return stream->peer == peer && stream->attempt == frame->attempt &&
-           size_agrees(&stream->destination, &size);
+                                     frame->open.first_block, frame->open.prefix_hash};
+    return stream->peer == peer && stream->attempt == frame->attempt && size_agrees(stream, &size);
 }
 
 static void open_known(struct transfer *transfer, struct peer *peer, struct recv_stream *stream,
@@ -677,10 +680,9 @@ static void expect_known(struct transfer *transfer, struct recv_stream *stream,
         return;
     }
     const struct stream_size size = {command->open.n_blocks, command->open.n_tokens,
-                                     command->open.first_block};
+                                     command->open.first_block, command->open.prefix_hash};
     bool agrees = stream->peer->incarnation == command->open.peer.incarnation &&
-                  stream->attempt == command->open.attempt &&
-                  size_agrees(&stream->destination, &size);
+                  stream->attempt == command->open.attempt && size_agrees(stream, &size);
     stream->submitted = true;
     (void)on_simple(transfer, stream, agrees ? DESTINATION_ON_SUBMIT : DESTINATION_ON_SUBMIT_BAD,
                     TRANSFER_MISMATCH);
@@ -708,7 +710,7 @@ static void command_expect(struct transfer *transfer, const struct command *comm
         return;
     }
     const struct stream_size size = {command->open.n_blocks, command->open.n_tokens,
-                                     command->open.first_block};
+                                     command->open.first_block, command->open.prefix_hash};
     struct recv_stream *stream =
         make_stream(transfer, peer, command->key, command->open.attempt, &size);
     stream->submitted = true;

@@ -15,7 +15,7 @@ struct send_stream {
     uint32_t attempt, n_tokens;
     struct peer *peer;
     const uint32_t *blocks[TRANSFER_CLASSES_MAX]; /* the scheduler's; what is ready is pinned */
-    uint8_t prefix_hash[12];
+    uint8_t prefix_hash[TRANSFER_PREFIX_BYTES];
     bool bound;     /* to the session its peer has now: lost with it */
     bool open_sent; /* in that session */
     bool over;
@@ -38,6 +38,7 @@ struct recv_stream {
     uint64_t key;
     uint32_t attempt;
     struct peer *peer;
+    uint8_t prefix_hash[TRANSFER_PREFIX_BYTES];
     bool submitted; /* the scheduler knows it, and is told of its end */
     bool digests;   /* the source sends them */
     bool over;

@@ -674,6 +674,7 @@ sl_status transfer_recv_expect(struct transfer *transfer, const struct transfer_
     command.open.n_blocks = args->n_blocks;
     command.open.n_tokens = args->n_tokens;
     memcpy(command.open.first_block, args->first_block, sizeof(args->first_block));
+    memcpy(command.open.prefix_hash, args->prefix_hash, sizeof(args->prefix_hash));
     return push_open(transfer, &command);
 }
 

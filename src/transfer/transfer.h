@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #define TRANSFER_CLASSES_MAX       4
+#define TRANSFER_PREFIX_BYTES      12u /* of a block hash: enough to tell two prompts apart */
 #define TRANSFER_ADDRESS_BYTES_MAX 4096
 #define TRANSFER_RING_BLOCKS_MAX   32 /* ids of a stream that are given but not used, per lane */
 #define TRANSFER_EVENTS_MAX        4096
@@ -108,7 +109,7 @@ struct transfer_send_args {
     uint32_t n_blocks; /* all of the prompt, the partial one too */
     uint32_t n_tokens;
     uint32_t first_block[TRANSFER_CLASSES_MAX]; /* 0..n_blocks */
-    uint8_t prefix_hash[12];                    /* of the last full block */
+    uint8_t prefix_hash[TRANSFER_PREFIX_BYTES]; /* of the last full block; zeros if there is none */
     /* [n_blocks] ids of each class; borrowed until SEND_ENDED. An entry is read once its block was told
      * to be ready, and from then on pinned by the caller. */
     const uint32_t *blocks[TRANSFER_CLASSES_MAX];
@@ -119,7 +120,8 @@ struct transfer_recv_args {
     uint32_t attempt;
     struct transfer_peer peer;                  /* the source */
     uint32_t n_blocks, n_tokens;                /* what open must say … */
-    uint32_t first_block[TRANSFER_CLASSES_MAX]; /* … of each class */
+    uint32_t first_block[TRANSFER_CLASSES_MAX]; /* … of each class … */
+    uint8_t prefix_hash[TRANSFER_PREFIX_BYTES]; /* … of the tokens, as the source hashes them */
 };
 
 /* A block that the scheduler gives to a stream. */

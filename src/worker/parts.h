@@ -15,6 +15,10 @@ bool request_scores(const struct worker_request *request);
 void request_requeue(struct worker *worker, struct worker_request *request);
 /* Hashes of all full blocks of the tokens that are known. */
 void request_hash(struct worker *worker, struct worker_request *request);
+/* The hash of the last full block of what was submitted, as a stream's open carries it; zeros if there is
+ * none. */
+void request_prefix(const struct worker *worker, const struct worker_request *request,
+                    uint8_t prefix_out[TRANSFER_PREFIX_BYTES]);
 /* Over: streams are cancelled with `why`, it leaves the tables, and goes when nothing names its
  * blocks any more. May free the request. */
 void request_end(struct worker *worker, struct worker_request *request, enum transfer_reason why);

@@ -31,6 +31,7 @@ static bool expect(struct worker *worker, struct worker_stream *stream)
     };
     for (uint32_t c = 0; c < worker->n_classes; c++)
         args.first_block[c] = kv_window_first(&worker->info->geometry, c, request->n_submitted);
+    request_prefix(worker, request, args.prefix_hash);
     if (stream_blocked(worker, stream, transfer_recv_expect(worker->args.transfer, &args)))
         return false;
     stream->opened = true;

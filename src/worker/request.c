@@ -261,6 +261,15 @@ void request_hash(struct worker *worker, struct worker_request *request)
     }
 }
 
+void request_prefix(const struct worker *worker, const struct worker_request *request,
+                    uint8_t prefix_out[TRANSFER_PREFIX_BYTES])
+{
+    uint32_t n_full = request->n_submitted / worker->block_tokens;
+    memset(prefix_out, 0, TRANSFER_PREFIX_BYTES);
+    if (n_full > 0)
+        memcpy(prefix_out, request->hashes[n_full - 1].bytes, TRANSFER_PREFIX_BYTES);
+}
+
 static bool named(const struct worker_request *request)
 {
     if (request->n_running > 0)

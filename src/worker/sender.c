@@ -37,7 +37,6 @@ static uint32_t blocks_final(const struct worker *worker, const struct worker_re
 static bool open_stream(struct worker *worker, struct worker_stream *stream)
 {
     const struct worker_request *request = stream->request;
-    uint32_t n_full = request->n_submitted / worker->block_tokens;
     struct transfer_send_args args = {
         .key = stream->key,
         .attempt = stream->attempt,
@@ -49,8 +48,7 @@ static bool open_stream(struct worker *worker, struct worker_stream *stream)
         args.first_block[c] = kv_window_first(&worker->info->geometry, c, request->n_submitted);
         args.blocks[c] = request->classes[c].table.blocks;
     }
-    if (n_full > 0)
-        memcpy(args.prefix_hash, request->hashes[n_full - 1].bytes, sizeof(args.prefix_hash));
+    request_prefix(worker, request, args.prefix_hash);
     if (stream_blocked(worker, stream, transfer_send_open(worker->args.transfer, &args)))
         return false;
     stream->opened = true;

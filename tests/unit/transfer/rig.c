@@ -246,7 +246,8 @@ struct rig_job *rig_send(struct rig_node *node, const struct transfer_peer *to, 
                                       .attempt = job->attempt,
                                       .peer = *to,
                                       .n_blocks = job->n_blocks,
-                                      .n_tokens = n_tokens};
+                                      .n_tokens = n_tokens,
+                                      .prefix_hash = {node->prompt}};
     for (uint32_t c = 0; c < node->args.n_classes; c++) {
         for (uint32_t i = 0; i < job->n_blocks; i++)
             job->blocks[c][i] = UINT32_MAX; /* never looked at where the class does not send */
@@ -276,7 +277,8 @@ struct rig_job *rig_expect(struct rig_node *node, const struct transfer_peer *fr
                                       .attempt = job->attempt,
                                       .peer = *from,
                                       .n_blocks = job->n_blocks,
-                                      .n_tokens = n_tokens};
+                                      .n_tokens = n_tokens,
+                                      .prefix_hash = {node->prompt}};
     memcpy(args.first_block, job->sent_from, sizeof(args.first_block));
     assert_int_equal(transfer_recv_expect(node->transfer, &args), SL_OK);
     return job;

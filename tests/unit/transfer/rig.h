@@ -48,6 +48,7 @@ struct rig_node {
     uint64_t owner[TRANSFER_CLASSES_MAX][RIG_BLOCKS_MAX]; /* key, 0: free */
     struct rig_job jobs[RIG_JOBS_MAX];
     uint32_t n_jobs;
+    uint8_t prompt; /* goes into the prefix hashes of its streams */
     bool dead;
     bool canary; /* free blocks hold a pattern that nobody may change */
     /* Of the streams that begin now, class c sends from here on. */

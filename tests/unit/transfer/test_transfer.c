@@ -265,6 +265,33 @@ static void test_mismatched_open(void **state)
     assert_int_equal(rig_free_blocks(&b), 64);
 }
 
+/* Two prompts of the same length: whichever of Submit and open is first, the other is refused. */
+static void test_mismatched_prompt(void **state)
+{
+    (void)state;
+    struct transfer_peer to = rig_peer(&b), from = rig_peer(&a);
+    b.prompt = 1;
+    struct rig_job *recv = rig_expect(&b, &from, 13, 32), *send = rig_send(&a, &to, 13, 32);
+    rig_admit(&b, recv, 0, 8);
+    rig_ready_all(&a, send);
+    run(50, 1000);
+    assert_true(send->ended && send->reason == TRANSFER_MISMATCH);
+    assert_true(recv->ended && recv->reason == TRANSFER_MISMATCH && recv->stats.bytes == 0);
+    send = rig_send(&a, &to, 14, 32);
+    run(20, 1000);
+    recv = rig_expect(&b, &from, 14, 32);
+    run(50, 1000);
+    assert_true(send->ended && send->reason == TRANSFER_MISMATCH);
+    assert_true(recv->ended && recv->reason == TRANSFER_MISMATCH);
+    b.prompt = 0;
+    recv = rig_expect(&b, &from, 15, 32), send = rig_send(&a, &to, 15, 32);
+    rig_admit(&b, recv, 0, 8);
+    rig_ready_all(&a, send);
+    rig_token(&a, send, 4);
+    run(50, 1000);
+    assert_true(send->acked && recv->sealed);
+}
+
 /* A destination that gives no credit is a credit stall; one whose network is slow is a window stall. */
 static void test_stalls(void **state)
 {
@@ -523,6 +550,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_parked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_admission_full, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_mismatched_open, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_mismatched_prompt, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stalls, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stats, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_peers, set_up, tear_down),
