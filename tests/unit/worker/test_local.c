@@ -498,30 +498,36 @@ static void test_priority_in_the_line(void **state)
     fx_close(&fx);
 }
 
-/* When blocks run out the less urgent one gives way, though it is the older. */
+/* When blocks run out the less urgent one gives way, be it the older or the younger. */
 static void test_priority_of_preemption(void **state)
 {
     (void)state;
-    fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 12});
-    uint32_t prompt[160];
-    fx_prompt(prompt, 160, 15);
-    struct fx_submit old = {
-        .id = 1, .tokens = prompt, .n_tokens = 40, .max_tokens = 100, .priority = 1};
-    struct fx_submit urgent = {.id = 2, .tokens = prompt + 9, .n_tokens = 40, .max_tokens = 100};
-    struct fx_request *a = fx_local(&fx, 0, &old);
-    while (a->n < 5)
-        (void)fx_turn(&fx);
-    struct fx_request *b = fx_local(&fx, 0, &urgent);
-    fx_wait(&fx, b);
-    assert_true(a->n < 100);
-    fx_wait(&fx, a);
-    struct worker_snapshot now;
-    worker_snapshot(fx.nodes[0].worker, &now);
-    assert_true(now.preemptions > 0);
-    fx_expect(a, &old);
-    fx_expect(b, &urgent);
-    fx_settled(&fx);
-    fx_close(&fx);
+    for (int32_t first = 0; first < 2; first++) {
+        fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 12});
+        uint32_t prompt[160];
+        fx_prompt(prompt, 160, 15);
+        struct fx_submit old = {
+            .id = 1, .tokens = prompt, .n_tokens = 40, .max_tokens = 100, .priority = first};
+        struct fx_submit late = {.id = 2,
+                                 .tokens = prompt + 9,
+                                 .n_tokens = 40,
+                                 .max_tokens = 100,
+                                 .priority = 1 - first};
+        struct fx_request *a = fx_local(&fx, 0, &old);
+        while (a->n < 5)
+            (void)fx_turn(&fx);
+        struct fx_request *b = fx_local(&fx, 0, &late);
+        fx_wait(&fx, first == 0 ? a : b);
+        assert_true((first == 0 ? b : a)->n < 90); /* it lost what it had, and waited */
+        fx_wait(&fx, first == 0 ? b : a);
+        struct worker_snapshot now;
+        worker_snapshot(fx.nodes[0].worker, &now);
+        assert_true(now.preemptions > 0);
+        fx_expect(a, &old);
+        fx_expect(b, &late);
+        fx_settled(&fx);
+        fx_close(&fx);
+    }
 }
 
 static void test_deadline(void **state)

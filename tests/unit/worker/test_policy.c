@@ -180,6 +180,20 @@ static void release(struct queue *queue, uint32_t now)
         queue->first++;
 }
 
+/* A long line costs no step more than a short one. */
+static void test_a_long_line(void **state)
+{
+    (void)state;
+    struct worker_line line = {0};
+    for (uint32_t i = 1; i < 32; i++)
+        assert_true(worker_line_passes(&line, 0, 1000));
+    assert_false(worker_line_passes(&line, 0, 1000));
+    line = (struct worker_line){0};
+    assert_true(worker_line_passes(&line, 249, 1000));
+    assert_false(worker_line_passes(&line, 250, 1000));
+    assert_false(worker_line_passes(&line, 0, 0)); /* one that was preempted */
+}
+
 /* Small ones come faster than they go, and now and then one that wants the whole pool. */
 static void test_the_line(void **state)
 {
@@ -284,6 +298,7 @@ int main(void)
         cmocka_unit_test(test_decode_first),   cmocka_unit_test(test_prompts_never_starve),
         cmocka_unit_test(test_any_candidates), cmocka_unit_test(test_modes),
         cmocka_unit_test(test_priority),       cmocka_unit_test(test_the_line),
+        cmocka_unit_test(test_a_long_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
