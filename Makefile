@@ -4,6 +4,7 @@
 #   make run [MODEL=DIR] [PORT=N]   an OpenAI-compatible endpoint on 127.0.0.1
 #   make test                       everything: check, e2e, cuda; what CI runs
 #   make check                      format, floors, unit, torture and simulation tests
+#   make clients                    chats through LiteLLM and LangChain from PyPI
 #   make asan | tsan | fuzz         the tests under sanitizers; the fuzz targets for FUZZ_SECONDS each
 #   make format | bench | clean
 MODEL ?= models/recall
@@ -16,7 +17,7 @@ E2E_ARGS ?=
 WERROR := -DSLUICE_WERROR=$(if $(CI),ON,OFF)
 
 .DEFAULT_GOAL := build
-.PHONY: setup build run test check e2e asan tsan e2e-asan fuzz format bench cuda clean
+.PHONY: setup build run test check e2e clients asan tsan e2e-asan fuzz format bench cuda clean
 
 setup:
 	@tools/setup.sh
@@ -47,6 +48,14 @@ e2e:
 	@if [ -d tests/e2e ]; then tools/setup.sh --tests && $(MAKE) --no-print-directory build && \
 		.venv/bin/python -m pytest -p no:cacheprovider -q -ra tests/e2e $(E2E_ARGS); \
 	else echo "skip: e2e: there is no tests/e2e"; fi
+
+# LiteLLM and LangChain from PyPI, in an environment of their own.
+clients: build
+	@cmp -s tools/requirements-clients.txt build/venv-clients/requirements || { rm -rf build/venv-clients && \
+		/usr/bin/python3 -m venv --system-site-packages build/venv-clients && \
+		build/venv-clients/bin/pip install -q --disable-pip-version-check -r tools/requirements-clients.txt && \
+		cp tools/requirements-clients.txt build/venv-clients/requirements; }
+	@build/venv-clients/bin/python -m pytest -p no:cacheprovider -q -ra tests/e2e/test_clients.py $(E2E_ARGS)
 
 test: check
 	@$(MAKE) --no-print-directory cuda

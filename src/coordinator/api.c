@@ -190,9 +190,10 @@ sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t le
                         "the request body lists %zu values; at most %zu", longest,
                         (size_t)len_max + members_max);
     if (longest - 1 > (size_t)len_max + members_max)
-        return api_fail(error_out, 400, "context_length_exceeded", "prompt",
-                        "`prompt` lists %zu values; the context length is %u tokens", longest,
-                        len_max);
+        return api_fail(
+            error_out, 400, "context_length_exceeded", "prompt",
+            "`prompt` lists %zu values; this model's maximum context length is %u tokens", longest,
+            len_max);
     return SL_OK;
 }
 

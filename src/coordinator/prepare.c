@@ -158,9 +158,10 @@ static sl_status encode(const struct coordinator *c, const struct api_prompt *pr
         status = text_tokenizer_encode(c->tokenizer, prompt->text, prompt->text_bytes,
                                        add_special_tokens, ids);
     if (status == SL_EXHAUSTED)
-        return api_fail(error, 400, "context_length_exceeded", field,
-                        "`%s` has over %zu tokens; the context length is %u", field, ids->n_ids_max,
-                        len_max);
+        return api_fail(
+            error, 400, "context_length_exceeded", field,
+            "`%s` has over %zu tokens; this model's maximum context length is %u tokens", field,
+            ids->n_ids_max, len_max);
     if (status == SL_NO_MEMORY)
         return api_fail(error, 503, "no_memory", NULL, "no memory to tokenize");
     if (status != SL_OK)
@@ -176,8 +177,10 @@ static sl_status truncate_prompt(const struct api_completion *params, uint32_t l
     if (keep == API_TOKENS_MAX) /* as much as leaves room for an answer */
         keep = len_max - 1;
     if (keep >= len_max)
-        return api_fail(error, 400, "invalid_value", "truncate_prompt_tokens",
-                        "`truncate_prompt_tokens` is %zu; the context length is %u", keep, len_max);
+        return api_fail(
+            error, 400, "invalid_value", "truncate_prompt_tokens",
+            "`truncate_prompt_tokens` is %zu; this model's maximum context length is %u tokens",
+            keep, len_max);
     if (ids->n_ids <= keep)
         return SL_OK;
     memmove(ids->ids, ids->ids + (ids->n_ids - keep), keep * sizeof(ids->ids[0]));
@@ -203,8 +206,8 @@ static sl_status read_tokens(const struct coordinator *c, struct request *reques
                           field);
     if (status == SL_OK && request->tokens.n_ids >= len_max)
         status = api_fail(error, 400, "context_length_exceeded", field,
-                          "`%s` has %zu tokens; the context length is %u", field,
-                          request->tokens.n_ids, len_max);
+                          "`%s` has %zu tokens; this model's maximum context length is %u tokens",
+                          field, request->tokens.n_ids, len_max);
     request->n_prompt = (uint32_t)request->tokens.n_ids;
     return status;
 }
@@ -217,7 +220,8 @@ static sl_status fit_length(const struct coordinator *c, struct request *request
     uint32_t room = atomic_load(&c->model_len_max) - request->n_prompt;
     if (params->has_max_tokens && params->max_tokens > room)
         return api_fail(error, 400, "context_length_exceeded", "max_tokens",
-                        "`max_tokens` is %u and `%s` has %u tokens; the context length is %u",
+                        "`max_tokens` is %u and `%s` has %u tokens; this model's maximum context "
+                        "length is %u tokens",
                         params->max_tokens, field, request->n_prompt, room + request->n_prompt);
     request->max_tokens = params->max_tokens < room ? params->max_tokens : room;
     if (params->min_tokens > request->max_tokens)
