@@ -25,9 +25,7 @@ uint32_t flow_place(struct flow *flow, enum flow_mode mode, flow_node p, flow_no
     flow->redirects = 0;
     flow->p = p;
     flow->d = d;
-    flow->p_holds = mode == FLOW_PAIR;
-    flow->admitted = false;
-    flow->d_started = false;
+    flow->p_holds = mode == FLOW_PAIR; /* the rest is as flow_unplace leaves it */
     return flow->attempt;
 }
 
@@ -36,9 +34,8 @@ uint32_t flow_redirect(struct flow *flow, flow_node d)
     SL_ASSERT(flow->mode == FLOW_PAIR && flow->p != 0);
     flow->attempt++;
     flow->redirects++;
-    flow->d = d;
+    flow->d = d; /* none of the old one's tokens was taken: d_started is false */
     flow->admitted = false;
-    flow->d_started = false;
     return flow->attempt;
 }
 

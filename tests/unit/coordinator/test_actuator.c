@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <sched.h>
 #include <signal.h>
 
 struct fixture {
@@ -203,6 +204,35 @@ static void cpu_lists(void **state)
     }
 }
 
+/* Without a list, the CPUs that this process may use are divided. */
+static void own_cpus(void **state)
+{
+    struct fixture *f = *state;
+    cpu_set_t set;
+    uint16_t cpus[CPU_SETSIZE];
+    uint32_t n = 0;
+    assert_int_equal(sched_getaffinity(0, sizeof(set), &set), 0);
+    for (uint16_t i = 0; i < CPU_SETSIZE; i++)
+        if (CPU_ISSET(i, &set))
+            cpus[n++] = i;
+    if (n < 2) {
+        print_message("skip: one CPU cannot be divided\n");
+        skip();
+    }
+    char lists[2][64];
+    assert_true(actuator_divide_cpus(cpus, n, 2, 0, lists));
+    struct actuator_args args = {
+        .prefill_path = f->sleeper, .decode_path = f->sleeper, .n_prefill = 1, .n_decode = 1};
+    assert_ok(actuator_create(&args, "127.0.0.1:5", &f->actuator));
+    assert_true(await_pid(f, "p0", 0, 3000) > 0 && await_pid(f, "d0", 0, 3000) > 0);
+    char *wanted = sl_asprintf(" --cpus=%s\n", lists[0]);
+    assert_non_null(strstr(read_text(f, "p0.args"), wanted));
+    sl_free(wanted);
+    wanted = sl_asprintf(" --cpus=%s\n", lists[1]);
+    assert_non_null(strstr(read_text(f, "d0.args"), wanted));
+    sl_free(wanted);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +240,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(backs_off, setup, teardown),
         cmocka_unit_test_setup_teardown(programs_that_are_not_there, setup, teardown),
         cmocka_unit_test_setup_teardown(cpu_lists, setup, teardown),
+        cmocka_unit_test_setup_teardown(own_cpus, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -253,6 +253,19 @@ static void blame(void **state)
     flow = pair();
     assert_int_equal(flow_stream_failed(&flow, D, 1, FULL, false, false), FLOW_FULL);
     assert_int_equal(flow.failures, 0);
+    flow = pair(); /* D's word that it was the source does not make it P */
+    assert_int_equal(flow_stream_failed(&flow, D, 1, LOST, false, true), FLOW_REDIRECT);
+    assert_true(flow_avoids(&flow, D) && flow.p_holds);
+    flow = pair(); /* no room at one that has started is its failure */
+    token(&flow, D, 1, 0);
+    assert_int_equal(flow_stream_failed(&flow, D, 1, FULL, false, false), FLOW_RETRY);
+    assert_int_equal(flow.failures, 1);
+    flow = pair(); /* no tokens are no start */
+    uint32_t skip;
+    assert_int_equal(flow_tokens(&flow, D, 1, 0, 0, &skip), FLOW_NOTHING);
+    assert_true(flow_can_redirect(&flow));
+    assert_int_equal(flow_refused(&flow, D, 1, SLUICE__REASON__REASON_DRAINING), FLOW_REDIRECT);
+    assert_true(flow_avoids(&flow, D));
     struct flow local = {.mode = FLOW_UNPLACED};
     flow_place(&local, FLOW_LOCAL, 0, D);
     assert_int_equal(flow_stream_failed(&local, D, 1, LOST, false, false), FLOW_NOTHING);

@@ -290,6 +290,21 @@ static void costs_of_little_data(void **state)
     assert_near(router_cost_base_ms(&steep), 0); /* never below */
 }
 
+/* What two nodes saw, each at its own sizes, is one line. */
+static void merged_costs(void **state)
+{
+    (void)state;
+    struct router_cost small = {.weight = 0}, large = {.weight = 0};
+    for (int i = 1; i <= 10; i++) {
+        router_cost_add(&small, i, 3 + 0.25 * i);
+        router_cost_add(&large, 100 + i, 3 + 0.25 * (100 + i));
+    }
+    router_cost_merge(&small, &large);
+    assert_near(router_cost_token_ms(&small), 0.25);
+    assert_near(router_cost_base_ms(&small), 3);
+    assert_true(small.weight > 18);
+}
+
 /* A node that is clearly faster counts by itself, too; one of few samples never. */
 static void own_cost_when_clear(void **state)
 {
@@ -349,6 +364,7 @@ int main(void)
         cmocka_unit_test(parts),
         cmocka_unit_test(single_token_at_d),
         cmocka_unit_test(costs_of_little_data),
+        cmocka_unit_test(merged_costs),
         cmocka_unit_test(own_cost_when_clear),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
