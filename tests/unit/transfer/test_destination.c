@@ -2,6 +2,7 @@
  * record of blocks and pieces: what fits, what is taken, what comes back. */
 #include "transfer/destination.h"
 
+#include "base/fault.h"
 #include "support/support.h"
 
 static const char states[] =
@@ -255,6 +256,56 @@ static void test_ring(void **state)
     destination_fini(&destination);
 }
 
+/* When a stream is cut off, every id comes back: those that wait, those that a receive has left, and the
+ * last ones when their receives are over. */
+static void test_ids_come_back(void **state)
+{
+    (void)state;
+    struct shape shape = two_layers();
+    struct destination destination;
+    destination_init(&destination, 5, 300, 1, all);
+    assert_ok(destination_promise(&destination, &(uint32_t){0}));
+    assert_ok(destination_open(&destination, &shape));
+    for (uint32_t i = 0; i < 5; i++)
+        assert_true(destination_give(&destination, &(struct transfer_block){0, 70 + i}));
+    assert_true(destination_facts(&destination).idle);
+    struct piece pieces[2];
+    for (uint32_t i = 0; i < 2; i++) { /* one of block 2, one of block 4: 0, 1 and 3 have no id */
+        struct frame_offer offer = offer_of(&shape, 4 * (i + 1));
+        bool taken;
+        assert_true(destination_offer_fits(&destination, &offer, 128, &pieces[i]));
+        assert_int_equal(destination_post(&destination, &pieces[i], &taken), 70 + i);
+        assert_true(taken);
+        assert_int_equal(destination.n_outstanding, i + 1);
+        assert_false(destination_facts(&destination).idle);
+    }
+    bool complete;
+    destination_landed(&destination, &pieces[1], false, &complete); /* it failed */
+    assert_false(complete);
+    assert_int_equal(destination.n_landed, 0);
+    uint32_t cursor = 0, index;
+    struct transfer_block block;
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_true(destination_back(&destination, &cursor, &block, &index));
+        assert_int_equal(block.id, 72 + i);
+        assert_int_equal(block.class_index, 0);
+        assert_int_equal(index, DESTINATION_NO_BLOCK);
+    }
+    assert_true(destination_back(&destination, &cursor, &block, &index));
+    assert_int_equal(block.id, 71);
+    assert_int_equal(index, 4);
+    assert_false(
+        destination_back(&destination, &cursor, &block, &index)); /* 70 may be written to */
+    destination_landed(&destination, &pieces[0], true, &complete);
+    assert_true(destination_facts(&destination).idle);
+    cursor = 0;
+    assert_true(destination_back(&destination, &cursor, &block, &index));
+    assert_int_equal(block.id, 70);
+    assert_int_equal(index, 2);
+    assert_false(destination_back(&destination, &cursor, &block, &index)); /* each one once */
+    destination_fini(&destination);
+}
+
 static void test_open_fits(void **state)
 {
     (void)state;
@@ -285,8 +336,44 @@ static void test_open_fits(void **state)
     BAD_OPEN(heads_per_piece, 1);
     BAD_OPEN(first_block[0], 6);
     BAD_OPEN(first_block[1], 1); /* of a class that is none */
-    open.first_block[0] = 5;     /* its window has passed everything */
+    static const uint32_t fits[][2] = {{257, 5}, {320, 5}, {64, 1}, {1, 1}}; /* tokens, blocks */
+    for (size_t i = 0; i < sizeof(fits) / sizeof(fits[0]); i++) {
+        open.n_tokens = fits[i][0];
+        open.n_blocks = fits[i][1];
+        assert_true(destination_open_fits(&shape, &open, 64, &cut));
+    }
+    open.n_tokens = TRANSFER_STREAM_BLOCKS_MAX * 64u;
+    open.n_blocks = TRANSFER_STREAM_BLOCKS_MAX;
     assert_true(destination_open_fits(&shape, &open, 64, &cut));
+    open.n_tokens = 300;
+    open.n_blocks = 5;
+    BAD_OPEN(n_tokens, 256);
+    open.first_block[0] = 5; /* its window has passed everything */
+    assert_true(destination_open_fits(&shape, &open, 64, &cut));
+}
+
+/* Each allocation may fail: a status, and destination_fini takes what is left. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    struct shape shape = two_layers();
+    uint32_t n_failed = 0;
+    for (uint64_t nth = 1;; nth++) {
+        struct destination destination;
+        destination_init(&destination, 5, 300, 1, all);
+        sl_fault_torture(nth);
+        sl_status status = destination_promise(&destination, &(uint32_t){1});
+        if (status == SL_OK)
+            status = destination_open(&destination, &shape);
+        bool fired = sl_fault_fired();
+        sl_fault_torture(0);
+        assert_int_equal(status, fired ? SL_NO_MEMORY : SL_OK);
+        destination_fini(&destination);
+        if (!fired)
+            break;
+        n_failed++;
+    }
+    assert_int_equal(n_failed, 3); /* the blocks, and two bitmaps */
 }
 
 /* Two classes, of which the second sends from block 3 on: a block's credit waits for both ids, offers of
@@ -354,6 +441,7 @@ static void test_empty(void **state)
         if (order == 0)
             assert_ok(destination_open(&destination, &shape));
         assert_false(destination_facts(&destination).full);
+        assert_false(destination_facts(&destination).all_posted);
         assert_ok(destination_promise(&destination, &(uint32_t){5}));
         if (order == 1)
             assert_ok(destination_open(&destination, &shape));
@@ -366,9 +454,10 @@ static void test_empty(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),     cmocka_unit_test(test_post_and_seal),
-        cmocka_unit_test(test_offers),    cmocka_unit_test(test_ring),
-        cmocka_unit_test(test_open_fits), cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_table),         cmocka_unit_test(test_post_and_seal),
+        cmocka_unit_test(test_offers),        cmocka_unit_test(test_ring),
+        cmocka_unit_test(test_open_fits),     cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_ids_come_back), cmocka_unit_test(test_empty),
         cmocka_unit_test(test_classes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -326,6 +326,8 @@ static void test_names(void **state)
     assert_string_equal(frame_type_name(FRAME_SEAL_ACK), "seal_ack");
     assert_string_equal(frame_type_name(0), "?");
     assert_string_equal(frame_type_name(200), "?");
+    assert_string_equal(frame_type_name(FRAME_TYPE_COUNT), "?");
+    assert_int_equal(frame_bytes(FRAME_TYPE_COUNT), 0);
     assert_int_equal(frame_bytes(0), 0);
     assert_string_equal(transfer_reason_name(TRANSFER_CORRUPT), "corrupt");
     assert_string_equal(transfer_reason_name((enum transfer_reason)99), "?");
