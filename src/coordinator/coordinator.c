@@ -271,6 +271,26 @@ static char *directory_name(const char *path)
     return n > from ? sl_asprintf("%.*s", (int)(n - from), path + from) : sl_strdup("model");
 }
 
+/* Context and vocabulary out of config.json, or of its text_config where the model has images too. What
+ * it leaves to the model's class the nodes say (adopt_model). */
+static sl_status read_sizes(const struct coordinator *c, uint64_t *context_out, uint64_t *vocab_out)
+{
+    char *path = sl_asprintf("%s/config.json", c->model_dir);
+    json_t *json = NULL;
+    sl_status status = sl_json_load(path, CONFIG_BYTES_MAX, &json);
+    const json_t *text = json_object_get(json, "text_config");
+    if (!json_is_object(text))
+        text = json;
+    if (status == SL_OK)
+        status = sl_json_uint(text, path, "max_position_embeddings", API_TOKENS_MAX, 1,
+                              API_TOKENS_MAX, context_out);
+    if (status == SL_OK)
+        status = sl_json_uint(text, path, "vocab_size", 0, 1, TEXT_IDS_MAX, vocab_out);
+    json_decref(json);
+    sl_free(path);
+    return status;
+}
+
 static sl_status read_model(struct coordinator *c)
 {
     sl_status status = text_tokenizer_open(c->model_dir, &c->tokenizer);
@@ -282,17 +302,8 @@ static sl_status read_model(struct coordinator *c)
         status = defaults_read(c->model_dir, &c->defaults);
     if (status != SL_OK)
         return status;
-    char *path = sl_asprintf("%s/config.json", c->model_dir);
-    json_t *json = NULL;
-    status = sl_json_load(path, CONFIG_BYTES_MAX, &json);
     uint64_t context = 0, vocab = 0;
-    if (status == SL_OK)
-        status =
-            sl_json_uint(json, path, "max_position_embeddings", 2048, 1, API_TOKENS_MAX, &context);
-    if (status == SL_OK)
-        status = sl_json_uint(json, path, "vocab_size", 0, 1, TEXT_IDS_MAX, &vocab);
-    json_decref(json);
-    sl_free(path);
+    status = read_sizes(c, &context, &vocab);
     if (status != SL_OK)
         return status;
     if (c->config.model_len_max > context)

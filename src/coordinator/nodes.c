@@ -50,6 +50,8 @@ static void adopt_model(struct coordinator *c)
         if (!node->used || !registry_usable(&c->registry, node))
             continue;
         const Sluice__Hello *hello = node->hello;
+        if (atomic_load(&c->vocab) == 0)
+            atomic_store(&c->vocab, hello->vocab);
         adopt_end_ids(c, hello);
         if (hello->context_max > 0 && hello->context_max < atomic_load(&c->model_len_max))
             atomic_store(&c->model_len_max, hello->context_max);

@@ -310,8 +310,10 @@ int main(void)
         GOLDEN_TEST("qwen3-128"),     GOLDEN_TEST("qwen2-window"),    GOLDEN_TEST("mistral-128"),
         GOLDEN_TEST("phi3-96"),       GOLDEN_TEST("smollm3-64"),      GOLDEN_TEST("granite-64"),
         GOLDEN_TEST("gemma-256"),     GOLDEN_TEST("gemma2-128"),      GOLDEN_TEST("gemma3-128"),
-        GOLDEN_TEST("gemma3-nested"), GOLDEN_TEST("olmo2-64"),        GOLDEN_TEST("phi3-short"),
-        GOLDEN_TEST("phi3-long"),     GOLDEN_TEST("qwen3-moe"),       RECALL_TEST("cpu"),
+        GOLDEN_TEST("gemma3-nested"), GOLDEN_TEST("llama-linear"),    GOLDEN_TEST("llama-dynamic"),
+        GOLDEN_TEST("qwen2-yarn"),    GOLDEN_TEST("qwen3-moe-fused"), GOLDEN_TEST("olmo2-64"),
+        GOLDEN_TEST("phi3-short"),    GOLDEN_TEST("phi3-long"),       GOLDEN_TEST("qwen3-moe"),
+        RECALL_TEST("cpu"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
