@@ -78,8 +78,8 @@ static void open_compute(struct request *request, struct registry_node *node, ui
 static void open_decode(struct request *request, struct registry_node *node)
 {
     request->at_decode = node->join;
-    request->pending_blocks =
-        router_blocks((uint32_t)request->tokens.n_ids, 1, node->hello->block_tokens);
+    uint32_t blocks = router_blocks((uint32_t)request->tokens.n_ids, 1, node->hello->block_tokens);
+    request->pending_blocks = router_blocks_held(blocks, node->hello->request_blocks_max);
     request->counted_running = false;
     node->own_unadmitted++;
     node->own_pending_blocks += request->pending_blocks;
@@ -157,6 +157,7 @@ static struct router_node describe(const struct request *request, const struct r
         .running = node->own_running,
         .unadmitted = node->own_unadmitted,
         .blocks_total = node->load.blocks_total,
+        .request_blocks_max = node->hello->request_blocks_max,
         .blocks_available = available > promised ? available - promised : 0,
         .affinity = affinity(request, node),
         .cost = router_cost_settle(&node->cost, &pools->of[node->prefill]),
@@ -205,6 +206,8 @@ static struct router_input route_input(struct coordinator *c, const struct reque
         .n_new = request->max_tokens - request->flow.next_index,
         .block_tokens = hello->block_tokens,
         .block_bytes = hello->block_bytes,
+        .window_block_bytes = hello->window_block_bytes,
+        .window_tokens = hello->window_tokens,
         .local_prefill_max_tokens = c->config.local_prefill_max_tokens,
         .unadmitted_max = CORE_UNADMITTED,
         .rotation = c->rotation++,

@@ -412,6 +412,9 @@ static void fit_pool(const struct coordinator *c, struct request *request)
         if (!node->used || !registry_usable(&c->registry, node) || node->prefill)
             continue;
         uint64_t tokens = (uint64_t)node->load.blocks_total * node->hello->block_tokens;
+        uint32_t held_max = node->hello->request_blocks_max;
+        if (held_max > 0 && held_max <= node->load.blocks_total)
+            return; /* however long: what a window has passed is let go */
         largest = tokens > largest ? tokens : largest;
     }
     if (request->group->params.has_max_tokens || largest <= request->n_prompt ||
@@ -468,19 +471,20 @@ void requests_gone(struct coordinator *c, struct http_exchange *exchange)
 static void fail_too_large(struct coordinator *c, struct request *request)
 {
     struct api_error error;
-    uint32_t largest = 0, block_tokens = 1;
+    uint32_t largest = 0, block_tokens = 1, held_max = 0;
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
         const struct registry_node *node = &c->registry.nodes[i];
         if (!node->used || !registry_usable(&c->registry, node) || node->prefill)
             continue;
         largest = node->load.blocks_total > largest ? node->load.blocks_total : largest;
         block_tokens = node->hello->block_tokens;
+        held_max = node->hello->request_blocks_max;
     }
+    uint32_t blocks = router_blocks(request->n_prompt, request->max_tokens, block_tokens);
     api_fail(&error, 400, "request_too_large", "max_tokens",
              "prompt of %u tokens and max_tokens of %u need %u blocks of KV memory; the largest "
              "node has %u blocks of %u tokens",
-             request->n_prompt, request->max_tokens,
-             router_blocks(request->n_prompt, request->max_tokens, block_tokens), largest,
+             request->n_prompt, request->max_tokens, router_blocks_held(blocks, held_max), largest,
              block_tokens);
     sl_metric_add(sl_metric_get(c->meters.rejected, "too_large"), 1);
     fail(c, request, &error);

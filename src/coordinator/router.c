@@ -98,6 +98,16 @@ uint32_t router_blocks(uint32_t n_tokens, uint32_t n_new, uint32_t block_tokens)
     return (uint32_t)((total + block_tokens - 1) / block_tokens);
 }
 
+uint32_t router_blocks_held(uint32_t blocks, uint32_t request_blocks_max)
+{
+    return request_blocks_max > 0 && blocks > request_blocks_max ? request_blocks_max : blocks;
+}
+
+static bool is_too_small(const struct router_node *node, uint32_t blocks)
+{
+    return node->blocks_total < router_blocks_held(blocks, node->request_blocks_max);
+}
+
 static double lacking(const struct router_node *node, uint32_t n_tokens)
 {
     uint32_t matched = node->matched_tokens;
@@ -109,7 +119,7 @@ static double block_wait_ms(const struct router_input *input, const struct route
 {
     uint32_t need = router_blocks(input->n_tokens, 1, input->block_tokens);
     uint32_t held = node->matched_tokens / input->block_tokens;
-    need = need > held ? need - held : 0;
+    need = router_blocks_held(need > held ? need - held : 0, node->request_blocks_max);
     if (need <= node->blocks_available)
         return 0;
     return BLOCK_WAIT_MS * (double)(need - node->blocks_available) / (double)(need > 0 ? need : 1);
@@ -124,8 +134,11 @@ static double itl_ms(const struct router_node *node)
 static double handover_ms(const struct router_input *input, const struct router_node *d)
 {
     double speed = input->bytes_per_ms > 0 ? input->bytes_per_ms : BYTES_PER_MS;
-    double blocks = lacking(d, input->n_tokens) / input->block_tokens;
-    return TRANSFER_SHOWN * blocks * (double)input->block_bytes / speed + block_wait_ms(input, d);
+    double tokens = lacking(d, input->n_tokens);
+    double seen = tokens < input->window_tokens ? tokens : input->window_tokens;
+    double bytes = tokens * (double)(input->block_bytes - input->window_block_bytes) +
+                   seen * (double)input->window_block_bytes;
+    return TRANSFER_SHOWN * bytes / input->block_tokens / speed + block_wait_ms(input, d);
 }
 
 static double queue_ms(const struct router_node *node)
@@ -175,7 +188,7 @@ static struct choice choose_p(const struct router_input *input, uint32_t blocks,
         if (!node->prefill)
             continue;
         *any_out = true;
-        if (node->avoid || node->blocks_total < blocks)
+        if (node->avoid || is_too_small(node, blocks))
             continue;
         double ms = queue_ms(node) + compute_ms(input, node);
         if (better(input, i, ms, best.node, best.ms))
@@ -195,7 +208,7 @@ static struct choice choose_d(const struct router_input *input, uint32_t blocks,
     struct choice best = {-1, 0};
     for (uint32_t i = 0; i < input->n_nodes; i++) {
         const struct router_node *node = &input->nodes[i];
-        if (node->prefill != search->prefill || node->blocks_total < blocks)
+        if (node->prefill != search->prefill || is_too_small(node, blocks))
             continue;
         search->fits = true;
         if (node->unadmitted >= input->unadmitted_max)

@@ -34,8 +34,9 @@ struct router_node {
     uint32_t running;        /* sequences */
     uint32_t unadmitted;     /* requests without a promise yet */
     uint32_t blocks_total;
-    uint32_t blocks_available; /* free or cached, less what is promised */
-    uint64_t affinity;         /* the same for the same (node, first block): breaks ties */
+    uint32_t blocks_available;   /* free or cached, less what is promised */
+    uint32_t request_blocks_max; /* a request holds no more, however long; 0: as its tokens fill */
+    uint64_t affinity;           /* the same for the same (node, first block): breaks ties */
     struct router_cost cost;
 };
 
@@ -46,6 +47,8 @@ struct router_input {
     uint32_t n_new;    /* tokens wanted */
     uint32_t block_tokens;
     uint64_t block_bytes;
+    uint64_t window_block_bytes; /* of them, those of layers that look back a limited way … */
+    uint32_t window_tokens;      /* … so far: what lies before is not sent */
     uint32_t local_prefill_max_tokens;
     uint32_t unadmitted_max; /* a node with so many gets no further one */
     double bytes_per_ms;     /* measured between nodes; 0: unknown */
@@ -83,5 +86,7 @@ struct router_decision router_choose(const struct router_input *input);
 const char *router_reason_name(enum router_reason reason);
 /* Blocks of a pool that n_tokens and n_new further ones take. */
 uint32_t router_blocks(uint32_t n_tokens, uint32_t n_new, uint32_t block_tokens);
+/* Blocks that a request of so many holds at most on a node with this bound (0: none). */
+uint32_t router_blocks_held(uint32_t blocks, uint32_t request_blocks_max);
 
 #endif

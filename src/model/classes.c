@@ -1,6 +1,6 @@
 /* Layers that look back equally far are one class: their blocks live and die together. Class 0 is that
  * of the layers without a window, when there are any; the others follow in the order in which the
- * layers name them. A window that no context reaches is none: it would only split the pool.
+ * layers name them. (A window that no context reaches is none to config.c: it would only split the pool.)
  *
  * Pure; no state. */
 #include "model/classes.h"
@@ -10,12 +10,6 @@
 /* What the pool of a window class has beyond the sequences at work, as a share of class 0's: the ends
  * of cached prefixes, whose blocks a hit needs. */
 #define CACHED_SHARE 4
-
-static uint32_t window_of(const struct model_config *config, uint32_t layer)
-{
-    uint32_t window = config->windows[layer];
-    return window < config->context_max ? window : 0;
-}
 
 static sl_status class_for(const struct model_config *config, uint32_t layer, uint32_t window,
                            uint32_t element, struct model_classes *classes)
@@ -50,7 +44,7 @@ sl_status model_classes_make(const struct model_config *config, uint32_t block_t
     sl_status status = SL_OK;
     for (uint32_t windows = 0; windows < 2; windows++) /* class 0 first */
         for (uint32_t layer = 0; layer < config->n_layers && status == SL_OK; layer++) {
-            uint32_t window = window_of(config, layer);
+            uint32_t window = config->windows[layer];
             if ((window > 0) == (windows > 0))
                 status = class_for(config, layer, window, element, &classes);
         }

@@ -69,6 +69,9 @@ static const struct limit hello_limits[] = {
     LIMIT(Sluice__Hello, transport, 0, 15),
     LIMIT(Sluice__Hello, admin, 0, 255),
     LIMIT(Sluice__Hello, version, 0, 64),
+    LIMIT(Sluice__Hello, request_blocks_max, 0, RPC_BLOCKS_MAX),
+    LIMIT(Sluice__Hello, window_block_bytes, 0, 1ull << 40),
+    LIMIT(Sluice__Hello, window_tokens, 0, RPC_CONTEXT_MAX),
 };
 static const struct limit rank_limits[] = {
     LIMIT(Sluice__Rank, address, 1, RPC_ADDRESS_BYTES_MAX),
@@ -254,6 +257,10 @@ static sl_status hello_agree(const ProtobufCMessage *base)
                        "ranks %zu; want all above 0",
                        hello->vocab, hello->context_max, hello->block_tokens, hello->block_bytes,
                        hello->blocks_total, hello->seqs_max, hello->chunk_tokens, hello->n_ranks);
+    if (hello->window_block_bytes > hello->block_bytes)
+        return sl_fail(SL_INVALID,
+                       "Hello.window_block_bytes %" PRIu64 "; they are of block_bytes %" PRIu64,
+                       hello->window_block_bytes, hello->block_bytes);
     return SL_OK;
 }
 

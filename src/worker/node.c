@@ -79,6 +79,22 @@ static void load_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total)
 
 /* --- what serve asks for; on its threads --- */
 
+static void fill_geometry(const struct node *node, const struct model_info *info,
+                          Sluice__Hello *hello)
+{
+    const struct kv_geometry *geometry = &info->geometry;
+    hello->block_tokens = geometry->block_tokens;
+    for (uint32_t c = 0; c < geometry->n_classes; c++) {
+        uint32_t window = geometry->classes[c].window;
+        hello->block_bytes += kv_block_bytes(geometry, c);
+        hello->window_block_bytes += window > 0 ? kv_block_bytes(geometry, c) : 0;
+        hello->window_tokens = window > hello->window_tokens ? window : hello->window_tokens;
+    }
+    if (geometry->classes[0].window > 0)
+        hello->request_blocks_max =
+            kv_window_blocks(geometry, 0, info->context_max, (uint32_t)node->config.chunk_tokens);
+}
+
 static void on_hello(void *arg, Sluice__Hello *hello)
 {
     struct node *node = arg;
@@ -100,9 +116,7 @@ static void on_hello(void *arg, Sluice__Hello *hello)
     hello->context_max = info->context_max;
     hello->n_eos_ids = info->n_eos_ids;
     hello->eos_ids = (uint32_t *)(uintptr_t)info->eos_ids;
-    hello->block_tokens = info->geometry.block_tokens;
-    for (uint32_t c = 0; c < info->geometry.n_classes; c++)
-        hello->block_bytes += kv_block_bytes(&info->geometry, c);
+    fill_geometry(node, info, hello);
     hello->blocks_total = (uint32_t)node->config.kv_blocks;
     hello->seqs_max = (uint32_t)node->config.max_seqs;
     hello->chunk_tokens = (uint32_t)node->config.chunk_tokens;

@@ -3,6 +3,8 @@
 
 #include "support/support.h"
 
+#include <math.h>
+
 static struct router_node node(bool prefill)
 {
     return (struct router_node){.prefill = prefill, .blocks_total = 100, .blocks_available = 100};
@@ -28,6 +30,35 @@ static void expect(const struct router_input *in, enum router_reason reason, int
                  router_reason_name(reason), p, d);
     struct router_decision again = router_choose(in);
     assert_memory_equal(&got, &again, sizeof(got));
+}
+
+/* Where every layer has a window a request holds so many blocks, however long; and what lies before a
+ * window is not part of the handover. */
+static void windows(void **state)
+{
+    (void)state;
+    struct router_node pd[] = {node(true), node(false)};
+    struct router_input in = input(pd, 2);
+    in.n_tokens = 10000; /* 157 blocks */
+    expect(&in, ROUTER_TOO_LARGE, -1, -1);
+    pd[0].request_blocks_max = pd[1].request_blocks_max = 101;
+    expect(&in, ROUTER_TOO_LARGE, -1, -1);
+    pd[0].request_blocks_max = pd[1].request_blocks_max = 100;
+    expect(&in, ROUTER_PAIR, 0, 1);
+    pd[1].blocks_available = 99; /* one is lacking: a wait, but no refusal */
+    double waits = router_choose(&in).handover_ms;
+    pd[1].blocks_available = 100;
+    double all = router_choose(&in).handover_ms;
+    assert_true(waits > all);
+    in.window_block_bytes = in.block_bytes / 4;
+    in.window_tokens = 1000;
+    double some = router_choose(&in).handover_ms;
+    assert_true(fabs(some / all - (0.75 + 0.25 * 1000 / 10000)) < 1e-9);
+    in.window_tokens = 20000;
+    assert_true(fabs(router_choose(&in).handover_ms - all) < 1e-9);
+    assert_int_equal(router_blocks_held(7, 0), 7);
+    assert_int_equal(router_blocks_held(7, 5), 5);
+    assert_int_equal(router_blocks_held(4, 5), 4);
 }
 
 static void rules(void **state)
@@ -354,6 +385,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rules),
+        cmocka_unit_test(windows),
         cmocka_unit_test(without_one_pool),
         cmocka_unit_test(sizes),
         cmocka_unit_test(longest_match_and_load),

@@ -305,6 +305,8 @@ static void test_hello(void **state)
     REFUSED(check_hello, "context_max 0", s->hello.context_max = 0);
     REFUSED(check_hello, "block_tokens 0", s->hello.block_tokens = 0);
     REFUSED(check_hello, "block_bytes 0", s->hello.block_bytes = 0);
+    REFUSED(check_hello, "Hello.window_block_bytes 65537; they are of block_bytes 65536",
+            s->hello.window_block_bytes = 65537);
     REFUSED(check_hello, "blocks_total 0", s->hello.blocks_total = 0);
     REFUSED(check_hello, "seqs_max 0", s->hello.seqs_max = 0);
     REFUSED(check_hello, "chunk_tokens 0", s->hello.chunk_tokens = 0);
@@ -567,6 +569,8 @@ static void test_numbers_have_a_limit(void **state)
         NUMBER(check_hello, "Hello.blocks_total", hello.blocks_total, RPC_BLOCKS_MAX),
         NUMBER(check_hello, "Hello.seqs_max", hello.seqs_max, RPC_SEQS_MAX),
         NUMBER(check_hello, "Hello.chunk_tokens", hello.chunk_tokens, RPC_CONTEXT_MAX),
+        NUMBER(check_hello, "Hello.request_blocks_max", hello.request_blocks_max, RPC_BLOCKS_MAX),
+        NUMBER(check_hello, "Hello.window_tokens", hello.window_tokens, RPC_CONTEXT_MAX),
         NUMBER(check_heartbeat, "Load.running", load.running, RPC_SEQS_MAX),
         NUMBER(check_heartbeat, "Load.blocks_total", load.blocks_total, RPC_BLOCKS_MAX),
         NUMBER(check_heartbeat, "Load.blocks_free", load.blocks_free, RPC_BLOCKS_MAX),
