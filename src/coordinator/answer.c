@@ -45,6 +45,57 @@ static void add_finish(const struct output *output, struct sl_buf *out)
     }
 }
 
+/* What is said before the text, once. */
+static const struct output *echo_of(const struct output *output)
+{
+    return output->shows_echo && !output->first_chunk_sent ? output->echo : NULL;
+}
+
+static void add_text(const struct output *output, struct sl_buf *out)
+{
+    const struct output *echo = echo_of(output);
+    struct sl_buf whole;
+    if (echo == NULL) {
+        add_string(out, &output->text);
+        return;
+    }
+    sl_buf_init(&whole, 2 * OUTPUT_TEXT_BYTES_MAX);
+    add_buf(&whole, &echo->text);
+    add_buf(&whole, &output->text);
+    add_string(out, &whole);
+    out->failed |= whole.failed;
+    sl_buf_fini(&whole);
+}
+
+/* Items of two lists as those of one. */
+static void add_both(struct sl_buf *out, const struct sl_buf *first, const struct sl_buf *second)
+{
+    if (first != NULL)
+        add_buf(out, first);
+    if (first != NULL && first->bytes > 0 && second->bytes > 0)
+        sl_buf_add_text(out, ",");
+    add_buf(out, second);
+}
+
+static void add_lists(const struct output *output, struct sl_buf *out)
+{
+    const struct output *echo = echo_of(output);
+    const struct {
+        const char *name;
+        const struct sl_buf *before, *items;
+    } lists[] = {
+        {"text_offset", echo != NULL ? &echo->offsets : NULL, &output->offsets},
+        {"token_logprobs", echo != NULL ? &echo->values : NULL, &output->values},
+        {"tokens", echo != NULL ? &echo->names : NULL, &output->names},
+        {"top_logprobs", echo != NULL ? &echo->tops : NULL, &output->tops},
+    };
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+        sl_buf_add_format(out, "%s\"%s\":[", i > 0 ? "," : "", lists[i].name);
+        add_both(out, lists[i].before, lists[i].items);
+        sl_buf_add_text(out, "]");
+    }
+}
+
 static void add_logprobs(const struct output *output, struct sl_buf *out)
 {
     if (output->n_logprobs < 0) {
@@ -54,15 +105,9 @@ static void add_logprobs(const struct output *output, struct sl_buf *out)
         add_buf(out, &output->entries);
         sl_buf_add_text(out, "],\"refusal\":null}");
     } else {
-        sl_buf_add_text(out, ",\"logprobs\":{\"text_offset\":[");
-        add_buf(out, &output->offsets);
-        sl_buf_add_text(out, "],\"token_logprobs\":[");
-        add_buf(out, &output->values);
-        sl_buf_add_text(out, "],\"tokens\":[");
-        add_buf(out, &output->names);
-        sl_buf_add_text(out, "],\"top_logprobs\":[");
-        add_buf(out, &output->tops);
-        sl_buf_add_text(out, "]}");
+        sl_buf_add_text(out, ",\"logprobs\":{");
+        add_lists(output, out);
+        sl_buf_add_text(out, "}");
     }
 }
 
@@ -106,7 +151,7 @@ static void add_choice(const struct output *output, bool event, const uint32_t *
     sl_buf_add_format(out, "{\"index\":%u,", output->index);
     if (!output->chat) {
         sl_buf_add_text(out, "\"text\":");
-        add_string(out, &output->text);
+        add_text(output, out);
     } else if (event) {
         add_delta(output, out);
     } else {
@@ -114,6 +159,11 @@ static void add_choice(const struct output *output, bool event, const uint32_t *
     }
     add_logprobs(output, out);
     add_finish(output, out);
+    if (output->prompt_logprobs >= 0 && output->echo != NULL) {
+        sl_buf_add_text(out, ",\"prompt_logprobs\":[");
+        add_buf(out, &output->echo->entries);
+        sl_buf_add_text(out, "]");
+    }
     if (output->return_token_ids) {
         sl_buf_add_text(out, ",\"token_ids\":[");
         add_buf(out, &output->ids);

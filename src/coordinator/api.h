@@ -107,10 +107,12 @@ struct api_completion {
     bool has_seed;
     uint64_t seed;
     struct api_adjust adjust;
-    int32_t logprobs;       /* -1: none */
-    int32_t priority;       /* lower is earlier */
-    const char *cache_salt; /* NULL: none */
-    const char *request_id; /* NULL: none; letters, digits, -_.: */
+    bool echo;               /* the prompt is said again, with its logprobs if there are any */
+    int32_t prompt_logprobs; /* -1: none; of vLLM's list, without an echo too */
+    int32_t logprobs;        /* -1: none */
+    int32_t priority;        /* lower is earlier */
+    const char *cache_salt;  /* NULL: none */
+    const char *request_id;  /* NULL: none; letters, digits, -_.: */
     uint32_t n_stops;
     const char *stops[TEXT_STOPS_MAX];
     size_t stop_bytes[TEXT_STOPS_MAX];

@@ -79,6 +79,7 @@ struct request {
     flow_node holder;       /* who held the prompt's blocks when it was let go; 0: nobody yet */
     bool closed;            /* its last token has come, nobody works on it */
     struct output output;
+    struct output *echo;    /* of a leader: what is said of its prompt; NULL: nothing */
     struct text_ids tokens; /* prompt, then what was generated */
     uint32_t n_prompt, max_tokens;
     uint64_t seed;
@@ -182,6 +183,10 @@ void requests_gone(struct coordinator *c, struct http_exchange *exchange);
 void requests_tick(struct coordinator *c, uint64_t now_us);
 void requests_place_queue(struct coordinator *c, uint64_t now_us);
 struct request *requests_find(struct coordinator *c, uint64_t id);
+/* The prompt's tokens are still to be scored. */
+bool requests_lacks_scores(const struct request *request);
+void requests_scores(struct coordinator *c, struct registry_node *node,
+                     const Sluice__PromptScores *scores);
 void requests_tokens(struct coordinator *c, struct registry_node *node,
                      const Sluice__TokenRuns *runs, uint64_t now_us);
 /* Carries out what the state machine said of an event. `refused`: the node's reason and words, for

@@ -239,6 +239,11 @@ static void fill_sampling(struct coordinator *c, const struct request *request,
     sampling->logprobs = params->logprobs;
     sampling->min_tokens = params->min_tokens;
     adjust_fill(&params->adjust, sampling);
+    if (requests_lacks_scores(request)) {
+        int32_t n = params->echo ? params->logprobs : -1;
+        n = n > params->prompt_logprobs ? n : params->prompt_logprobs;
+        sampling->prompt_logprobs = (uint32_t)(1 + n);
+    }
     uint32_t n = 0;
     memcpy(parts->stop_ids, params->stop_ids, params->n_stop_ids * sizeof(uint32_t));
     n += params->n_stop_ids;
@@ -411,7 +416,10 @@ static enum dispatch_result carry_out(struct coordinator *c, struct request *req
 enum dispatch_result dispatch_place(struct coordinator *c, struct request *request, uint64_t now_us)
 {
     struct candidates candidates;
-    if (!gather(c, request, true, &candidates))
+    /* Scores of a prompt come before its tokens, which only one node's messages do. */
+    bool alone = requests_lacks_scores(request) && request->max_tokens > 1 &&
+                 registry_count(&c->registry, false) > 0;
+    if (!gather(c, request, !alone, &candidates))
         return DISPATCH_WAIT;
     if (candidates.n == 0)
         return DISPATCH_NO_NODE;

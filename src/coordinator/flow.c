@@ -116,6 +116,11 @@ enum flow_step flow_tokens(struct flow *flow, flow_node node, uint32_t attempt,
     return FLOW_ACCEPT;
 }
 
+enum flow_step flow_gap(struct flow *flow, flow_node node, uint32_t attempt)
+{
+    return current(flow, node, attempt) ? retry(flow, 0, true) : FLOW_STALE;
+}
+
 enum flow_step flow_admit(struct flow *flow, flow_node node, uint32_t attempt)
 {
     if (!current(flow, node, attempt))

@@ -63,6 +63,8 @@ void flow_avoid(struct flow *flow, flow_node node);
 /* Tokens first_index … first_index + n - 1. ACCEPT moves next_index past them. */
 enum flow_step flow_tokens(struct flow *flow, flow_node node, uint32_t attempt,
                            uint32_t first_index, uint32_t n, uint32_t *skip_out);
+/* What should have come before these tokens has not: as tokens that are missing. */
+enum flow_step flow_gap(struct flow *flow, flow_node node, uint32_t attempt);
 enum flow_step flow_admit(struct flow *flow, flow_node node, uint32_t attempt);
 enum flow_step flow_refused(struct flow *flow, flow_node node, uint32_t attempt,
                             Sluice__Reason reason);

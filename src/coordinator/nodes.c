@@ -269,6 +269,9 @@ static bool take_message(struct coordinator *c, struct rpc_stream *stream,
     case SLUICE__NODE_MESSAGE__BODY_TOKENS:
         requests_tokens(c, node, message->tokens, now_us);
         break;
+    case SLUICE__NODE_MESSAGE__BODY_PROMPT_SCORES:
+        requests_scores(c, node, message->prompt_scores);
+        break;
     case SLUICE__NODE_MESSAGE__BODY_ADMITTED:
         take_admitted(c, node, message->admitted, now_us);
         break;

@@ -78,6 +78,7 @@ sl_status output_init(struct output *output, const struct output_args *args)
     output->include_stop_str = completion->include_stop_str;
     output->show_thought = completion->include_reasoning;
     output->n_logprobs = completion->logprobs;
+    output->prompt_logprobs = completion->prompt_logprobs;
     output->max_tokens = completion->max_tokens;
     output->min_tokens = completion->min_tokens;
     output->ignore_eos = completion->ignore_eos;
@@ -132,7 +133,7 @@ sl_status output_status(const struct output *output)
     for (size_t i = 0; i < sizeof(bufs) / sizeof(bufs[0]); i++)
         if (bufs[i]->failed)
             return sl_buf_status(bufs[i], "completion");
-    return SL_OK;
+    return output->echo != NULL ? output_status(output->echo) : SL_OK;
 }
 
 static bool contains(const uint32_t *ids, uint32_t n, uint32_t id)
@@ -345,6 +346,79 @@ enum output_finish output_push(struct output *output, uint32_t id,
     if (output->n_logprobs >= 0 && output->chat)
         add_entries(output, id, logprob);
     else if (output->n_logprobs >= 0)
-        add_logprobs(output, id, logprob, offset.chars);
+        add_logprobs(output, id, logprob, output->echo_chars + offset.chars);
     return output->finish;
+}
+
+/* ---- the prompt ---- */
+
+sl_status output_init_echo(struct output *echo, const struct output_args *args, const char *text,
+                           size_t bytes, const uint32_t *ids, size_t n_ids)
+{
+    sl_status status = output_init(echo, args);
+    if (status != SL_OK)
+        return status;
+    if (text != NULL)
+        sl_buf_add(&echo->text, text, bytes);
+    else
+        text_tokenizer_decode(args->tokenizer, ids, n_ids, args->completion->skip_special_tokens,
+                              &echo->text);
+    for (size_t i = 0; i < echo->text.bytes; i++)
+        echo->echo_chars += ((unsigned char)echo->text.data[i] & 0xc0) != 0x80;
+    return SL_OK;
+}
+
+static void add_score(struct output *echo, uint32_t id, float logprob, uint32_t rank)
+{
+    struct sl_buf *out = &echo->entries;
+    sl_buf_add_format(out, "\"%u\":{\"logprob\":", id);
+    add_logprob(out, logprob);
+    sl_buf_add_format(out, ",\"rank\":%u,\"decoded_token\":", rank);
+    add_name(echo, id, false, out);
+    sl_buf_add_text(out, "}");
+}
+
+/* One entry of prompt_logprobs: the token itself, and the likeliest. */
+static void add_scores(struct output *echo, uint32_t id, const struct output_logprob *logprob)
+{
+    struct sl_buf *out = &echo->entries;
+    comma(out);
+    if (logprob == NULL) {
+        sl_buf_add_text(out, "null");
+        return;
+    }
+    sl_buf_add_text(out, "{");
+    add_score(echo, id, logprob->sampled, logprob->rank);
+    for (uint32_t i = 0; i < logprob->n_top && i < (uint32_t)echo->prompt_logprobs; i++) {
+        if (logprob->top_ids[i] == id)
+            continue;
+        sl_buf_add_text(out, ",");
+        add_score(echo, logprob->top_ids[i], logprob->top[i], i + 1);
+    }
+    sl_buf_add_text(out, "}");
+}
+
+void output_push_prompt(struct output *echo, uint32_t id, const struct output_logprob *logprob)
+{
+    struct text_offset offset = {echo->detokenizer.out_bytes, echo->detokenizer.out_chars};
+    sl_buf_reset(&echo->piece);
+    text_detokenizer_push(&echo->detokenizer, id, &echo->piece, &offset);
+    echo->n_tokens++;
+    if (echo->n_logprobs >= 0)
+        add_logprobs(echo, id, logprob, offset.chars);
+    if (echo->prompt_logprobs >= 0)
+        add_scores(echo, id, logprob);
+}
+
+void output_set_echo(struct output *output, const struct output *echo, bool shown)
+{
+    output->echo = echo;
+    output->shows_echo = shown;
+    output->echo_chars = shown ? echo->echo_chars : 0;
+}
+
+void output_end(struct output *output)
+{
+    output->finish = OUTPUT_LENGTH;
+    output->n_pending++;
 }

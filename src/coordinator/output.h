@@ -23,6 +23,7 @@ struct output_logprob {
     uint32_t n_top;
     const uint32_t *top_ids;
     const float *top;
+    uint32_t rank; /* of a prompt's token */
 };
 
 struct output_usage {
@@ -70,6 +71,10 @@ struct output {
     struct sl_buf entries;                      /* logprobs of a chat … */
     struct sl_buf names, values, tops, offsets; /* … and of a completion */
     uint32_t n_pending;
+    const struct output *echo; /* of the prompt, said before the text; NULL: none. Borrowed */
+    uint64_t echo_chars;
+    bool shows_echo;              /* text and logprobs; else prompt_logprobs alone */
+    int32_t prompt_logprobs;      /* -1: none */
     struct sl_buf piece, cleared; /* scratch */
     bool first_chunk_sent;
 };
@@ -81,6 +86,14 @@ void output_fini(struct output *output);
 /* One more token; logprob may be NULL. Not after the end. */
 enum output_finish output_push(struct output *output, uint32_t id,
                                const struct output_logprob *logprob);
+/* The prompt as an output of its own, which choices then have as their echo: its text, and what is said of its
+ * tokens, which are pushed in order, the first one without a logprob. text NULL: that of the ids. */
+sl_status output_init_echo(struct output *echo, const struct output_args *args, const char *text,
+                           size_t bytes, const uint32_t *ids, size_t n_ids) SL_MUST_USE;
+void output_push_prompt(struct output *echo, uint32_t id, const struct output_logprob *logprob);
+void output_set_echo(struct output *output, const struct output *echo, bool shown);
+/* Ends it without a token. */
+void output_end(struct output *output);
 /* SL_EXHAUSTED when the text has passed its bound. */
 sl_status output_status(const struct output *output) SL_MUST_USE;
 /* Appends the event with all that is pending (and the finish reason, if it has ended), and empties

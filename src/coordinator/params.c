@@ -34,8 +34,6 @@ struct later {
 };
 
 static const struct later shared_later[] = {
-    {"echo", NEUTRAL_FALSE, 0},
-    {"prompt_logprobs", NEUTRAL_EMPTY, 0},
     {"spaces_between_special_tokens", NEUTRAL_TRUE, 0},
     {"allowed_token_ids", NEUTRAL_EMPTY, 0},
     {"use_beam_search", NEUTRAL_FALSE, 0},
@@ -54,8 +52,12 @@ static const struct later completion_later[] = {
 };
 
 static const struct later chat_later[] = {
-    {"functions", NEUTRAL_EMPTY, 0},          {"function_call", NEUTRAL_NONE, 0},
-    {"modalities", NEUTRAL_TEXT_LIST, 0},     {"audio", NEUTRAL_EMPTY, 0},
+    {"echo", NEUTRAL_FALSE, 0},
+    {"prompt_logprobs", NEUTRAL_EMPTY, 0},
+    {"functions", NEUTRAL_EMPTY, 0},
+    {"function_call", NEUTRAL_NONE, 0},
+    {"modalities", NEUTRAL_TEXT_LIST, 0},
+    {"audio", NEUTRAL_EMPTY, 0},
     {"web_search_options", NEUTRAL_EMPTY, 0},
 };
 
@@ -92,7 +94,7 @@ static const char *const shared_names[] = {
     "logit_bias",
     "bad_words",
 };
-static const char *const completion_names[] = {"prompt", "best_of"};
+static const char *const completion_names[] = {"prompt", "best_of", "echo", "prompt_logprobs"};
 static const char *const chat_names[] = {
     "messages",
     "max_completion_tokens",
@@ -254,8 +256,9 @@ static sl_status read_lengths(struct api_completion *out, const struct api_defau
     int64_t max_tokens = 16, min_tokens = 0;
     if (out->chat)
         max_tokens = defaults->max_tokens > 0 ? defaults->max_tokens : API_TOKENS_MAX;
-    sl_status status = field_int(out->body, "max_tokens", 1, API_TOKENS_MAX, &max_tokens,
-                                 &out->has_max_tokens, error);
+    /* With an echo there is something to say without any token. */
+    sl_status status = field_int(out->body, "max_tokens", out->echo ? 0 : 1, API_TOKENS_MAX,
+                                 &max_tokens, &out->has_max_tokens, error);
     if (status == SL_OK && out->chat)
         status = field_int(out->body, "max_completion_tokens", 1, API_TOKENS_MAX, &max_tokens,
                            &out->has_max_tokens, error);
@@ -334,6 +337,20 @@ static sl_status read_logprobs(struct api_completion *out, struct api_error *err
     return SL_OK;
 }
 
+/* vLLM's list. Its events have no place for it. */
+static sl_status read_prompt_logprobs(struct api_completion *out, struct api_error *error)
+{
+    int64_t n = -1;
+    sl_status status = SL_OK;
+    if (!out->chat)
+        status = field_int(out->body, "prompt_logprobs", 0, API_TOP_LOGPROBS_MAX, &n, NULL, error);
+    if (status == SL_OK && n >= 0 && out->stream)
+        return api_fail(error, 400, "invalid_value", "prompt_logprobs",
+                        "`prompt_logprobs` is %" PRId64 "; a stream has none", n);
+    out->prompt_logprobs = (int32_t)n;
+    return status;
+}
+
 /* Choices: n of each prompt. best_of, the number to choose them from, is served where that is no choice. */
 static sl_status read_choices(struct api_completion *out, struct api_error *error)
 {
@@ -404,10 +421,11 @@ static sl_status read_switches(struct api_completion *out, struct api_error *err
         {"return_token_ids", &out->return_token_ids},
         {"skip_special_tokens", &out->skip_special_tokens},
         {"include_stop_str_in_output", &out->include_stop_str},
+        {"echo", &out->echo}, /* the last: a chat has none */
     };
     out->add_special_tokens = !out->chat; /* a chat template has written them */
     out->skip_special_tokens = true;
-    for (size_t i = 0; i < ROWS(switches); i++) {
+    for (size_t i = 0; i < ROWS(switches) - out->chat; i++) {
         sl_status status = field_bool(out->body, switches[i].field, switches[i].value, error);
         if (status != SL_OK)
             return status;
@@ -432,6 +450,8 @@ sl_status params_read(struct api_completion *out, const struct api_defaults *def
         status = read_sampling(out, defaults, error);
     if (status == SL_OK)
         status = read_logprobs(out, error);
+    if (status == SL_OK)
+        status = read_prompt_logprobs(out, error);
     if (status == SL_OK)
         status = read_choices(out, error);
     if (status == SL_OK)

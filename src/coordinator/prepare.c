@@ -60,6 +60,9 @@ void reply_error(struct http_exchange *exchange, const struct api_error *error)
 static void request_destroy(struct request *request)
 {
     output_fini(&request->output);
+    if (request->echo != NULL)
+        output_fini(request->echo);
+    sl_free(request->echo);
     text_ids_fini(&request->tokens);
     sl_free(request->hashes);
     sl_free(request);
@@ -224,6 +227,8 @@ static sl_status fit_length(const struct coordinator *c, struct request *request
                         "length is %u tokens",
                         params->max_tokens, field, request->n_prompt, room + request->n_prompt);
     request->max_tokens = params->max_tokens < room ? params->max_tokens : room;
+    if (request->max_tokens == 0)
+        request->max_tokens = 1; /* nodes give one, and nobody is told of it */
     if (params->min_tokens > request->max_tokens)
         return api_fail(error, 400, "invalid_value", "min_tokens",
                         "`min_tokens` is %u; at most %u fit the context", params->min_tokens,
@@ -288,8 +293,27 @@ static sl_status init_output(struct request *request, const struct output_args *
         return api_fail(error, 400, "invalid_value", "stop", "`stop`: %s", sl_error());
     if (group->n_choices > 1)
         output_join(&request->output, &group->choices[0]->output, group->n_choices - 1);
+    if (request->leader->echo != NULL)
+        output_set_echo(&request->output, request->leader->echo, group->params.echo);
     request->output.max_tokens = request->max_tokens;
     request->tokens.n_ids_max = request->n_prompt + request->max_tokens;
+    return SL_OK;
+}
+
+/* What is said of the prompt: its text, or what the tokens that were cut off it left of that. */
+static sl_status init_echo(struct request *leader, const struct api_prompt *prompt,
+                           const struct output_args *args, struct api_error *error)
+{
+    const struct api_completion *params = &leader->group->params;
+    bool whole = prompt->text != NULL && params->truncate_prompt_tokens == 0;
+    if (!params->echo && params->prompt_logprobs < 0)
+        return SL_OK;
+    leader->echo = sl_zalloc(1, sizeof(*leader->echo));
+    sl_status status = output_init_echo(leader->echo, args, whole ? prompt->text : NULL,
+                                        prompt->text_bytes, leader->tokens.ids, leader->n_prompt);
+    if (status != SL_OK)
+        return api_fail(error, 400, "invalid_value", "echo", "`echo`: %s", sl_error());
+    output_push_prompt(leader->echo, leader->tokens.ids[0], NULL);
     return SL_OK;
 }
 
@@ -303,6 +327,8 @@ static sl_status add_prompt(const struct coordinator *c, struct group *group, ui
     sl_status status = read_tokens(c, leader, &group->params.prompts[index], field, error);
     if (status == SL_OK)
         status = fit_length(c, leader, field, error);
+    if (status == SL_OK)
+        status = init_echo(leader, &group->params.prompts[index], output, error);
     if (status == SL_OK)
         status = init_output(leader, output, error);
     for (uint32_t i = 1; i < group->params.n && status == SL_OK; i++) {

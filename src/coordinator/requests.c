@@ -733,18 +733,50 @@ static void observe_latency(struct coordinator *c, struct request *request, uint
     request->last_us = now_us;
 }
 
+static struct output_logprob logprob_of(const Sluice__Logprob *from)
+{
+    size_t n = from->n_top_ids < from->n_top ? from->n_top_ids : from->n_top;
+    return (struct output_logprob){.sampled = from->sampled,
+                                   .n_top = (uint32_t)n,
+                                   .top_ids = from->top_ids,
+                                   .top = from->top,
+                                   .rank = from->rank};
+}
+
+bool requests_lacks_scores(const struct request *request)
+{
+    const struct api_completion *params = &request->group->params;
+    bool wanted = params->prompt_logprobs >= 0 || (params->echo && params->logprobs >= 0);
+    return wanted && request->echo != NULL && request->echo->n_tokens < request->n_prompt;
+}
+
+/* They come in order; after a new attempt some come again. */
+void requests_scores(struct coordinator *c, struct registry_node *node,
+                     const Sluice__PromptScores *scores)
+{
+    struct request *request = requests_find(c, scores->request);
+    if (request == NULL || request->flow.attempt != scores->attempt ||
+        (node->join != request->flow.p && node->join != request->flow.d))
+        return;
+    for (size_t i = 0; i < scores->n_scores && requests_lacks_scores(request); i++) {
+        uint32_t position = scores->first_position + (uint32_t)i;
+        const struct output_logprob logprob = logprob_of(scores->scores[i]);
+        if (position == request->echo->n_tokens)
+            output_push_prompt(request->echo, request->tokens.ids[position], &logprob);
+    }
+}
+
 /* Takes the tokens of a run from `skip` on. False when the list has no memory. */
 static bool take_tokens(struct request *request, const Sluice__TokenRun *run, uint32_t skip)
 {
+    if (request->group->params.max_tokens == 0) {
+        output_end(&request->output);
+        return true;
+    }
     for (size_t i = skip; i < run->n_tokens && request->output.finish == OUTPUT_OPEN; i++) {
         struct output_logprob logprob, *given = NULL;
         if (i < run->n_logprobs) {
-            const Sluice__Logprob *from = run->logprobs[i];
-            size_t n = from->n_top_ids < from->n_top ? from->n_top_ids : from->n_top;
-            logprob = (struct output_logprob){.sampled = from->sampled,
-                                              .n_top = (uint32_t)n,
-                                              .top_ids = from->top_ids,
-                                              .top = from->top};
+            logprob = logprob_of(run->logprobs[i]);
             given = &logprob;
         }
         if (text_ids_add(&request->tokens, run->tokens[i]) != SL_OK)
@@ -765,8 +797,10 @@ static void take_run(struct coordinator *c, struct registry_node *node, struct r
                      const Sluice__TokenRun *run, uint64_t now_us)
 {
     uint32_t skip = 0;
-    enum flow_step step = flow_tokens(&request->flow, node->join, run->attempt, run->first_index,
-                                      (uint32_t)run->n_tokens, &skip);
+    enum flow_step step = requests_lacks_scores(request)
+                              ? flow_gap(&request->flow, node->join, run->attempt)
+                              : flow_tokens(&request->flow, node->join, run->attempt,
+                                            run->first_index, (uint32_t)run->n_tokens, &skip);
     if (step == FLOW_STALE) {
         dispatch_cancel_stray(c, node, run->request, run->attempt);
         return;

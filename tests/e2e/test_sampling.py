@@ -204,6 +204,57 @@ def test_a_client_that_leaves_ends_all_choices(slow):
         fleet.settled()
 
 
+@pytest.mark.parametrize("max_tokens", [0, 1, 3])
+def test_prompt_logprobs_as_transformers(golden_fleet, max_tokens):
+    """Log-softmax of every prompt token, at the prefill node and at the decode node, cached or not."""
+    recorded = golden("scores")["models"][0]
+    tolerance = 8 * recorded["f32_error"]
+    prompt, scores = recorded["prompt"], recorded["scores"]
+    golden_fleet.complete(prompt, max_tokens=2)
+    for _ in range(2):
+        body = golden_fleet.complete(prompt, max_tokens=max_tokens, echo=True, logprobs=5, temperature=0,
+                                     prompt_logprobs=5, ignore_eos=True)
+        choice = body["choices"][0]
+        logprobs = choice["logprobs"]
+        assert body["usage"]["completion_tokens"] == max_tokens
+        assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+        assert all(len(values) == len(prompt) + max_tokens for values in logprobs.values())
+        assert logprobs["token_logprobs"][0] is logprobs["top_logprobs"][0] is None
+        assert len(choice["prompt_logprobs"]) == len(prompt) and choice["prompt_logprobs"][0] is None
+        for i, want in enumerate(scores, 1):
+            assert abs(logprobs["token_logprobs"][i] - want["logprob"]) <= tolerance
+            got = sorted(logprobs["top_logprobs"][i].values(), reverse=True)
+            assert all(abs(a - b) <= tolerance for a, b in zip(got, want["top"][:5], strict=True))
+            own = choice["prompt_logprobs"][i][str(prompt[i])]
+            assert abs(own["logprob"] - want["logprob"]) <= tolerance
+            assert own["rank"] == want["rank"] or want["gap"] <= tolerance
+            assert len(choice["prompt_logprobs"][i]) in (5, 6)
+
+
+def test_echo_with_the_openai_client(client, fleet, recall):
+    prompt = PASSAGE + "Berth 42 holds"
+    fields = dict(model=recall.name, max_tokens=6, temperature=0)
+    plain = client.completions.create(prompt=prompt, **fields)
+    text = prompt + plain.choices[0].text
+    assert client.completions.create(prompt=prompt, echo=True, **fields).choices[0].text == text
+    both = client.completions.create(prompt=prompt, echo=True, n=2, logprobs=1, **fields)
+    for choice in both.choices:
+        assert choice.text == text and choice.logprobs.token_logprobs[0] is None
+        assert len(choice.logprobs.tokens) == plain.usage.total_tokens
+        for token, offset in list(zip(choice.logprobs.tokens, choice.logprobs.text_offset))[1:]:
+            assert text[offset:offset + len(token)] == token
+    chunks = client.completions.create(prompt=prompt, echo=True, stream=True, logprobs=1, **fields)
+    texts, tokens = "", []
+    for chunk in chunks:
+        texts += chunk.choices[0].text
+        tokens += chunk.choices[0].logprobs.tokens
+    assert texts == text and tokens == both.choices[0].logprobs.tokens
+    only = client.completions.create(prompt=[prompt, "tea"], echo=True, logprobs=1, model=recall.name, max_tokens=0)
+    assert [choice.text for choice in only.choices] == [prompt, "tea"]
+    assert only.usage.completion_tokens == 0
+    fleet.settled()
+
+
 def test_refusals(fleet):
     for body, part in [
         ({"n": 0}, "`n`"), ({"n": 129}, "`n`"), ({"n": 2, "best_of": 1}, "`best_of`"),
@@ -212,6 +263,8 @@ def test_refusals(fleet):
         ({"repetition_penalty": 0}, "`repetition_penalty`"), ({"frequency_penalty": "1"}, "`frequency_penalty`"),
         ({"logit_bias": {"1": 101}}, "`logit_bias[1]`"), ({"logit_bias": {"a": 1}}, "a token id"),
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "at most 1024"),
+        ({"max_tokens": 0}, "`max_tokens`"), ({"prompt_logprobs": 21}, "`prompt_logprobs`"),
+        ({"prompt_logprobs": 1, "stream": True}, "`prompt_logprobs`"),
         ({"bad_words": ["x"] * 129}, "at most 128"), ({"bad_words": ["  "]}, "without a token"), ({"bad_words": "x"}, "`bad_words`"),
     ]:
         answer = fleet.client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1, **body})

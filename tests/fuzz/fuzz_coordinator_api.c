@@ -20,7 +20,7 @@ static void check_completion(const struct api_completion *c)
         check_prompt(&c->prompts[i]);
     SL_ASSERT(c->adjust.n_biases <= API_BIASES_MAX);
     SL_ASSERT(json_array_size(c->adjust.bad_words) <= API_BAD_WORDS_MAX);
-    SL_ASSERT(c->max_tokens >= 1 && c->max_tokens <= API_TOKENS_MAX);
+    SL_ASSERT((c->max_tokens >= 1 || c->echo) && c->max_tokens <= API_TOKENS_MAX);
     SL_ASSERT(c->min_tokens <= c->max_tokens);
     SL_ASSERT(c->temperature >= 0 && c->temperature <= API_TEMPERATURE_MAX);
     SL_ASSERT(c->top_p >= 0 && c->top_p <= 1 && c->min_p >= 0 && c->min_p <= 1);

@@ -204,6 +204,33 @@ static void add_sequence(struct fake_node *node, uint64_t request, uint32_t atte
     }
 }
 
+/* Of each token of the prompt but the first: logprob -position / 4, and the letter after it as likelier. */
+static void send_scores(struct fake_node *node, const Sluice__Submit *submit)
+{
+    for (uint32_t position = 1; position < submit->prompt_tokens; position++) {
+        uint32_t top_ids[2] = {submit->tokens[position] + 1, submit->tokens[position]};
+        float top[2] = {-0.125f, -0.25f * (float)position};
+        Sluice__Logprob score = SLUICE__LOGPROB__INIT, *scores[] = {&score};
+        score.sampled = top[1];
+        score.rank = 2;
+        score.top_ids = top_ids;
+        score.top = top;
+        score.n_top_ids = score.n_top = submit->sampling->prompt_logprobs - 1;
+        if (score.n_top > 2)
+            score.n_top_ids = score.n_top = 2;
+        Sluice__PromptScores part = SLUICE__PROMPT_SCORES__INIT;
+        part.request = submit->request;
+        part.attempt = submit->attempt;
+        part.first_position = position;
+        part.scores = scores;
+        part.n_scores = 1;
+        Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
+        message.body_case = SLUICE__NODE_MESSAGE__BODY_PROMPT_SCORES;
+        message.prompt_scores = &part;
+        send_message(node, &message);
+    }
+}
+
 static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
 {
     atomic_fetch_add(&node->submits, 1);
@@ -226,6 +253,9 @@ static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
         send_stream_failed(node, submit->request, submit->attempt);
         return;
     }
+    if (submit->sampling->prompt_logprobs > 0 &&
+        atomic_load(&node->submits) > node->args.scores_lost)
+        send_scores(node, submit);
     add_sequence(node, submit->request, submit->attempt, submit->first_index, submit->max_tokens,
                  prefill, submit->sampling->logprobs);
 }

@@ -93,7 +93,7 @@ static void push(struct run *run, const char *text, uint32_t step)
 {
     const uint32_t top_ids[] = {'a', 0xe2};
     const float top[] = {-0.25f, -1};
-    struct output_logprob logprob = {-0.5f, 2, top_ids, top};
+    struct output_logprob logprob = {.sampled = -0.5f, .n_top = 2, .top_ids = top_ids, .top = top};
     for (size_t i = 0; i <= strlen(text) && run->output.finish == OUTPUT_OPEN; i++) {
         uint32_t id = text[i] != '\0' ? (uint8_t)text[i] : FAKE_EOS;
         (void)output_push(&run->output, id, &logprob);

@@ -208,7 +208,7 @@ static void logprobs(void **state)
     /* 0xc3 and 0xaf are no characters on their own; 0xe2 twice collides in name. */
     const uint32_t top_ids[] = {'a', 0xe2, 0xe3, 'd'};
     const float top[] = {-0.25f, -1, -2, -3};
-    struct output_logprob logprob = {-0.25f, 4, top_ids, top};
+    struct output_logprob logprob = {.sampled = -0.25f, .n_top = 4, .top_ids = top_ids, .top = top};
     output_push(&output, 'a', &logprob);
     output_push(&output, 0xc3, &logprob);
     output_push(&output, 0xaf, &logprob);

@@ -1,0 +1,203 @@
+#include "unit/coordinator/fixture.h"
+
+static int start(void **state, char *model)
+{
+    struct fixture *f = sl_zalloc(1, sizeof(*f));
+    sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);
+    f->model = model;
+    struct coordinator_config config;
+    coordinator_config_init(&config);
+    config.model_dir = f->model;
+    config.served_name = "m";
+    config.listen = "127.0.0.1:0";
+    config.body_bytes_max = 64 << 10;
+    config.heartbeat_us = 100000;
+    config.suspect_us = 300000;
+    config.dead_us = 500000;
+    config.lost_us = 600000;
+    config.queue_us = 800000;
+    assert_ok(coordinator_start(&config, &f->c));
+    f->port = coordinator_http_port(f->c);
+    f->nodes_port = coordinator_nodes_port(f->c);
+    *state = f;
+    return 0;
+}
+
+int setup(void **state)
+{
+    return start(state, fake_model_create());
+}
+
+/* With a chat template, and an end token that only the tokenizer names: the comma. */
+int setup_chat(void **state)
+{
+    char *model = fake_model_create();
+    test_write_text(model, "chat_template.jinja",
+                    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+                    "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}");
+    test_write_text(model, "tokenizer_config.json", "{\"eos_token\": \",\"}");
+    return start(state, model);
+}
+
+int teardown(void **state)
+{
+    struct fixture *f = *state;
+    coordinator_stop(f->c);
+    fake_model_remove(f->model);
+    sl_free(f);
+    return 0;
+}
+
+struct fake_node *start_node(struct fixture *f, const char *id, bool prefill)
+{
+    struct fake_args args = {
+        .port = f->nodes_port, .id = id, .prefill = prefill, .identity = 7, .text = HELLO_TEXT};
+    return fake_node_start(&args);
+}
+
+/* Waits until /ready lists so many of each. */
+void await(struct fixture *f, uint32_t prefill, uint32_t decode)
+{
+    char want[64];
+    snprintf(want, sizeof(want), "\"prefill\":%u,\"decode\":%u", prefill, decode);
+    uint64_t end = sl_real_us() + 5000000;
+    for (;;) {
+        char *answer = client_request(f->port, "GET", "/ready", NULL);
+        bool ready = strstr(answer, want) != NULL;
+        if (!ready && sl_real_us() > end)
+            fail_msg("not ready, want %s: %s", want, answer);
+        sl_free(answer);
+        if (ready)
+            return;
+        sl_sleep_us(5000);
+    }
+}
+
+/* Until every request is answered, or its client gone. */
+void await_closed(struct fixture *f, uint32_t ms)
+{
+    for (uint32_t i = 0; i < ms && coordinator_open(f->c) > 0; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(coordinator_open(f->c), 0);
+}
+
+json_t *post_json(struct fixture *f, const char *path, const char *body, int status)
+{
+    char *answer = client_request(f->port, "POST", path, body);
+    if (client_status(answer) != status)
+        fail_msg("want %d: %s", status, answer);
+    json_t *json = json_loads(client_body(answer), 0, NULL);
+    if (json == NULL)
+        fail_msg("not JSON: %s", answer);
+    sl_free(answer);
+    return json;
+}
+
+const char *text_of(json_t *json)
+{
+    return json_string_value(
+        json_object_get(json_array_get(json_object_get(json, "choices"), 0), "text"));
+}
+
+json_int_t usage_of(json_t *json, const char *field)
+{
+    return json_integer_value(json_object_get(json_object_get(json, "usage"), field));
+}
+
+static void take_event(struct stream_result *r, const char *event, size_t n)
+{
+    assert_false(r->done || r->error); /* nothing follows these */
+    if (n >= 6 && memcmp(event, "[DONE]", 6) == 0) {
+        r->done = true;
+        return;
+    }
+    json_t *json = json_loadb(event, n, JSON_REJECT_DUPLICATES, NULL);
+    if (json == NULL)
+        fail_msg("not JSON: %.*s", (int)n, event);
+    json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
+    if (json_object_get(json, "error") != NULL) {
+        r->error = true;
+    } else if (choice == NULL) {
+        r->usage = json_incref(json_object_get(json, "usage"));
+    } else {
+        r->n_chunks++;
+        const char *text = json_string_value(json_object_get(choice, "text"));
+        json_int_t index = json_integer_value(json_object_get(choice, "index"));
+        assert_in_range(index, 0, CHOICES - 1);
+        sl_buf_add_text(&r->text, text);
+        sl_buf_add_text(&r->texts[index], text);
+        const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
+        r->n_finished += finish != NULL;
+        if (finish != NULL)
+            snprintf(r->finish, sizeof(r->finish), "%s", finish);
+    }
+    json_decref(json);
+}
+
+/* Undoes the chunking and reads the events. */
+void parse_stream(struct stream_result *r)
+{
+    struct sl_buf plain;
+    sl_buf_init(&plain, 16 << 20);
+    const char *p = strstr(r->raw.data, "\r\n\r\n");
+    assert_non_null(p);
+    p += 4;
+    for (;;) {
+        char *end;
+        unsigned long n = strtoul(p, &end, 16);
+        if (end == p || n == 0 || end + 2 + n > r->raw.data + r->raw.bytes)
+            break;
+        sl_buf_add(&plain, end + 2, n);
+        p = end + 2 + n + 2;
+    }
+    const char *q = plain.bytes > 0 ? plain.data : "";
+    while (*q != '\0') {
+        const char *end = strstr(q, "\n\n");
+        assert_non_null(end);
+        if (strncmp(q, "data: ", 6) == 0)
+            take_event(r, q + 6, (size_t)(end - q - 6));
+        q = end + 2;
+    }
+    sl_buf_fini(&plain);
+}
+
+void stream_init(struct stream_result *r)
+{
+    memset(r, 0, sizeof(*r));
+    sl_buf_init(&r->raw, 16 << 20);
+    sl_buf_init(&r->text, 1 << 20);
+    sl_buf_add_text(&r->text, "");
+    for (int i = 0; i < CHOICES; i++)
+        sl_buf_init(&r->texts[i], 1 << 20);
+}
+
+void stream_fini(struct stream_result *r)
+{
+    json_decref(r->usage);
+    sl_buf_fini(&r->raw);
+    sl_buf_fini(&r->text);
+    for (int i = 0; i < CHOICES; i++)
+        sl_buf_fini(&r->texts[i]);
+}
+
+int open_stream(struct fixture *f, const char *body)
+{
+    int fd = client_connect(f->port);
+    client_post(fd, "/v1/completions", body);
+    return fd;
+}
+
+/* Waits for the end of the stream: the last chunk of zero bytes, or the connection's end. */
+void finish_stream(int fd, struct stream_result *r)
+{
+    client_read(fd, &r->raw, "\r\n0\r\n\r\n", 15000);
+    close(fd);
+    parse_stream(r);
+}
+
+void expect_hello(struct stream_result *r)
+{
+    if (strcmp(r->text.data, HELLO_TEXT) != 0 || !r->done || r->error)
+        fail_msg("text \"%s\" done=%d error=%d: %s", r->text.data, r->done, r->error, r->raw.data);
+    assert_string_equal(r->finish, "stop");
+}

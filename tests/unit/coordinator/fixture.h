@@ -1,0 +1,64 @@
+/* A coordinator whole, over its real sockets: what its tests share. Names of its own are short, as they are
+ * in every line. */
+#ifndef TESTS_UNIT_COORDINATOR_FIXTURE_H
+#define TESTS_UNIT_COORDINATOR_FIXTURE_H
+
+#include "coordinator/coordinator.h"
+
+#include "support/support.h"
+#include "unit/coordinator/fake_node.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <jansson.h>
+
+#define HELLO_TEXT "hello world, how are you?"
+#define CHOICES    6 /* whose texts are told from each other */
+
+#define LONG_PROMPT                                                                                \
+    "\"a prompt that is longer than the sixty-four tokens which a decode node may prefill by "     \
+    "itself, each byte being one\""
+
+struct fixture {
+    char *model;
+    struct coordinator *c;
+    uint16_t port, nodes_port;
+};
+
+/* One stream, read to its end; the text of its chunks. */
+struct stream_result {
+    struct sl_buf raw, text;
+    struct sl_buf texts[CHOICES]; /* by index */
+    uint32_t n_finished;
+    uint32_t n_chunks;
+    bool done, error;
+    char finish[16];
+    json_t *usage;
+};
+
+int setup(void **state);
+/* With a chat template, and an end token that only the tokenizer names: the comma. */
+int setup_chat(void **state);
+int teardown(void **state);
+struct fake_node *start_node(struct fixture *f, const char *id, bool prefill);
+/* Waits until /ready lists so many of each. */
+void await(struct fixture *f, uint32_t prefill, uint32_t decode);
+/* Until every request is answered, or its client gone. */
+void await_closed(struct fixture *f, uint32_t ms);
+/* The body of the answer, which must have this status. */
+json_t *post_json(struct fixture *f, const char *path, const char *body, int status);
+const char *text_of(json_t *json);
+json_int_t usage_of(json_t *json, const char *field);
+void stream_init(struct stream_result *r);
+void stream_fini(struct stream_result *r);
+/* Undoes the chunking of r->raw and reads the events. */
+void parse_stream(struct stream_result *r);
+int open_stream(struct fixture *f, const char *body);
+/* Reads to the end of the stream: the last chunk of zero bytes, or the connection's end. */
+void finish_stream(int fd, struct stream_result *r);
+void expect_hello(struct stream_result *r);
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+#endif

@@ -1,0 +1,254 @@
+/* Several choices and prompts in one request, and what is said of prompts, with nodes that follow a script. */
+#include "unit/coordinator/fixture.h"
+
+/* The choices of one prompt: one goes through the prefill node, the others where its blocks are then. */
+static void choices_follow_the_first(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true);
+    struct fake_node *d[2] = {start_node(f, "d0", false), start_node(f, "d1", false)};
+    await(f, 1, 2);
+    json_t *json =
+        post_json(f, "/v1/completions",
+                  "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":5,\"n\":3,\"seed\":40}", 200);
+    json_t *choices = json_object_get(json, "choices");
+    assert_int_equal(json_array_size(choices), 3);
+    for (int i = 0; i < 3; i++) {
+        json_t *choice = json_array_get(choices, (size_t)i);
+        assert_int_equal(json_integer_value(json_object_get(choice, "index")), i);
+        assert_string_equal(json_string_value(json_object_get(choice, "text")), "hello");
+        assert_string_equal(json_string_value(json_object_get(choice, "finish_reason")), "length");
+    }
+    /* The prompt counts once. */
+    assert_int_equal(usage_of(json, "prompt_tokens"), strlen(LONG_PROMPT) - 2);
+    assert_int_equal(usage_of(json, "completion_tokens"), 15);
+    json_decref(json);
+    assert_int_equal(fake_node_submits(p), 1);
+    struct fake_node *used = fake_node_submits(d[0]) > 0 ? d[0] : d[1];
+    assert_int_equal(fake_node_submits(used), 3);
+    assert_int_equal(fake_node_last_mode(used), SLUICE__MODE__MODE_LOCAL);
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < 3; i++)
+        sum += fake_node_seed(used, i);
+    assert_int_equal(fake_node_seed(used, 2), 40);
+    assert_int_equal(sum, 40 + 41 + 42);
+    await_closed(f, 1000);
+    fake_node_stop(p);
+    for (int i = 0; i < 2; i++)
+        fake_node_stop(d[i]);
+}
+
+/* Lists of prompts, with choices of each, as a stream: events carry the index, one usage sums all up. */
+static void prompts_and_choices_in_a_stream(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    struct stream_result r;
+    stream_init(&r);
+    finish_stream(open_stream(f, "{\"prompt\":[\"ab\",[97,98,99],\"x\"],\"n\":2,\"max_tokens\":100,"
+                                 "\"stream\":true,\"stream_options\":{\"include_usage\":true}}"),
+                  &r);
+    assert_true(r.done && !r.error);
+    for (int i = 0; i < 6; i++)
+        assert_string_equal(r.texts[i].data, HELLO_TEXT);
+    assert_int_equal(r.n_finished, 6);
+    assert_int_equal(json_integer_value(json_object_get(r.usage, "prompt_tokens")), 2 + 3 + 1);
+    assert_int_equal(json_integer_value(json_object_get(r.usage, "completion_tokens")),
+                     6 * (strlen(HELLO_TEXT) + 1));
+    assert_int_equal(fake_node_submits(d), 6);
+    stream_fini(&r);
+    fake_node_stop(d);
+}
+
+/* Without a token of the first, the others wait; the client's leaving ends them all. */
+static void choices_wait_and_go_together(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    fake_node_behave(d, FAKE_SILENT);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"n\":4,\"stream\":true}");
+    for (int i = 0; i < 1000 && fake_node_submits(d) == 0; i++)
+        sl_sleep_us(1000);
+    sl_sleep_us(100000);
+    assert_int_equal(fake_node_submits(d), 1);
+    assert_int_equal(coordinator_open(f->c), 1);
+    close(fd);
+    await_closed(f, 2000);
+    fake_node_stop(d);
+
+    /* All of them run, the first one may be done. */
+    struct fake_args args = {
+        .port = f->nodes_port, .id = "d1", .identity = 7, .text = HELLO_TEXT, .token_us = 300000};
+    struct fake_node *slow = fake_node_start(&args);
+    await(f, 0, 1);
+    fd = open_stream(f, "{\"prompt\":\"abc\",\"n\":4,\"stream\":true,\"max_tokens\":50}");
+    for (int i = 0; i < 5000 && fake_node_running(slow) < 4; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_running(slow), 4);
+    close(fd);
+    for (int i = 0; i < 2000 && fake_node_running(slow) > 0; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_running(slow), 0);
+    await_closed(f, 1000);
+    fake_node_stop(slow);
+}
+
+/* The first choice is done before the others: the client's leaving is still noticed. */
+static void a_client_leaves_the_last_choice(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_args args = {.port = f->nodes_port,
+                             .id = "d0",
+                             .identity = 7,
+                             .text = HELLO_TEXT,
+                             .token_us = 5000,
+                             .slowing = true};
+    struct fake_node *d = fake_node_start(&args);
+    await(f, 0, 1);
+    int fd = open_stream(f, "{\"prompt\":\"abc\",\"n\":2,\"stream\":true,\"max_tokens\":50}");
+    struct sl_buf raw;
+    sl_buf_init(&raw, 1 << 20);
+    assert_true(client_read(fd, &raw, "\"finish_reason\":\"stop\"", 5000));
+    uint32_t cancels = fake_node_cancels(d);
+    assert_int_equal(fake_node_running(d), 1);
+    close(fd);
+    for (int i = 0; i < 100 && fake_node_cancels(d) == cancels; i++)
+        sl_sleep_us(1000); /* its own end is further away */
+    assert_true(fake_node_cancels(d) > cancels);
+    await_closed(f, 1000);
+    sl_buf_fini(&raw);
+    fake_node_stop(d);
+}
+
+/* One answer cannot carry an error and the rest: it ends with the error. */
+static void an_error_ends_all_choices(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_args args = {
+        .port = f->nodes_port, .id = "d0", .identity = 7, .text = HELLO_TEXT, .token_us = 50000};
+    struct fake_node *d = fake_node_start(&args);
+    await(f, 0, 1);
+    int fd =
+        open_stream(f, "{\"prompt\":[\"abc\",\"de\"],\"n\":2,\"stream\":true,\"max_tokens\":50}");
+    for (int i = 0; i < 5000 && fake_node_running(d) < 4; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_running(d), 4);
+    fake_node_stop(d);
+    struct stream_result r;
+    stream_init(&r);
+    finish_stream(fd, &r); /* asserts that nothing follows the error */
+    assert_true(r.error && !r.done);
+    await_closed(f, 1000);
+    stream_fini(&r);
+}
+
+/* More choices than may wait are refused at once, and leave nothing. */
+static void too_many_choices(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    json_decref(post_json(f, "/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"n\":65}", 400));
+    json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"a\",\"n\":129}", 400));
+    json_decref(
+        post_json(f, "/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"max_tokens\":100000}", 400));
+    json_t *json =
+        post_json(f, "/v1/completions", "{\"prompt\":\"a\",\"n\":100,\"max_tokens\":1}", 200);
+    assert_int_equal(json_array_size(json_object_get(json, "choices")), 100);
+    json_decref(json);
+    await_closed(f, 1000);
+    fake_node_stop(d);
+}
+
+/* The prompt said again, and scored; no token wanted, one, or several choices. */
+static void echo(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true), *d = start_node(f, "d0", false);
+    await(f, 1, 1);
+    json_t *json = post_json(f, "/v1/completions",
+                             "{\"prompt\":\"abc\",\"max_tokens\":5,\"echo\":true,\"n\":2}", 200);
+    for (size_t i = 0; i < 2; i++) {
+        json_t *choice = json_array_get(json_object_get(json, "choices"), i);
+        assert_string_equal(json_string_value(json_object_get(choice, "text")), "abchello");
+        assert_true(json_is_null(json_object_get(choice, "logprobs")));
+    }
+    json_decref(json);
+    json =
+        post_json(f, "/v1/completions",
+                  "{\"prompt\":[[97,195,175]],\"max_tokens\":0,\"echo\":true,\"logprobs\":1}", 200);
+    assert_string_equal(text_of(json), "a\xc3\xaf");
+    assert_int_equal(usage_of(json, "completion_tokens"), 0);
+    json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
+    assert_string_equal(json_string_value(json_object_get(choice, "finish_reason")), "length");
+    char *said = json_dumps(json_object_get(choice, "logprobs"), JSON_COMPACT | JSON_SORT_KEYS);
+    assert_string_equal(said,
+                        "{\"text_offset\":[0,1,1],\"token_logprobs\":[null,-0.25,-0.5],"
+                        "\"tokens\":[\"a\",\"bytes:\\\\xc3\",\"bytes:\\\\xaf\"],\"top_logprobs\":"
+                        "[null,{\"bytes:\\\\xc4\":-0.125},{\"bytes:\\\\xb0\":-0.125}]}");
+    free(said);
+    json_decref(json);
+    json = post_json(f, "/v1/completions",
+                     "{\"prompt\":\"abc\",\"max_tokens\":1,\"prompt_logprobs\":1}", 200);
+    assert_string_equal(text_of(json), "h");
+    choice = json_array_get(json_object_get(json, "choices"), 0);
+    said = json_dumps(json_object_get(choice, "prompt_logprobs"), JSON_COMPACT | JSON_SORT_KEYS);
+    assert_string_equal(
+        said,
+        "[null,{\"98\":{\"decoded_token\":\"b\",\"logprob\":-0.25,\"rank\":2},\"99\":{"
+        "\"decoded_token\":\"c\",\"logprob\":-0.125,\"rank\":1}},{\"100\":{\"decoded_token\":\"d\","
+        "\"logprob\":-0.125,\"rank\":1},\"99\":{\"decoded_token\":\"c\",\"logprob\":-0.5,\"rank\":"
+        "2}}]");
+    free(said);
+    json_decref(json);
+    struct stream_result r;
+    stream_init(&r);
+    finish_stream(open_stream(f,
+                              "{\"prompt\":[\"abc\",\"x\"],\"max_tokens\":4,\"echo\":true,\"n\":2,"
+                              "\"logprobs\":0,\"stream\":true}"),
+                  &r);
+    const char *const want[] = {"abchell", "abchell", "xhell", "xhell"};
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(r.texts[i].data, want[i]);
+    stream_fini(&r);
+    fake_node_stop(p);
+    fake_node_stop(d);
+}
+
+/* Tokens without the scores before them count for nothing: the prompt is computed again. */
+static void lost_scores(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_args args = {
+        .port = f->nodes_port, .id = "d0", .identity = 7, .text = HELLO_TEXT, .scores_lost = 1};
+    struct fake_node *d = fake_node_start(&args);
+    await(f, 0, 1);
+    json_t *json = post_json(
+        f, "/v1/completions",
+        "{\"prompt\":\"abc\",\"max_tokens\":5,\"echo\":true,\"logprobs\":0,\"n\":2}", 200);
+    assert_string_equal(text_of(json), "abchello");
+    json_t *choice = json_array_get(json_object_get(json, "choices"), 1);
+    json_t *values = json_object_get(json_object_get(choice, "logprobs"), "token_logprobs");
+    assert_int_equal(json_array_size(values), 8);
+    assert_true(json_number_value(json_array_get(values, 2)) == -0.5);
+    assert_int_equal(fake_node_submits(d), 3); /* the first one twice */
+    json_decref(json);
+    fake_node_stop(d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(choices_follow_the_first),
+        TEST(prompts_and_choices_in_a_stream),
+        TEST(choices_wait_and_go_together),
+        TEST(a_client_leaves_the_last_choice),
+        TEST(an_error_ends_all_choices),
+        TEST(too_many_choices),
+        TEST(echo),
+        TEST(lost_scores),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
