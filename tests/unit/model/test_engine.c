@@ -27,6 +27,8 @@
 #define N_LAYERS 4
 #define QWEN3    "qwen3-128-20"
 #define QWEN2    "qwen2-64-27"
+#define GEMMA3   "gemma3-128-338"
+#define EXPERTS  "qwen3-moe-fused-447"
 #define N_PROMPT (TEST_TSAN ? 104 : 200)
 #define N_AFTER  6 /* tokens decoded after the prompt */
 
@@ -155,6 +157,8 @@ static void test_contract_cpu(void **state)
     }
     check_contract(QWEN3, "cpu", "f32");
     check_contract(QWEN2, "cpu", "bf16");
+    check_contract(GEMMA3, "cpu", "bf16");
+    check_contract(EXPERTS, "cpu", "f32");
 }
 
 static void test_contract_ref(void **state)
@@ -541,10 +545,9 @@ static void test_open_refusals(void **state)
 }
 
 /* Every allocation and device call that can fail is made to fail in turn while opening and running. */
-static void test_torture(void **state)
+static void torture(const char *model)
 {
-    (void)state;
-    const struct model_engine_args args = {.directory = run_model_path(QWEN2),
+    const struct model_engine_args args = {.directory = run_model_path(model),
                                            .backend = "fake",
                                            .n_threads = 1,
                                            .n_blocks = 2,
@@ -579,6 +582,13 @@ static void test_torture(void **state)
     }
     sl_log_set_level(SL_LOG_INFO);
     assert_true(nth > 50);
+}
+
+static void test_torture(void **state)
+{
+    (void)state;
+    torture(QWEN2);
+    torture(EXPERTS);
 }
 
 /* The digest is the same with and without its manifest, follows the bytes, and is part of the
@@ -670,24 +680,31 @@ static void test_wrong_weights(void **state)
                                            .seqs_max = 1,
                                            .digest_cache = "/nowhere"};
     const struct {
-        const char *edit;
+        const char *model, *edit;
         sl_status status;
         const char *sentence;
     } cases[] = {
-        {"s/\"intermediate_size\": 160/\"intermediate_size\": 168/", SL_INVALID,
+        {QWEN2, "s/\"intermediate_size\": 160/\"intermediate_size\": 168/", SL_INVALID,
          "model.layers.0.mlp.gate_proj.weight has shape [160][112]; config.json wants [168][112]"},
-        {"s/\"num_hidden_layers\": 3/\"num_hidden_layers\": 4/", SL_NOT_FOUND,
+        {QWEN2, "s/\"num_hidden_layers\": 3/\"num_hidden_layers\": 4/", SL_NOT_FOUND,
          "model.layers.3.input_layernorm.weight is missing"},
-        {"s/\"tie_word_embeddings\": true/\"tie_word_embeddings\": false/", SL_NOT_FOUND,
+        {QWEN2, "s/\"tie_word_embeddings\": true/\"tie_word_embeddings\": false/", SL_NOT_FOUND,
          "lm_head.weight is missing"},
-        {"s/\"model_type\": \"qwen2\"/\"model_type\": \"qwen3\"/", SL_NOT_FOUND,
+        {QWEN2, "s/\"model_type\": \"qwen2\"/\"model_type\": \"qwen3\"/", SL_NOT_FOUND,
          "model.layers.0.self_attn.q_norm.weight is missing"},
-        {"s/\"vocab_size\": 320/\"vocab_size\": 321/", SL_INVALID,
+        {QWEN2, "s/\"vocab_size\": 320/\"vocab_size\": 321/", SL_INVALID,
          "model.embed_tokens.weight has shape [320][112]"},
+        {EXPERTS, "s/\"num_experts\": 12/\"num_experts\": 13/", SL_INVALID,
+         "model.layers.1.mlp.gate.weight has shape [12][80]; config.json wants [13][80]"},
+        {EXPERTS, "s/\"moe_intermediate_size\": 40/\"moe_intermediate_size\": 48/", SL_INVALID,
+         "model.layers.1.mlp.experts.gate_up_proj has shape [12][80][80]; config.json wants "
+         "[12][96][80]"},
+        {EXPERTS, "s/\"decoder_sparse_step\": 2/\"decoder_sparse_step\": 1/", SL_NOT_FOUND,
+         "model.layers.0.mlp.gate.weight is missing"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         snprintf(command, sizeof(command), "cp %s/* %s/ && sed -i '%s' %s/config.json",
-                 run_model_path(QWEN2), copy, cases[i].edit, copy);
+                 run_model_path(cases[i].model), copy, cases[i].edit, copy);
         assert_int_equal(system(command), 0);
         refuse_open(&args, cases[i].status, cases[i].sentence);
     }
