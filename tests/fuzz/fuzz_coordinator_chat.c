@@ -26,7 +26,7 @@ static void check_chat(const struct api_chat *chat)
     SL_ASSERT(c->chat && c->max_tokens >= 1 && c->max_tokens <= API_TOKENS_MAX);
     SL_ASSERT(c->min_tokens <= c->max_tokens && c->truncate_prompt_tokens <= API_TOKENS_MAX);
     SL_ASSERT(c->temperature >= 0 && c->temperature <= API_TEMPERATURE_MAX);
-    SL_ASSERT(c->logprobs >= -1 && c->logprobs <= API_LOGPROBS_MAX);
+    SL_ASSERT(c->logprobs >= -1 && c->logprobs <= API_TOP_LOGPROBS_MAX);
     SL_ASSERT(!(chat->input.add_generation_prompt && chat->input.continue_final_message));
     SL_ASSERT(chat->input.kwargs == NULL || json_is_object(chat->input.kwargs));
     SL_ASSERT(chat->input.tools == NULL || json_array_size(chat->input.tools) > 0);
