@@ -51,7 +51,16 @@ static const struct http_route routes[] = {
     {"POST", "/v1/score", ROUTE_LATER},
     {"POST", "/v1/moderations", ROUTE_LATER},
     {"POST", "/v1/audio/transcriptions", ROUTE_LATER},
+    {"POST", "/v1/audio/translations", ROUTE_LATER},
+    {"POST", "/v1/audio/speech", ROUTE_LATER},
     {"POST", "/v1/images/generations", ROUTE_LATER},
+    {"POST", "/v1/images/edits", ROUTE_LATER},
+    {"POST", "/v1/files", ROUTE_LATER},
+    {"POST", "/v1/batches", ROUTE_LATER},
+    {"POST", "/v1/fine_tuning/jobs", ROUTE_LATER},
+    {"POST", "/v1/assistants", ROUTE_LATER},
+    {"POST", "/v1/threads", ROUTE_LATER},
+    {"POST", "/v1/vector_stores", ROUTE_LATER},
 };
 
 void coordinator_config_init(struct coordinator_config *config)

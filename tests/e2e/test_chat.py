@@ -1,7 +1,9 @@
 """Chat: prompts as transformers makes them, and the openai client's view of the answers."""
 
 import json
+import os
 import shutil
+import signal
 
 import openai
 import pytest
@@ -179,9 +181,21 @@ def test_errors_are_exceptions_of_their_class(client, recall):
                 {"type": "image_url", "image_url": {"url": "data:"}}]}]}, "messages[0].content[0].type")):
         error = refused(openai.InternalServerError, **fields)
         assert error.status_code == 501 and error.param == param
-    with pytest.raises(openai.InternalServerError) as error:
-        client.embeddings.create(model=recall.name, input="x")
-    assert error.value.status_code == 501
+
+
+def test_what_is_not_served_says_so(client, recall):
+    calls = [lambda: client.embeddings.create(model=recall.name, input="x"),
+             lambda: client.responses.create(model=recall.name, input="x"),
+             lambda: client.moderations.create(input="x"),
+             lambda: client.images.generate(prompt="x"),
+             lambda: client.audio.speech.create(model=recall.name, input="x", voice="alloy"),
+             lambda: client.files.create(file=("a.jsonl", b"{}"), purpose="batch"),
+             lambda: client.batches.create(input_file_id="x", endpoint="/v1/chat/completions", completion_window="24h"),
+             lambda: client.vector_stores.create()]
+    for call in calls:
+        with pytest.raises(openai.InternalServerError) as error:
+            call()
+        assert error.value.status_code == 501 and "/v1/chat/completions" in error.value.message
 
 
 # ------------------------------------------------------------------ who served it, caches, limits
@@ -196,6 +210,28 @@ def test_who_served_it(fleet):
     short = fleet.client.post("/v1/chat/completions", json={"messages": facts("Berth"), "max_tokens": 2})
     assert short.headers["x-sluice-prefill"] == "-" and short.headers["x-sluice-decode"] == "d0"
     assert short.json()["sluice"]["prefill"] == "-"
+
+
+def test_a_chat_goes_on_elsewhere_and_says_so(slow):
+    """The decode node dies in mid-stream: the same words, the role once, and usage names the other node."""
+    messages = [{"role": "user", "content": "Once upon a time"}]
+    fields = dict(max_tokens=60, temperature=0, ignore_eos=True, stream_options={"include_usage": True})
+    with Fleet(slow, prefill=0, decode=2, kv_blocks=64, options=["--share-cpus"]) as fleet:
+        want, _ = chat_stream(fleet, messages, **fields)
+        chunks = []
+        body = {"messages": messages, "stream": True, **fields}
+        with fleet.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            first = answer.headers["x-sluice-decode"]
+            for event in events(answer):
+                chunks.append(event)
+                if len(chunks) == 5:
+                    os.kill(next(n["pid"] for n in fleet.nodes() if n["id"] == first), signal.SIGKILL)
+        assert joined(chunks) == joined(want) and len(joined(want)) > 60
+        assert sum("role" in c["choices"][0]["delta"] for c in chunks if c["choices"]) == 1
+        assert chunks[-1]["usage"]["completion_tokens"] == 60
+        served = chunks[-1]["sluice"]
+        assert served["attempts"] == 2 and {first, served["decode"]} == {"d0", "d1"}
+        assert want[-1]["sluice"]["attempts"] == 1
 
 
 def test_salts_divide_the_cache(fleet):
