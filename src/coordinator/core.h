@@ -16,6 +16,7 @@
 #include "coordinator/prefix_index.h"
 #include "coordinator/registry.h"
 #include "coordinator/router.h"
+#include "coordinator/stages.h"
 #include "kv/hash.h"
 #include "proto/rpc.h"
 #include "serve/admin.h"
@@ -89,7 +90,8 @@ struct request {
     struct links unplaced; /* queue for the router */
     bool counted;          /* by admission */
     bool admitted;         /* once; headers have left, or may */
-    uint64_t placed_us, admitted_us, first_us, last_us;
+    struct stages stages;
+    uint64_t first_us, last_us;
     uint64_t retry_at_us;
     uint64_t lost_us; /* since when no node could take it over; 0 */
     uint32_t cached_tokens;

@@ -407,7 +407,7 @@ static enum dispatch_result carry_out(struct coordinator *c, struct request *req
         request->retry_at_us = now_us + 100 * SL_MS_US;
         return DISPATCH_WAIT;
     }
-    request->placed_us = sl_now_us();
+    stages_placed(&request->stages, sl_now_us());
     if (!request->cached_known)
         request->cached_tokens = (uint32_t)(request->tokens.n_ids - decision->compute_tokens);
     return DISPATCH_PLACED;
@@ -479,6 +479,7 @@ static bool redirect(struct coordinator *c, struct request *request, bool fresh,
         send_cancel(old, request->id, old_attempt, SLUICE__REASON__REASON_CANCELLED);
     close_decode(c, request);
     flow_redirect(&request->flow, d->join);
+    stages_redirected(&request->stages, now_us);
     open_decode(request, d);
     note_nodes(request, p, d);
     uint64_t key = serve_random_id();

@@ -81,17 +81,16 @@ static void init_latencies(struct meters *m, const char *model)
     family = sl_metrics_family(m->metrics, SL_METRIC_HISTOGRAM, "request_stage_seconds",
                                "Time of a request in one stage", "stage", stage_buckets,
                                COUNT(stage_buckets));
-    static const char *const stages[STAGE_COUNT] = {
-        "tokenize", "route", "prefill_queue", "prefill", "transfer", "decode_queue", "decode"};
     for (uint32_t i = 0; i < STAGE_COUNT; i++)
-        m->stages[i] = sl_metric_get(family, stages[i]);
+        m->stages[i] = sl_metric_get(family, stage_name((enum stage)i));
     m->handover = sl_metric_get(
         sl_metrics_family(m->metrics, SL_METRIC_HISTOGRAM, "handover_seconds",
                           "End of prefill compute to the destination's acknowledgement", "",
                           stage_buckets, COUNT(stage_buckets)));
     m->second_token = sl_metric_get(sl_metrics_family(
         m->metrics, SL_METRIC_HISTOGRAM, "second_token_delay_seconds",
-        "First token sent to second token sent", "", itl_buckets, COUNT(itl_buckets)));
+        "First token sent to second token sent, less a step of the node that gave it", "",
+        itl_buckets, COUNT(itl_buckets)));
 }
 
 static void init_transfers(struct meters *m)
@@ -258,17 +257,20 @@ static void observe(struct sl_metric *metric, uint64_t us)
         sl_metric_observe(metric, (double)us / SL_SECOND_US);
 }
 
+void meters_request(struct meters *m, const struct stages *stages, uint64_t whole_us)
+{
+    sl_metric_observe(m->e2e, (double)whole_us / SL_SECOND_US);
+    for (uint32_t i = 0; i < STAGE_COUNT; i++)
+        if (stages->passed & 1u << i)
+            sl_metric_observe(m->stages[i], (double)stages->spent_us[i] / SL_SECOND_US);
+}
+
 void meters_finished(struct meters *m, const struct registry_node *node, const char *d,
                      const Sluice__Finished *finished)
 {
     const Sluice__StageTimes *times = finished->times;
     if (times == NULL)
         return;
-    bool computed = finished->computed_tokens > 0;
-    observe(m->stages[computed ? STAGE_PREFILL_QUEUE : STAGE_DECODE_QUEUE], times->queue_us);
-    observe(m->stages[STAGE_PREFILL], times->prefill_us);
-    observe(m->stages[STAGE_TRANSFER], times->transfer_us);
-    observe(m->stages[STAGE_DECODE], times->decode_us);
     if (finished->finish != SLUICE__FINISH__FINISH_SENT)
         return;
     observe(m->handover, times->handover_us);

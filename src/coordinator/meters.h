@@ -5,20 +5,10 @@
 
 #include "base/metrics.h"
 #include "coordinator/registry.h"
+#include "coordinator/stages.h"
 #include "proto/node.pb-c.h"
 
 #include <stdint.h>
-
-enum meters_stage {
-    STAGE_TOKENIZE,
-    STAGE_ROUTE,
-    STAGE_PREFILL_QUEUE,
-    STAGE_PREFILL,
-    STAGE_TRANSFER,
-    STAGE_DECODE_QUEUE,
-    STAGE_DECODE,
-    STAGE_COUNT
-};
 
 enum meters_blocks { BLOCKS_USED, BLOCKS_CACHED, BLOCKS_FREE, BLOCKS_LANDING, BLOCKS_STATE_COUNT };
 
@@ -48,7 +38,9 @@ void meters_node_joined(struct meters *meters, const struct registry_node *node)
 /* Adds what grew since the node's last heartbeat. */
 void meters_heartbeat(struct meters *meters, const struct registry_node *node,
                       const Sluice__Heartbeat *heartbeat);
-/* Stage times of a node's part in a request; d: the destination's id, or NULL. */
+/* A request was served: its latency, and the stages that it was in. */
+void meters_request(struct meters *meters, const struct stages *stages, uint64_t whole_us);
+/* A node's part in a request; d: the destination's id, or NULL. */
 void meters_finished(struct meters *meters, const struct registry_node *node, const char *d,
                      const Sluice__Finished *finished);
 /* Gauges of the fleet and of open requests. */

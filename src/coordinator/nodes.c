@@ -185,8 +185,11 @@ static void take_admitted(struct coordinator *c, struct registry_node *node,
         return;
     }
     bool computes = node->join == request->flow.p || request->flow.mode == FLOW_LOCAL;
-    if (computes && admitted->attempt == request->flow.attempt)
-        requests_note_cached(request, admitted->cached_tokens);
+    if (admitted->attempt == request->flow.attempt) {
+        stages_admitted(&request->stages, computes, now_us);
+        if (computes)
+            requests_note_cached(request, admitted->cached_tokens);
+    }
     enum flow_step step = flow_admit(&request->flow, node->join, admitted->attempt);
     if (step == FLOW_STALE)
         dispatch_cancel_stray(c, node, admitted->request, admitted->attempt);

@@ -123,6 +123,15 @@ static void drop(struct coordinator *c, struct group *group)
     group_destroy(group);
 }
 
+/* One that is open still, as one is while the group lives: the exchange is known by it. */
+static struct request *open_choice(const struct group *group)
+{
+    uint32_t i = 0;
+    while (group->choices[i]->closed)
+        i++;
+    return group->choices[i];
+}
+
 static void cancel_all(struct coordinator *c, struct group *group)
 {
     for (uint32_t i = 0; i < group->n_choices; i++)
@@ -141,10 +150,14 @@ static void count_outcome(struct coordinator *c, const char *outcome)
 static void fail(struct coordinator *c, struct request *request, const struct api_error *error)
 {
     struct group *group = request->group;
+    char stages[STAGES_TEXT_BYTES];
+    uint64_t whole_us = stages_end(&request->stages, sl_now_us());
+    stages_text(&request->stages, stages, sizeof(stages));
     cancel_all(c, group);
-    sl_info("request_failed", "req=%s index=%u status=%d attempts=%u tokens=%u error=\"%s\"",
+    sl_info("request_failed",
+            "req=%s index=%u status=%d attempts=%u tokens=%u error=\"%s\" e2e_ms=%.1f %s",
             request->output.id, request->output.index, error->http_status, request->flow.attempt,
-            request->output.n_tokens, error->message);
+            request->output.n_tokens, error->message, (double)whole_us / SL_MS_US, stages);
     count_outcome(c, "error");
     if (group->begun && group->params.stream) {
         sl_buf_reset(&c->scratch);
@@ -196,8 +209,13 @@ static struct output_usage usage_of(const struct group *group)
 /* The client has left or does not read. */
 static void abandon(struct coordinator *c, struct group *group)
 {
-    sl_info("request_cancelled", "req=%s choices=%u tokens=%u", group->choices[0]->output.id,
-            group->n_choices, usage_of(group).completion_tokens);
+    char stages[STAGES_TEXT_BYTES];
+    struct request *open = open_choice(group);
+    uint64_t whole_us = stages_end(&open->stages, sl_now_us());
+    stages_text(&open->stages, stages, sizeof(stages));
+    sl_info("request_cancelled", "req=%s choices=%u tokens=%u e2e_ms=%.1f %s",
+            group->choices[0]->output.id, group->n_choices, usage_of(group).completion_tokens,
+            (double)whole_us / SL_MS_US, stages);
     count_outcome(c, "cancelled");
     cancel_all(c, group);
     http_abort(group->exchange);
@@ -228,9 +246,11 @@ static bool send_pending(struct coordinator *c, struct request *request, uint64_
     return false;
 }
 
-static void count_tokens(struct coordinator *c, const struct request *request, uint64_t now_us)
+static void count_tokens(struct coordinator *c, struct request *request, uint64_t now_us)
 {
-    uint64_t arrival_us = request->group->arrival_us;
+    char stages[STAGES_TEXT_BYTES];
+    uint64_t whole_us = stages_end(&request->stages, now_us);
+    stages_text(&request->stages, stages, sizeof(stages));
     uint32_t cached = cached_of(request);
     const char *outcome = request->output.finish == OUTPUT_STOP ? "stop" : "length";
     sl_metric_add(c->meters.prompt_tokens, request->n_prompt);
@@ -239,15 +259,15 @@ static void count_tokens(struct coordinator *c, const struct request *request, u
     sl_metric_add(c->meters.local_hit, cached);
     sl_metric_add(c->meters.prefix_queries, request->n_prompt);
     sl_metric_add(c->meters.prefix_hits, cached);
-    sl_metric_observe(c->meters.e2e, (double)(now_us - arrival_us) / SL_SECOND_US);
+    meters_request(&c->meters, &request->stages, whole_us);
     count_outcome(c, outcome);
     sl_info("request_done",
             "req=%s index=%u finish=%s prompt=%u cached=%u tokens=%u attempts=%u ttft_ms=%.1f "
-            "e2e_ms=%.1f",
+            "e2e_ms=%.1f %s",
             request->output.id, request->output.index, outcome, request->n_prompt, cached,
             request->output.n_tokens, request->flow.attempt,
-            (double)(request->first_us - arrival_us) / SL_MS_US,
-            (double)(now_us - arrival_us) / SL_MS_US);
+            (double)(request->first_us - request->group->arrival_us) / SL_MS_US,
+            (double)whole_us / SL_MS_US, stages);
 }
 
 /* Headers leave now, if they have not: from here on the choice counts as running. */
@@ -257,15 +277,11 @@ static void admit_once(struct coordinator *c, struct request *request, uint64_t 
     if (request->admitted)
         return;
     request->admitted = true;
-    request->admitted_us = now_us;
     c->n_running++;
     take_out(c, &c->waiting, request);
     if (request->counted)
         admission_leave(&c->admission, request->n_prompt, true, now_us);
     request->counted = false;
-    if (request->leader == request)
-        sl_metric_observe(c->meters.stages[STAGE_ROUTE],
-                          (double)(request->placed_us - group->tokenized_us) / SL_SECOND_US);
     if (group->begun)
         return;
     group->begun = true;
@@ -332,16 +348,6 @@ static void let_follow(struct coordinator *c, struct request *leader, flow_node 
     }
 }
 
-/* A choice that is open still: the exchange is known by it. */
-static void hand_exchange_on(struct group *group)
-{
-    for (uint32_t i = 0; i < group->n_choices; i++)
-        if (!group->choices[i]->closed) {
-            http_exchange_set_user(group->exchange, group->choices[i]->id);
-            return;
-        }
-}
-
 static void complete(struct coordinator *c, struct request *request, flow_node sender,
                      uint64_t now_us)
 {
@@ -365,7 +371,7 @@ static void complete(struct coordinator *c, struct request *request, flow_node s
     }
     let_follow(c, request, sender);
     close_choice(c, request);
-    hand_exchange_on(group);
+    http_exchange_set_user(group->exchange, open_choice(group)->id);
 }
 
 /* ── admission ───────────────────────────────────────────────────────────────────────────────── */
@@ -433,14 +439,14 @@ static uint64_t seed_of(const struct group *group, uint32_t index, uint64_t draw
 
 void requests_admit(struct coordinator *c, struct group *group, uint64_t now_us)
 {
-    sl_metric_observe(c->meters.stages[STAGE_TOKENIZE],
-                      (double)(group->tokenized_us - group->arrival_us) / SL_SECOND_US);
     if (refuse_now(c, group, now_us))
         return;
     uint64_t drawn = serve_random_id();
     group->n_open = group->n_choices;
     for (uint32_t i = 0; i < group->n_choices; i++) {
         struct request *request = group->choices[i];
+        stages_begin(&request->stages, group->arrival_us);
+        stages_route(&request->stages, group->tokenized_us);
         request->counted = true;
         fit_pool(c, request);
         request->seed = seed_of(group, i, drawn);
@@ -454,7 +460,7 @@ void requests_admit(struct coordinator *c, struct group *group, uint64_t now_us)
         insert(c, &c->unplaced, request, false);
     }
     c->place_again = true;
-    hand_exchange_on(group);
+    http_exchange_set_user(group->exchange, open_choice(group)->id);
     if (http_exchange_is_gone(group->exchange))
         abandon(c, group);
 }
@@ -537,6 +543,14 @@ static void fail_lost(struct coordinator *c, struct request *request)
     fail(c, request, &error);
 }
 
+static void fail_deadline(struct coordinator *c, struct request *request)
+{
+    struct api_error error;
+    api_fail(&error, 504, "deadline", NULL, "the request took longer than %.0f s",
+             (double)c->config.request_us / SL_SECOND_US);
+    fail(c, request, &error);
+}
+
 static void second(struct coordinator *c, uint64_t now_us)
 {
     for (uint32_t i = 0; i < c->config.requests_max; i++) {
@@ -545,10 +559,7 @@ static void second(struct coordinator *c, uint64_t now_us)
             continue;
         struct group *group = request->group;
         if (now_us - group->arrival_us >= c->config.request_us) {
-            struct api_error error;
-            api_fail(&error, 504, "deadline", NULL, "the request took longer than %.0f s",
-                     (double)c->config.request_us / SL_SECOND_US);
-            fail(c, request, &error);
+            fail_deadline(c, request);
         } else if (group->begun && group->params.stream &&
                    now_us - group->sent_us >= CORE_KEEPALIVE_US) {
             group->sent_us = now_us;
@@ -584,6 +595,7 @@ void requests_tick(struct coordinator *c, uint64_t now_us)
 static void queue_again(struct coordinator *c, struct request *request, uint64_t retry_at_us)
 {
     flow_unplace(&request->flow);
+    stages_route(&request->stages, sl_now_us());
     request->retry_at_us = retry_at_us;
     insert(c, &c->unplaced, request, true);
     c->place_again = true;
@@ -606,7 +618,9 @@ static void retry(struct coordinator *c, struct request *request, const char *wh
     if (request->admitted && request->lost_us == 0)
         request->lost_us = now_us; /* an open stream goes on soon, or ends */
     dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
-    if (!flow_may_retry(&request->flow))
+    if (now_us - request->group->arrival_us + SLACK_US >= c->config.request_us)
+        fail_deadline(c, request); /* which the node saw first */
+    else if (!flow_may_retry(&request->flow))
         fail_attempts(c, request, why);
     else
         queue_again(c, request, now_us);
@@ -719,16 +733,23 @@ void requests_fail_all(struct coordinator *c, const char *why)
 
 /* ── tokens ──────────────────────────────────────────────────────────────────────────────────── */
 
-static void observe_latency(struct coordinator *c, struct request *request, uint32_t n,
-                            uint64_t now_us)
+/* What the second token took beyond a step of the node that gives it. */
+static void observe_second(struct coordinator *c, const struct registry_node *node, uint64_t us)
+{
+    uint32_t tokens = node->own_running > 0 ? node->own_running : 1;
+    double ms = router_cost_beyond_step_ms(&node->cost, tokens, (double)us / SL_MS_US);
+    sl_metric_observe(c->meters.second_token, ms / 1000);
+}
+
+static void observe_latency(struct coordinator *c, const struct registry_node *node,
+                            struct request *request, uint32_t n, uint64_t now_us)
 {
     if (request->last_us != 0) {
         double each = (double)(now_us - request->last_us) / SL_SECOND_US / n;
         for (uint32_t i = 0; i < n; i++)
             sl_metric_observe(c->meters.itl, each);
         if (request->output.n_tokens == 1)
-            sl_metric_observe(c->meters.second_token,
-                              (double)(now_us - request->last_us) / SL_SECOND_US);
+            observe_second(c, node, now_us - request->last_us);
     }
     request->last_us = now_us;
 }
@@ -793,6 +814,14 @@ static bool holds_prompt(const struct request *request, flow_node node)
     return node == request->flow.d || request->flow.mode == FLOW_SINGLE;
 }
 
+static void note_stage(struct request *request, flow_node node, uint64_t now_us)
+{
+    if (node == request->flow.d || request->flow.mode == FLOW_SINGLE)
+        stages_decodes(&request->stages, now_us);
+    else
+        stages_first_token(&request->stages, request->flow.admitted, now_us);
+}
+
 static void take_run(struct coordinator *c, struct registry_node *node, struct request *request,
                      const Sluice__TokenRun *run, uint64_t now_us)
 {
@@ -805,6 +834,7 @@ static void take_run(struct coordinator *c, struct registry_node *node, struct r
         dispatch_cancel_stray(c, node, run->request, run->attempt);
         return;
     }
+    note_stage(request, node->join, now_us);
     if (step != FLOW_ACCEPT) {
         if (step == FLOW_RETRY)
             sl_metric_add(c->meters.gaps, 1);
@@ -813,7 +843,7 @@ static void take_run(struct coordinator *c, struct registry_node *node, struct r
     }
     if (request->at_compute != 0)
         accounts_first_token(c, request);
-    observe_latency(c, request, (uint32_t)run->n_tokens - skip, now_us);
+    observe_latency(c, node, request, (uint32_t)run->n_tokens - skip, now_us);
     if (!take_tokens(request, run, skip)) {
         struct api_error error;
         api_fail(&error, 500, "no_memory", NULL, "%s", sl_error());

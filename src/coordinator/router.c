@@ -81,6 +81,12 @@ static double step_ms(const struct router_cost *cost, double tokens)
     return router_cost_base_ms(cost) + router_cost_token_ms(cost) * tokens;
 }
 
+double router_cost_beyond_step_ms(const struct router_cost *cost, double tokens, double ms)
+{
+    double beyond = cost->weight > 0 ? ms - step_ms(cost, tokens) : ms;
+    return beyond > 0 ? beyond : 0;
+}
+
 struct router_cost router_cost_settle(const struct router_cost *own, const struct router_cost *pool)
 {
     if (own->weight < SETTLED_SAMPLES)

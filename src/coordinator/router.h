@@ -23,6 +23,8 @@ void router_cost_merge(struct router_cost *cost, const struct router_cost *from)
 struct router_cost router_cost_settle(const struct router_cost *own,
                                       const struct router_cost *pool);
 double router_cost_base_ms(const struct router_cost *cost);
+/* What of `ms` is beyond a step of so many tokens: all of it while there is no sample, never below 0. */
+double router_cost_beyond_step_ms(const struct router_cost *cost, double tokens, double ms);
 double router_cost_token_ms(const struct router_cost *cost);
 
 /* A node that may get work now. */

@@ -210,7 +210,12 @@ static void fitted_costs(void **state)
         router_cost_add(&cost, i % 17, 3.0 + 0.25 * (i % 17));
     assert_true(router_cost_token_ms(&cost) > 0.2499 && router_cost_token_ms(&cost) < 0.2501);
     assert_true(router_cost_base_ms(&cost) > 2.999 && router_cost_base_ms(&cost) < 3.001);
+    double beyond = router_cost_beyond_step_ms(&cost, 8, 7);
+    assert_true(beyond > 1.999 && beyond < 2.001);
+    assert_true(router_cost_beyond_step_ms(&cost, 8, 4.9) == 0);
     struct router_cost flat = {.weight = 0};
+    assert_true(router_cost_beyond_step_ms(&flat, 8, 7) ==
+                7); /* nothing is known, nothing guessed */
     for (int i = 0; i < 10; i++)
         router_cost_add(&flat, 8, 4);
     assert_true(router_cost_token_ms(&flat) > 0.49 && router_cost_token_ms(&flat) < 0.51);
