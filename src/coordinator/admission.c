@@ -7,6 +7,8 @@
 
 #define RATE_US     (10.0 * SL_SECOND_US)
 #define RETRY_S_MAX 60
+#define PATIENCE    4u  /* the part of its wait, 1/4, for which a request is overtaken */
+#define MISSES_MAX  64u /* routed in vain in one pass */
 
 bool admission_enter(struct admission *admission, uint32_t n_requests, uint64_t n_tokens)
 {
@@ -31,6 +33,13 @@ void admission_leave(struct admission *admission, uint32_t n_tokens, bool admitt
     double keep = elapsed >= RATE_US ? 0 : 1 - elapsed / RATE_US;
     admission->per_second = admission->per_second * keep + 1.0 / (RATE_US / SL_SECOND_US);
     admission->last_us = now_us;
+}
+
+bool admission_missed(struct admission_pass *pass, uint64_t waited_us, uint64_t wait_us)
+{
+    pass->n_passed++;
+    pass->place = pass->place && waited_us < wait_us / PATIENCE;
+    return ++pass->n_missed < MISSES_MAX;
 }
 
 uint32_t admission_retry_after_s(const struct admission *admission)

@@ -202,8 +202,11 @@ void requests_fail_all(struct coordinator *c, const char *why);
 
 /* dispatch.c: placements and the messages that make them. */
 enum dispatch_result { DISPATCH_PLACED, DISPATCH_WAIT, DISPATCH_NO_NODE, DISPATCH_TOO_LARGE };
-enum dispatch_result dispatch_place(struct coordinator *c, struct request *request,
+/* place false: only where it takes no place of one that generates. */
+enum dispatch_result dispatch_place(struct coordinator *c, struct request *request, bool place,
                                     uint64_t now_us);
+/* Some node takes one more request to generate. */
+bool dispatch_has_place(const struct coordinator *c);
 /* False: no D that could take it. */
 bool dispatch_redirect(struct coordinator *c, struct request *request, uint64_t now_us);
 /* Only to a D that the request has not failed at. */

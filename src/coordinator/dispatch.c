@@ -277,6 +277,7 @@ static sl_status send_submit(struct coordinator *c, const struct request *reques
     uint64_t age_us = now_us - request->group->arrival_us;
     submit.incarnation = node->hello->incarnation;
     submit.request = request->id;
+    submit.priority = request->group->params.priority;
     submit.attempt = request->flow.attempt;
     submit.mode = mode;
     submit.deadline_us = c->config.request_us > age_us ? c->config.request_us - age_us : 1;
@@ -413,7 +414,23 @@ static enum dispatch_result carry_out(struct coordinator *c, struct request *req
     return DISPATCH_PLACED;
 }
 
-enum dispatch_result dispatch_place(struct coordinator *c, struct request *request, uint64_t now_us)
+bool dispatch_has_place(const struct coordinator *c)
+{
+    bool any[2] = {false}, place[2] = {false}; /* [prefill] */
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
+        const struct registry_node *node = &c->registry.nodes[i];
+        if (!node->used || !registry_usable(&c->registry, node))
+            continue;
+        any[node->prefill] = true;
+        place[node->prefill] |= node->own_unadmitted < CORE_UNADMITTED;
+    }
+    if (!any[false] && !any[true])
+        return true; /* no node at all: routing says so */
+    return place[!any[false]];
+}
+
+enum dispatch_result dispatch_place(struct coordinator *c, struct request *request, bool place,
+                                    uint64_t now_us)
 {
     struct candidates candidates;
     /* Scores of a prompt come before its tokens, which only one node's messages do. */
@@ -424,6 +441,7 @@ enum dispatch_result dispatch_place(struct coordinator *c, struct request *reque
     if (candidates.n == 0)
         return DISPATCH_NO_NODE;
     struct router_input input = route_input(c, request, &candidates);
+    input.unadmitted_max = place ? CORE_UNADMITTED : 0;
     struct router_decision decision = router_choose(&input);
     switch (decision.reason) {
     case ROUTER_NONE:

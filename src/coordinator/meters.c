@@ -147,6 +147,8 @@ void meters_init(struct meters *m, const char *model)
         counter(m, "prefix_cache_hits_tokens_total", "Prompt tokens found in prefix caches");
     m->index_entries = gauge(m, "prefix_index_entries", "Block hashes in the prefix index");
     m->gaps = counter(m, "token_index_gaps_total", "Token runs that skipped an index");
+    m->overtakes = counter(m, "placement_overtakes_total",
+                           "Requests placed while one before them found no place");
     m->stale_tokens = counter(m, "stale_token_runs_total", "Token runs of attempts that were over");
     m->requests = counters(m, "requests_total", "Requests by outcome", "outcome");
     m->decisions =

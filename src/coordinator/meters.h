@@ -22,7 +22,7 @@ struct meters {
     struct sl_metric *computed, *local_hit;
     struct sl_metric *running, *waiting, *kv_usage, *blocks[BLOCKS_STATE_COUNT];
     struct sl_metric *prefix_queries, *prefix_hits;
-    struct sl_metric *index_entries, *gaps, *stale_tokens;
+    struct sl_metric *index_entries, *gaps, *stale_tokens, *overtakes;
     struct sl_metric_family *requests, *decisions, *rejected, *migrations, *replicas, *preemptions;
     struct sl_metric_family *transfer_bytes, *transfer_pieces, *transfer_streams;
     struct sl_metric_family *transfer_busy, *transfer_exposed, *transfer_failures;

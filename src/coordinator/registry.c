@@ -286,3 +286,9 @@ bool registry_serves(const struct registry *registry)
 {
     return registry_count(registry, false) + registry_count(registry, true) > 0;
 }
+
+bool registry_generates(const struct registry *registry, const struct registry_node *node)
+{
+    return registry_usable(registry, node) &&
+           (!node->prefill || registry_count(registry, false) == 0);
+}

@@ -116,5 +116,7 @@ bool registry_usable(const struct registry *registry, const struct registry_node
 uint32_t registry_count(const struct registry *registry, bool prefill);
 /* Some node can take a request: of either role, since each can do all. */
 bool registry_serves(const struct registry *registry);
+/* Who generates: usable decode nodes, or the prefill nodes while there is none. */
+bool registry_generates(const struct registry *registry, const struct registry_node *node);
 
 #endif

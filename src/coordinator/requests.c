@@ -5,9 +5,11 @@
  *              │        └── retry ───┴──────────────┘
  *              └─► 429 after queue_us; 503 when no node takes over within lost_us; 400 too large
  *
- * Two lists hold requests that wait: `waiting`, those of whose group no node has ever admitted one, in the order of
- * their arrival (its head is the next to run out of time), and `unplaced`, those that the router must
- * place (retries in front). A request is on neither while it decodes, so a tick costs nothing for it.
+ * Two lists hold requests that wait: `waiting`, those of whose group no node has ever admitted one, in the
+ * order of their arrival (its head is the next to run out of time), and `unplaced`, those that the router
+ * must place, by priority (retries before their equals). One that finds no place is passed by those that
+ * do, until it has waited for a part of its time: then the next place to generate at is kept for it. A
+ * request is on neither list while it decodes, so a tick costs nothing for it.
  *
  * Choices of one prompt share its blocks: the first goes ahead, the others are on no list until a node that
  * holds the blocks has sent its token, and are then placed where these are. An error of one choice ends the
@@ -39,14 +41,28 @@ static struct links *links_of(struct coordinator *c, const struct list *list,
     return list == &c->waiting ? &request->waiting : &request->unplaced;
 }
 
+/* The place in the queue, in front of whom it stands: behind its equals, or before them. NULL: at the end. */
+static struct request *place_of(const struct coordinator *c, const struct request *request,
+                                bool front)
+{
+    int32_t priority = request->group->params.priority;
+    struct request *next = front ? c->unplaced.first : NULL;
+    while (front && next != NULL && next->group->params.priority < priority)
+        next = next->unplaced.next;
+    struct request *last = front ? NULL : c->unplaced.last;
+    for (; last != NULL && last->group->params.priority > priority; last = last->unplaced.previous)
+        next = last;
+    return next;
+}
+
 static void insert(struct coordinator *c, struct list *list, struct request *request, bool front)
 {
     struct links *links = links_of(c, list, request);
     if (links->in)
         return;
     links->in = true;
-    links->previous = front ? NULL : list->last;
-    links->next = front ? list->first : NULL;
+    links->next = list == &c->unplaced ? place_of(c, request, front) : NULL;
+    links->previous = links->next != NULL ? links_of(c, list, links->next)->previous : list->last;
     if (links->previous != NULL)
         links_of(c, list, links->previous)->next = request;
     else
@@ -415,7 +431,7 @@ static void fit_pool(const struct coordinator *c, struct request *request)
     uint64_t largest = 0;
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
         const struct registry_node *node = &c->registry.nodes[i];
-        if (!node->used || !registry_usable(&c->registry, node) || node->prefill)
+        if (!node->used || !registry_generates(&c->registry, node))
             continue;
         uint64_t tokens = (uint64_t)node->load.blocks_total * node->hello->block_tokens;
         uint32_t held_max = node->hello->request_blocks_max;
@@ -480,7 +496,7 @@ static void fail_too_large(struct coordinator *c, struct request *request)
     uint32_t largest = 0, block_tokens = 1, held_max = 0;
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
         const struct registry_node *node = &c->registry.nodes[i];
-        if (!node->used || !registry_usable(&c->registry, node) || node->prefill)
+        if (!node->used || !registry_generates(&c->registry, node))
             continue;
         largest = node->load.blocks_total > largest ? node->load.blocks_total : largest;
         block_tokens = node->hello->block_tokens;
@@ -496,21 +512,48 @@ static void fail_too_large(struct coordinator *c, struct request *request)
     fail(c, request, &error);
 }
 
-/* Places the queue's requests in order, until one must wait for room. */
+/* How long it may wait: an open stream goes before all others. */
+static uint64_t wait_us(const struct coordinator *c, const struct request *request)
+{
+    return request->group->begun ? 0 : c->config.queue_us;
+}
+
+static bool needs_place(const struct request *request)
+{
+    return request->max_tokens - request->flow.next_index > 1;
+}
+
+static void note_placed(struct coordinator *c, struct request *request, bool overtakes)
+{
+    request->lost_us = 0;
+    take_out(c, &c->unplaced, request);
+    if (overtakes)
+        sl_metric_add(c->meters.overtakes, 1);
+}
+
+/* Places what can be placed, in order. */
 void requests_place_queue(struct coordinator *c, uint64_t now_us)
 {
+    struct admission_pass pass = {.place = dispatch_has_place(c)};
+    bool more = true;
     struct request *next;
-    for (struct request *request = c->unplaced.first; request != NULL; request = next) {
+    for (struct request *request = c->unplaced.first; request != NULL && more; request = next) {
         next = request->unplaced.next;
         if (request->retry_at_us > now_us)
             continue;
-        switch (dispatch_place(c, request, now_us)) {
+        if (needs_place(request) && !pass.place) {
+            pass.n_passed++;
+            continue;
+        }
+        switch (dispatch_place(c, request, pass.place, now_us)) {
         case DISPATCH_PLACED:
-            request->lost_us = 0;
-            take_out(c, &c->unplaced, request);
+            note_placed(c, request, pass.n_passed > 0);
+            pass.place = pass.place && dispatch_has_place(c);
             break;
         case DISPATCH_WAIT:
-            return;
+            more =
+                admission_missed(&pass, now_us - request->group->arrival_us, wait_us(c, request));
+            break;
         case DISPATCH_NO_NODE:
             request->lost_us = request->lost_us != 0 ? request->lost_us : now_us;
             break;

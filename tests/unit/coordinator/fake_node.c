@@ -41,6 +41,7 @@ struct fake_node {
     atomic_uint submits, cancels, redirects, running;
     Sluice__Mode last_mode;
     uint32_t last_total, last_first_index;
+    int32_t last_priority;
     uint32_t last_salt_bytes;
     uint8_t last_salt[RPC_SALT_BYTES_MAX];
     uint64_t seeds[FAKE_SEEDS];
@@ -237,6 +238,7 @@ static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
     node->last_mode = submit->mode;
     node->last_total = submit->total_tokens;
     node->last_first_index = submit->first_index;
+    node->last_priority = submit->priority;
     node->last_salt_bytes = (uint32_t)submit->salt.len;
     memcpy(node->last_salt, submit->salt.data, submit->salt.len);
     node->seeds[(atomic_load(&node->submits) - 1) % FAKE_SEEDS] = submit->sampling->seed;
@@ -474,6 +476,11 @@ uint32_t fake_node_last_salt(struct fake_node *node, uint8_t salt_out[RPC_SALT_B
 {
     memcpy(salt_out, node->last_salt, node->last_salt_bytes);
     return node->last_salt_bytes;
+}
+
+int32_t fake_node_last_priority(struct fake_node *node)
+{
+    return node->last_priority;
 }
 
 uint64_t fake_node_seed(struct fake_node *node, uint32_t back)

@@ -58,6 +58,7 @@ uint32_t fake_node_running(struct fake_node *node);
 Sluice__Mode fake_node_last_mode(struct fake_node *node);
 uint32_t fake_node_last_total(struct fake_node *node);
 uint32_t fake_node_last_first_index(struct fake_node *node);
+int32_t fake_node_last_priority(struct fake_node *node);
 /* Returns its bytes. */
 uint32_t fake_node_last_salt(struct fake_node *node, uint8_t salt_out[RPC_SALT_BYTES_MAX]);
 /* Of the submit that came so many before the last one, below FAKE_SEEDS. */

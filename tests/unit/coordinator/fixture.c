@@ -1,6 +1,6 @@
 #include "unit/coordinator/fixture.h"
 
-static int start(void **state, char *model)
+static int start(void **state, char *model, uint64_t queue_us)
 {
     struct fixture *f = sl_zalloc(1, sizeof(*f));
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);
@@ -15,7 +15,7 @@ static int start(void **state, char *model)
     config.suspect_us = 300000;
     config.dead_us = 500000;
     config.lost_us = 600000;
-    config.queue_us = 800000;
+    config.queue_us = queue_us;
     assert_ok(coordinator_start(&config, &f->c));
     f->port = coordinator_http_port(f->c);
     f->nodes_port = coordinator_nodes_port(f->c);
@@ -25,7 +25,12 @@ static int start(void **state, char *model)
 
 int setup(void **state)
 {
-    return start(state, fake_model_create());
+    return start(state, fake_model_create(), 800000);
+}
+
+int setup_patient(void **state)
+{
+    return start(state, fake_model_create(), 60000000);
 }
 
 /* With a chat template, and an end token that only the tokenizer names: the comma. */
@@ -36,7 +41,7 @@ int setup_chat(void **state)
                     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
                     "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}");
     test_write_text(model, "tokenizer_config.json", "{\"eos_token\": \",\"}");
-    return start(state, model);
+    return start(state, model, 800000);
 }
 
 int teardown(void **state)

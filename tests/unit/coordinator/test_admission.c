@@ -44,6 +44,27 @@ static void bounds(void **state)
     assert_false(admission_enter(&a, 1, 1));
 }
 
+/* Those behind one that finds no place go on, until it has waited for a quarter of its time. */
+static void passes(void **state)
+{
+    (void)state;
+    struct admission_pass pass = {.place = true};
+    assert_true(admission_missed(&pass, 249, 1000));
+    assert_true(pass.place);
+    assert_true(admission_missed(&pass, 250, 1000));
+    assert_false(pass.place); /* for this turn */
+    assert_true(admission_missed(&pass, 0, 1000));
+    assert_false(pass.place);
+    assert_int_equal(pass.n_passed, 3);
+    pass = (struct admission_pass){.place = true};
+    assert_true(admission_missed(&pass, 0, 0)); /* an open stream */
+    assert_false(pass.place);
+    pass = (struct admission_pass){.place = true};
+    for (uint32_t i = 1; i < 64; i++)
+        assert_true(admission_missed(&pass, 0, 1000));
+    assert_false(admission_missed(&pass, 0, 1000));
+}
+
 static void retry_after(void **state)
 {
     (void)state;
@@ -91,8 +112,8 @@ static void back_off(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(groups),   cmocka_unit_test(bounds),   cmocka_unit_test(retry_after),
-        cmocka_unit_test(cpu_sets), cmocka_unit_test(back_off),
+        cmocka_unit_test(groups),      cmocka_unit_test(bounds),   cmocka_unit_test(passes),
+        cmocka_unit_test(retry_after), cmocka_unit_test(cpu_sets), cmocka_unit_test(back_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
