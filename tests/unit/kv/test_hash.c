@@ -56,6 +56,10 @@ static void test_chain(void **state)
     for (size_t i = 0; i < 6; i++)
         expect(&chain[i], hex[i]);
     assert_int_equal(kv_hash_chain(&root, tokens, 15, 16, chain), 0);
+    static const uint32_t wide[3] = {0x01020304, 0xfffefdfc, 0x80000000}; /* every byte counts */
+    root = kv_hash_root(identity, NULL, 0);
+    assert_int_equal(kv_hash_chain(&root, wide, 3, 3, chain), 1);
+    expect(&chain[0], "013ff4d0f589c7bdf6e71f0717d082e1");
 }
 
 static void test_long_block(void **state)

@@ -52,7 +52,7 @@ struct world {
     uint64_t time;
     uint64_t random;
     uint64_t next_seq; /* of events */
-    uint32_t n_evicted, n_duplicates, n_refused, n_hits;
+    uint32_t n_evicted, n_duplicates, n_refused, n_hits, n_unheld;
 };
 
 static uint32_t draw(struct world *w, uint32_t n)
@@ -240,8 +240,13 @@ static void insert(struct world *w, struct seq *seq)
     assert_int_equal(kept, known != NULL ? known->block : seq->table.blocks[i]);
     if (known != NULL) {
         w->n_duplicates++;
-        if (!kv_pool_acquire(w->pool, kept))
+        bool room = references_of(w, kept) > 0 || kv_pool_available(w->pool) > 0;
+        bool acquired = kv_pool_acquire(w->pool, kept);
+        assert_int_equal(acquired, room);
+        if (!acquired) {
+            w->n_unheld++;
             return;
+        }
         seq->shadows[seq->n_shadows++] = kept;
     } else {
         struct entry entry = {.hash = hashes[i], .block = kept, .has_parent = i > 0};
@@ -391,7 +396,7 @@ static void test_against_model(void **state)
         }
         /* The run has been everywhere. */
         assert_true(w.n_evicted > 100 && w.n_duplicates > 100 && w.n_refused > 100 &&
-                    w.n_hits > 100);
+                    w.n_hits > 100 && w.n_unheld > 0);
         world_close(&w);
     }
 }

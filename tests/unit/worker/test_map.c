@@ -35,6 +35,7 @@ static void test_against_array(void **state)
     for (uint64_t key = 0; key < KEYS; key++)
         assert_ptr_equal(worker_map_get(map, key * 0x100000001ull), model[key]);
     worker_map_destroy(map);
+    worker_map_destroy(NULL);
 }
 
 int main(void)
