@@ -280,6 +280,7 @@ static void test_recall(void **state)
         const json_t *question = json_array_get(questions, i);
         read_tokens(json_object_get(question, "tokens"), asked, 64, &n_asked);
         read_tokens(json_object_get(question, "answer"), answer, 64, &n_answer);
+        assert_true(n_answer > 0);
         struct model_event event =
             run_one(engine, run_next(&seq, asked, n_asked, MODEL_LOGITS_LAST));
         for (uint32_t j = 0; j < n_answer; j++) {

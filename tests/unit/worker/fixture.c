@@ -852,12 +852,26 @@ void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t
     }
 }
 
+/* That many tokens are equal says little where they repeat themselves. */
+static void assert_varied(const uint32_t *tokens, uint32_t n)
+{
+    uint32_t n_distinct = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = 0;
+        while (tokens[k] != tokens[i])
+            k++;
+        n_distinct += k == i;
+    }
+    assert_true(n > 0 && (n < 20 || n_distinct >= 8));
+}
+
 void fx_expect(const struct fx_request *request, const struct fx_submit *submit)
 {
     static uint32_t tokens[FX_TOKENS_MAX];
     uint32_t n;
     uint32_t prompt = submit->prompt_tokens != 0 ? submit->prompt_tokens : submit->n_tokens;
     fx_reference(submit, tokens, &n);
+    assert_varied(tokens, n);
     uint32_t first = submit->n_tokens - prompt;
     assert_int_equal(request->n, first + n);
     assert_memory_equal(request->tokens + first, tokens, n * sizeof(*tokens));
