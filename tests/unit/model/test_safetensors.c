@@ -243,6 +243,45 @@ static void test_shards(void **state)
     write_file("two", strlen(ONE_HEADER), ONE_HEADER, values, 8);
     write_index("{\"weight_map\": {\"a\": \"one\", \"b\": \"two\"}}");
     refused(SL_CORRUPT, "a is in");
+    /* In both files, though the index names the right one. */
+    const char *both = "{" ENTRY("b", "[1]", "[0,4]") "," ENTRY("a", "[1]", "[4,8]") "}";
+    write_file("two", strlen(both), both, values, 8);
+    refused(SL_CORRUPT, "one too");
+}
+
+/* Several tensors in each of two files: each is found, with its own bytes. */
+static void test_many_in_shards(void **state)
+{
+    (void)state;
+    const float first[3] = {1, 2, 3}, second[3] = {4, 5, 6};
+    const char *one = "{" ENTRY("z", "[1]", "[0,4]") "," ENTRY("b", "[2]", "[4,12]") "}";
+    const char *two = "{" ENTRY("y", "[1]", "[0,4]") "," ENTRY("a", "[1]", "[4,8]") "," ENTRY(
+        "c", "[1]", "[8,12]") "}";
+    write_file("one", strlen(one), one, first, 12);
+    write_file("two", strlen(two), two, second, 12);
+    write_index("{\"weight_map\": {\"z\": \"one\", \"b\": \"one\", \"y\": \"two\", \"a\": \"two\", "
+                "\"c\": \"two\"}}");
+    struct model_tensors *tensors;
+    if (model_tensors_open(directory, &tensors) != SL_OK)
+        fail_msg("%s", sl_error());
+    assert_int_equal(model_tensors_count(tensors), 5);
+    const struct {
+        const char *name;
+        const float *values;
+        size_t bytes;
+    } wanted[] = {{"z", first, 4},
+                  {"b", first + 1, 8},
+                  {"y", second, 4},
+                  {"a", second + 1, 4},
+                  {"c", second + 2, 4}};
+    for (size_t i = 0; i < 5; i++) {
+        const struct model_tensor *tensor = model_tensors_find(tensors, wanted[i].name);
+        assert_non_null(tensor);
+        assert_int_equal(tensor->bytes, wanted[i].bytes);
+        assert_memory_equal(tensor->data, wanted[i].values, wanted[i].bytes);
+    }
+    assert_null(model_tensors_find(tensors, "x"));
+    model_tensors_close(tensors);
 }
 
 /* Random damage to a good header: accepted or refused, never a crash or a tensor outside the data. */
@@ -285,6 +324,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_one_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bad_files, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_shards, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_many_in_shards, set_up, tear_down),
         cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
