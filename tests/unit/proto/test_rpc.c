@@ -516,6 +516,54 @@ static void test_refused_message_closes_with_the_reason(void **state)
     pair_close(&pair);
 }
 
+/* What the client makes of each way in which the server may end its stream; and that nothing is taken
+ * from a stream which has been refused, though much has come already. */
+static void test_reasons_by_code(void **state)
+{
+    (void)state;
+    struct pair pair;
+    pair_open(&pair);
+    struct rpc_stream *down = stream_of(&pair.down);
+    Sluice__Hello hello = SLUICE__HELLO__INIT;
+    char id[] = "p0";
+    hello.protocol = RPC_PROTOCOL + 1;
+    hello.node_id = id;
+    Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
+    message.body_case = SLUICE__NODE_MESSAGE__BODY_HELLO;
+    message.hello = &hello;
+    assert_int_equal(rpc_send_to_coordinator(down, RPC_URGENT, &message), SL_OK);
+    for (uint64_t i = 0; i < 500; i++) {
+        sl_status status = send_beat(down, i);
+        assert_true(status == SL_OK || status == SL_PEER);
+    }
+    rpc_stream_release(down);
+    wait_for(&pair.up, &pair.up.closed, 1);
+    assert_closed(&pair.up, SL_UNSUPPORTED, "Hello.protocol 2");
+    assert_int_equal(read_count(&pair.up, &pair.up.n_kept), 0);
+    wait_for(&pair.down, &pair.down.closed, 1);
+    assert_closed(&pair.down, SL_UNSUPPORTED, "Hello.protocol 2");
+
+    wait_for(&pair.down, &pair.down.opened, 2);
+    wait_for(&pair.up, &pair.up.messages, 2); /* the second stream's hello */
+    down = stream_of(&pair.down);
+    enum { N = 120000 }; /* two bytes each, and a struct each: beyond the bound of memory */
+    Sluice__CacheEvent event = SLUICE__CACHE_EVENT__INIT;
+    Sluice__CacheEvent **list = sl_zalloc(N, sizeof(*list));
+    for (uint32_t i = 0; i < N; i++)
+        list[i] = &event;
+    Sluice__CacheEvents events = SLUICE__CACHE_EVENTS__INIT;
+    events.n_events = N;
+    events.events = list;
+    message.body_case = SLUICE__NODE_MESSAGE__BODY_CACHE_EVENTS;
+    message.cache_events = &events;
+    assert_int_equal(rpc_send_to_coordinator(down, RPC_BULK, &message), SL_OK);
+    sl_free(list);
+    rpc_stream_release(down);
+    wait_for(&pair.down, &pair.down.closed, 2);
+    assert_closed(&pair.down, SL_EXHAUSTED, "to unpack");
+    pair_close(&pair);
+}
+
 static void test_hello_must_come_first(void **state)
 {
     (void)state;
@@ -541,7 +589,7 @@ static void test_sends_are_checked(void **state)
     (void)state;
     struct pair pair;
     pair_open(&pair);
-    struct rpc_stream *down = stream_of(&pair.down);
+    struct rpc_stream *up = stream_of(&pair.up), *down = stream_of(&pair.down);
     assert_int_equal(send_events(down, 1, 15000), SL_INVALID);
     assert_non_null(strstr(sl_error(), "at most 262144"));
     Sluice__CacheEvents events = SLUICE__CACHE_EVENTS__INIT;
@@ -549,6 +597,11 @@ static void test_sends_are_checked(void **state)
     message.body_case = SLUICE__NODE_MESSAGE__BODY_CACHE_EVENTS;
     message.cache_events = &events;
     assert_int_equal(rpc_send_to_coordinator(down, RPC_URGENT, &message), SL_INVALID);
+    Sluice__Submit submit = SLUICE__SUBMIT__INIT;
+    submit.n_tokens = (size_t)(RPC_SUBMIT_PARTS_MAX + 1) * RPC_SUBMIT_TOKENS_MAX + 1;
+    assert_int_equal(rpc_send_submit(up, &submit), SL_INVALID); /* before a token is read */
+    assert_non_null(strstr(sl_error(), "submit of 16809985 tokens; at most 16809984"));
+    rpc_stream_release(up);
     rpc_stream_release(down);
     pair_close(&pair);
 }
@@ -811,6 +864,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_queued_messages_leave_before_a_stop),
         cmocka_unit_test(test_close_with_reason_reaches_the_node),
         cmocka_unit_test(test_refused_message_closes_with_the_reason),
+        cmocka_unit_test(test_reasons_by_code),
         cmocka_unit_test(test_hello_must_come_first),
         cmocka_unit_test(test_sends_are_checked),
         cmocka_unit_test(test_port_taken),
