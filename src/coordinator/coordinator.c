@@ -343,6 +343,17 @@ static sl_status create_tables(struct coordinator *c)
     return inbox_init(&c->node_inbox, CORE_NODE_ITEMS, sizeof(struct node_event), &c->wake);
 }
 
+/* The fixed routes, and the one that has the model's name; returns how many. */
+static uint32_t make_routes(struct coordinator *c)
+{
+    uint32_t n = sizeof(routes) / sizeof(routes[0]);
+    c->model_path = sl_asprintf("/v1/models/%s", c->model_name);
+    c->routes = sl_zalloc(n + 1, sizeof(*c->routes));
+    memcpy(c->routes, routes, sizeof(routes));
+    c->routes[n] = (struct http_route){"GET", c->model_path, ROUTE_MODEL};
+    return n + 1;
+}
+
 static sl_status start_servers(struct coordinator *c)
 {
     struct rpc_server_handler nodes = {
@@ -353,9 +364,10 @@ static sl_status start_servers(struct coordinator *c)
     status = prepare_start(c, &c->prepare);
     if (status != SL_OK)
         return status;
+    uint32_t n_routes = make_routes(c);
     struct http_args http = {.listen = c->config.listen,
-                             .routes = routes,
-                             .n_routes = sizeof(routes) / sizeof(routes[0]),
+                             .routes = c->routes,
+                             .n_routes = n_routes,
                              .handler = {.request = on_request, .gone = on_gone, .arg = c},
                              .threads = c->config.http_threads,
                              .connections_max = c->config.connections_max,
@@ -511,6 +523,8 @@ void coordinator_stop(struct coordinator *c)
     sl_free(c->requests);
     sl_free(c->free_requests);
     sl_free(c->model_dir);
+    sl_free(c->routes);
+    sl_free(c->model_path);
     sl_free(c->model_name);
     sl_free(c);
 }

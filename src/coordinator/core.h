@@ -36,6 +36,7 @@ enum route_id {
     ROUTE_COMPLETIONS,
     ROUTE_CHAT,
     ROUTE_MODELS,
+    ROUTE_MODEL, /* /v1/models/ and the served name */
     ROUTE_TOKENIZE,
     ROUTE_DETOKENIZE,
     ROUTE_HEALTH,
@@ -129,6 +130,8 @@ struct prepare; /* text threads */
 struct coordinator {
     struct coordinator_config config;
     char *model_name;
+    char *model_path;          /* /v1/models/ and that name */
+    struct http_route *routes; /* those that are fixed, and that path */
     char *model_dir;
     uint64_t created; /* of the model, as /v1/models shows it */
     struct text_tokenizer *tokenizer;

@@ -135,16 +135,23 @@ static void answer_cluster(const struct coordinator *c, struct sl_buf *out)
                       c->admission.requests);
 }
 
-static void answer_models(const struct coordinator *c, struct sl_buf *out)
+static void add_model(const struct coordinator *c, struct sl_buf *out)
 {
-    sl_buf_add_text(out, "{\"object\":\"list\",\"data\":[{\"id\":");
+    sl_buf_add_text(out, "{\"id\":");
     sl_buf_add_json_string(out, c->model_name, strlen(c->model_name));
     sl_buf_add_format(
         out, ",\"object\":\"model\",\"created\":%" PRIu64 ",\"owned_by\":\"sluice\",\"root\":",
         c->created);
     sl_buf_add_json_string(out, c->model_name, strlen(c->model_name));
-    sl_buf_add_format(out, ",\"parent\":null,\"max_model_len\":%u}]}\n",
+    sl_buf_add_format(out, ",\"parent\":null,\"max_model_len\":%u}",
                       atomic_load(&c->model_len_max));
+}
+
+static void answer_models(const struct coordinator *c, struct sl_buf *out)
+{
+    sl_buf_add_text(out, "{\"object\":\"list\",\"data\":[");
+    add_model(c, out);
+    sl_buf_add_text(out, "]}\n");
 }
 
 void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_t now_us)
@@ -161,6 +168,9 @@ void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_
         break;
     case ROUTE_CLUSTER:
         answer_cluster(c, &page);
+        break;
+    case ROUTE_MODEL:
+        add_model(c, &page);
         break;
     case ROUTE_MODELS:
         answer_models(c, &page);

@@ -183,6 +183,12 @@ def test_errors_are_exceptions_of_their_class(client, recall):
         assert error.status_code == 501 and error.param == param
 
 
+def test_the_model_by_its_name(client, recall):
+    assert client.models.retrieve(recall.name) == client.models.list().data[0]
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
 def test_what_is_not_served_says_so(client, recall):
     calls = [lambda: client.embeddings.create(model=recall.name, input="x"),
              lambda: client.responses.create(model=recall.name, input="x"),
