@@ -208,7 +208,8 @@ static void add_sequence(struct fake_node *node, uint64_t request, uint32_t atte
 /* Of each token of the prompt but the first: logprob -position / 4, and the letter after it as likelier. */
 static void send_scores(struct fake_node *node, const Sluice__Submit *submit)
 {
-    for (uint32_t position = 1; position < submit->prompt_tokens; position++) {
+    bool lost = atomic_load(&node->submits) <= node->args.scores_lost;
+    for (uint32_t position = 1; position < (lost ? 2 : submit->prompt_tokens); position++) {
         uint32_t top_ids[2] = {submit->tokens[position] + 1, submit->tokens[position]};
         float top[2] = {-0.125f, -0.25f * (float)position};
         Sluice__Logprob score = SLUICE__LOGPROB__INIT, *scores[] = {&score};
@@ -255,8 +256,7 @@ static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
         send_stream_failed(node, submit->request, submit->attempt);
         return;
     }
-    if (submit->sampling->prompt_logprobs > 0 &&
-        atomic_load(&node->submits) > node->args.scores_lost)
+    if (submit->sampling->prompt_logprobs > 0)
         send_scores(node, submit);
     add_sequence(node, submit->request, submit->attempt, submit->first_index, submit->max_tokens,
                  prefill, submit->sampling->logprobs);

@@ -37,8 +37,7 @@ struct fake_args {
     uint32_t token_us;      /* between two tokens of a sequence */
     bool slowing;           /* … of the n-th sequence n times as long */
     uint32_t cached_tokens; /* what Admitted says */
-    uint32_t
-        scores_lost; /* so many submits get no scores of their prompt, although they want them */
+    uint32_t scores_lost;   /* so many submits get but the first of the scores that they want */
     bool logprobs_constant; /* sends logprobs where asked for */
     enum fake_behaviour behaviour;
 };

@@ -206,3 +206,86 @@ void expect_hello(struct stream_result *r)
         fail_msg("text \"%s\" done=%d error=%d: %s", r->text.data, r->done, r->error, r->raw.data);
     assert_string_equal(r->finish, "stop");
 }
+
+struct fake_node *start_slow(struct fixture *f, const char *id, bool prefill)
+{
+    struct fake_args args = {.port = f->nodes_port,
+                             .id = id,
+                             .prefill = prefill,
+                             .identity = 7,
+                             .text = HELLO_TEXT,
+                             .token_us = 20000};
+    return fake_node_start(&args);
+}
+
+/* The stream ends with every text whole, or with an error after the beginnings of texts: true if whole. */
+static bool ends_well(int fd, uint32_t n_choices)
+{
+    struct stream_result r;
+    bool whole = false;
+    stream_init(&r);
+    client_read(fd, &r.raw, "0\r\n\r\n", 15000);
+    close(fd);
+    if (client_status(r.raw.data) == 200) {
+        parse_stream(&r);
+        assert_true(r.done != r.error);
+        whole = r.done;
+        for (uint32_t i = 0; i < n_choices; i++) {
+            if (r.texts[i].bytes > 0)
+                assert_memory_equal(r.texts[i].data, HELLO_TEXT, r.texts[i].bytes);
+            whole &= r.texts[i].bytes == strlen(HELLO_TEXT);
+        }
+        assert_int_equal(whole, r.done);
+    } else {
+        assert_in_range(client_status(r.raw.data), 429, 503);
+    }
+    stream_fini(&r);
+    return whole;
+}
+
+void run_random_faults(struct fixture *f, const char *const bodies[3], uint32_t n_choices)
+{
+    enum { NODES = 5, STREAMS = 40 };
+    static const char *const ids[NODES] = {"p0", "p1", "d0", "d1", "d2"};
+    struct fake_node *nodes[NODES];
+    int fds[STREAMS];
+    uint64_t random = 20;
+    uint32_t whole = 0;
+    for (int i = 0; i < NODES; i++)
+        nodes[i] = start_slow(f, ids[i], ids[i][0] == 'p');
+    await(f, 2, 3);
+    for (int i = 0; i < STREAMS; i++) {
+        fds[i] = open_stream(f, bodies[i % 3]);
+        sl_sleep_us(10000 + test_random(&random) % 30000);
+        uint32_t k = (uint32_t)(test_random(&random) % NODES);
+        switch (test_random(&random) % 8) {
+        case 0:
+            fake_node_stop(nodes[k]);
+            nodes[k] = start_slow(f, ids[k], ids[k][0] == 'p');
+            break;
+        case 1:
+            fake_node_freeze(nodes[k], true);
+            break;
+        case 2:
+            fake_node_behave(nodes[k], FAKE_REFUSES_FULL);
+            break;
+        case 3:
+            fake_node_behave(nodes[k], FAKE_FAILS_STREAMS);
+            break;
+        default:
+            fake_node_freeze(nodes[k], false);
+            fake_node_behave(nodes[k], FAKE_SERVES);
+            break;
+        }
+    }
+    for (int i = 0; i < NODES; i++) {
+        fake_node_freeze(nodes[i], false);
+        fake_node_behave(nodes[i], FAKE_SERVES);
+    }
+    for (int i = 0; i < STREAMS; i++)
+        whole += ends_well(fds[i], n_choices);
+    assert_in_range(whole, STREAMS / 2, STREAMS);
+    await_closed(f, 1000);
+    for (int i = 0; i < NODES; i++)
+        fake_node_stop(nodes[i]);
+}

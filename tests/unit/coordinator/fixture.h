@@ -60,6 +60,11 @@ int open_stream(struct fixture *f, const char *body);
 /* Reads to the end of the stream: the last chunk of zero bytes, or the connection's end. */
 void finish_stream(int fd, struct stream_result *r);
 void expect_hello(struct stream_result *r);
+/* Its tokens come at a pace at which streams can be disturbed. */
+struct fake_node *start_slow(struct fixture *f, const char *id, bool prefill);
+/* Nodes die, hang, refuse and come back at random while streams of these bodies run, so many choices each: each
+ * stream ends with the whole texts or an error, and what came before an error is the beginning of the texts. */
+void run_random_faults(struct fixture *f, const char *const bodies[3], uint32_t n_choices);
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 

@@ -196,17 +196,6 @@ static void many_at_once(void **state)
     fake_node_stop(p);
 }
 
-static struct fake_node *start_slow(struct fixture *f, const char *id, bool prefill)
-{
-    struct fake_args args = {.port = f->nodes_port,
-                             .id = id,
-                             .prefill = prefill,
-                             .identity = 7,
-                             .text = HELLO_TEXT,
-                             .token_us = 20000};
-    return fake_node_start(&args);
-}
-
 static void a_decode_node_dies(void **state)
 {
     struct fixture *f = *state;
@@ -687,72 +676,14 @@ static void transfers_add_up(void **state)
     fake_node_stop(d);
 }
 
-/* Nodes die, hang, refuse and come back at random while streams run: each stream ends with the whole
- * text or an error, and what came before an error is the beginning of the text. */
 static void random_faults(void **state)
 {
-    struct fixture *f = *state;
-    enum { NODES = 5, STREAMS = 40 };
-    static const char *const ids[NODES] = {"p0", "p1", "d0", "d1", "d2"};
-    struct fake_node *nodes[NODES];
-    int fds[STREAMS];
-    uint64_t random = 20;
-    uint32_t whole = 0;
-    for (int i = 0; i < NODES; i++)
-        nodes[i] = start_slow(f, ids[i], ids[i][0] == 'p');
-    await(f, 2, 3);
-    for (int i = 0; i < STREAMS; i++) {
-        fds[i] = open_stream(f, i % 3 > 0 ? "{\"prompt\":" LONG_PROMPT
-                                            ",\"max_tokens\":100,\"stream\":true}"
-                                          : "{\"prompt\":\"short\",\"max_tokens\":100,"
-                                            "\"stream\":true}");
-        sl_sleep_us(10000 + test_random(&random) % 30000);
-        uint32_t k = (uint32_t)(test_random(&random) % NODES);
-        switch (test_random(&random) % 8) {
-        case 0:
-            fake_node_stop(nodes[k]);
-            nodes[k] = start_slow(f, ids[k], ids[k][0] == 'p');
-            break;
-        case 1:
-            fake_node_freeze(nodes[k], true);
-            break;
-        case 2:
-            fake_node_behave(nodes[k], FAKE_REFUSES_FULL);
-            break;
-        case 3:
-            fake_node_behave(nodes[k], FAKE_FAILS_STREAMS);
-            break;
-        default:
-            fake_node_freeze(nodes[k], false);
-            fake_node_behave(nodes[k], FAKE_SERVES);
-            break;
-        }
-    }
-    for (int i = 0; i < NODES; i++) {
-        fake_node_freeze(nodes[i], false);
-        fake_node_behave(nodes[i], FAKE_SERVES);
-    }
-    for (int i = 0; i < STREAMS; i++) {
-        struct stream_result r;
-        stream_init(&r);
-        client_read(fds[i], &r.raw, "0\r\n\r\n", 15000);
-        close(fds[i]);
-        if (client_status(r.raw.data) == 200) {
-            parse_stream(&r);
-            assert_true(r.done != r.error);
-            assert_memory_equal(r.text.data, HELLO_TEXT, r.text.bytes);
-            whole += r.done && r.text.bytes == strlen(HELLO_TEXT);
-        } else {
-            assert_in_range(client_status(r.raw.data), 429, 503);
-        }
-        stream_fini(&r);
-    }
-    assert_in_range(whole, STREAMS / 2, STREAMS);
-    for (int i = 0; i < 1000 && coordinator_open(f->c) > 0; i++)
-        sl_sleep_us(1000);
-    assert_int_equal(coordinator_open(f->c), 0);
-    for (int i = 0; i < NODES; i++)
-        fake_node_stop(nodes[i]);
+    static const char *const bodies[] = {
+        "{\"prompt\":\"short\",\"max_tokens\":100,\"stream\":true}",
+        "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}",
+        "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}",
+    };
+    run_random_faults(*state, bodies, 1);
 }
 
 int main(void)

@@ -35,6 +35,7 @@ struct sample {
     Sluice__TokenRun run;
     Sluice__TokenRun *runs[1];
     Sluice__TokenRuns token_runs;
+    Sluice__PromptScores scores;
     Sluice__StageTimes times;
     Sluice__Finished finished;
     Sluice__CacheEvent event;
@@ -111,6 +112,10 @@ static void fill_up(struct sample *s)
     sluice__token_runs__init(&s->token_runs);
     s->token_runs.runs = s->runs;
     s->token_runs.n_runs = 1;
+    sluice__prompt_scores__init(&s->scores);
+    s->scores.request = s->scores.first_position = 1;
+    s->scores.scores = s->logprobs;
+    s->scores.n_scores = 4;
 }
 
 static void fill_rest(struct sample *s)
@@ -202,6 +207,13 @@ static sl_status check_heartbeat(struct sample *s)
     UP(s, HEARTBEAT, heartbeat);
     return rpc_check_node_message(&s->up);
 }
+static sl_status check_scores(struct sample *s)
+{
+    s->up.body_case = SLUICE__NODE_MESSAGE__BODY_PROMPT_SCORES;
+    s->up.prompt_scores = &s->scores;
+    return rpc_check_node_message(&s->up);
+}
+
 static sl_status check_tokens(struct sample *s)
 {
     s->up.body_case = SLUICE__NODE_MESSAGE__BODY_TOKENS;
@@ -391,6 +403,14 @@ static void test_heartbeat(void **state)
 static void test_tokens(void **state)
 {
     (void)state;
+    REFUSED(check_scores, "PromptScores.request 0", s->scores.request = 0);
+    REFUSED(check_scores, "PromptScores.first_position 0", s->scores.first_position = 0);
+    REFUSED(check_scores, "PromptScores.scores has 0", s->scores.n_scores = 0);
+    REFUSED(check_scores, "PromptScores.scores has 1025", s->scores.n_scores = 1025);
+    REFUSED(check_scores, "Logprob.rank", s->logprob.rank = RPC_VOCAB_MAX + 1);
+    REFUSED(check_scores, "Logprob.top_ids has 1 entries, Logprob.top 2", s->logprob.n_top_ids = 1);
+    REFUSED(check_submit, "Sampling.prompt_logprobs 22; want 0..21",
+            s->sampling.prompt_logprobs = 22);
     REFUSED(check_tokens, "TokenRuns.runs has 0", s->token_runs.n_runs = 0);
     REFUSED(check_tokens, "TokenRun.request 0", s->run.request = 0);
     REFUSED(check_tokens, "TokenRun.tokens has 0", s->run.n_tokens = 0);
