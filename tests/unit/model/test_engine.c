@@ -542,6 +542,41 @@ static void test_open_refusals(void **state)
     args = good;
     args.n_blocks = 0xfffffff0u;
     refuse_open(&args, SL_NO_MEMORY, "KV blocks of");
+    args = good;
+    args.context_max = 32769;
+    refuse_open(&args, SL_INVALID, "a context of 32769 tokens; the model has 1..32768");
+}
+
+/* A shorter context than the model's: positions end there. */
+static void test_context_limit(void **state)
+{
+    (void)state;
+    const struct model_engine_args args = {.directory = run_model_path(LLAMA),
+                                           .backend = "ref",
+                                           .n_threads = 1,
+                                           .n_blocks = 4,
+                                           .block_tokens = 64,
+                                           .context_max = 70,
+                                           .kv_type = "bf16",
+                                           .rows_max = 8,
+                                           .seqs_max = 2};
+    const uint32_t tokens[] = {5, 6}, table[] = {1, 2};
+    struct model_engine *engine = NULL;
+    assert_int_equal(model_engine_open(&args, &engine), SL_OK);
+    assert_int_equal(model_engine_info(engine)->context_max, 70);
+    struct model_run run = {.tokens = tokens,
+                            .n_tokens = 2,
+                            .first_position = 69,
+                            .block_tables = {table},
+                            .n_blocks = 2};
+    const struct model_batch batch = {&run, 1};
+    uint64_t ticket;
+    assert_int_equal(model_engine_submit(engine, &batch, &ticket), SL_INVALID);
+    assert_non_null(strstr(sl_error(), "ends at position 71; the context is 70"));
+    run.first_position = 68;
+    assert_int_equal(model_engine_submit(engine, &batch, &ticket), SL_OK);
+    assert_int_equal(run_wait(engine, ticket).status, SL_OK);
+    model_engine_close(engine);
 }
 
 /* Every allocation and device call that can fail is made to fail in turn while opening and running. */
@@ -799,6 +834,7 @@ int main(void)
         ON("fake", test_copy_block),
         cmocka_unit_test(test_submit_refusals),
         cmocka_unit_test(test_open_refusals),
+        cmocka_unit_test(test_context_limit),
         cmocka_unit_test(test_torture),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_wrong_weights),
