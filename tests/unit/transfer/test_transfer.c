@@ -265,6 +265,35 @@ static void test_mismatched_open(void **state)
     assert_int_equal(rig_free_blocks(&b), 64);
 }
 
+/* A source whose window reaches further back than the destination's: nothing of it may land. */
+static void test_mismatched_window(void **state)
+{
+    (void)state;
+    struct transfer_peer to = rig_peer(&b), from = rig_peer(&a);
+    b.sent_from[0] = 1;
+    struct rig_job *recv = rig_expect(&b, &from, 13, 64), *send = rig_send(&a, &to, 13, 64);
+    rig_admit(&b, recv, 0, 8);
+    rig_ready_all(&a, send);
+    run(50, 1000);
+    assert_true(send->ended && send->reason == TRANSFER_MISMATCH);
+    assert_true(recv->ended && recv->reason == TRANSFER_MISMATCH && recv->stats.bytes == 0);
+    send = rig_send(&a, &to, 14, 64);
+    run(20, 1000);
+    recv = rig_expect(&b, &from, 14, 64);
+    run(50, 1000);
+    assert_true(send->ended && send->reason == TRANSFER_MISMATCH);
+    assert_true(recv->ended && recv->reason == TRANSFER_MISMATCH);
+    a.sent_from[0] = 1; /* the same at both ends */
+    recv = rig_expect(&b, &from, 15, 64), send = rig_send(&a, &to, 15, 64);
+    rig_admit(&b, recv, 0, 8);
+    rig_ready_all(&a, send);
+    rig_token(&a, send, 4);
+    run(50, 1000);
+    assert_true(send->acked && recv->sealed);
+    assert_int_equal(recv->stats.bytes, 3 * 4 * 4096); /* three blocks of four */
+    rig_release(&b, recv);
+}
+
 /* Two prompts of the same length: whichever of Submit and open is first, the other is refused. */
 static void test_mismatched_prompt(void **state)
 {
@@ -550,6 +579,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_parked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_admission_full, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_mismatched_open, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_mismatched_window, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_mismatched_prompt, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stalls, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stats, set_up, tear_down),

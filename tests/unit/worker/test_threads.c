@@ -7,11 +7,12 @@
 
 static struct fx fx;
 
-static void run(const char *backend, uint32_t n_requests)
+static void run(enum fx_model model, const char *backend, uint32_t n_requests)
 {
     fx_open(
         &fx,
         &(struct fx_args){
+            .model = model,
             .backend = backend,
             .n_prefill = 2,
             .n_decode = 2,
@@ -61,13 +62,20 @@ static void run(const char *backend, uint32_t n_requests)
 static void test_ref(void **state)
 {
     (void)state;
-    run("ref", 16);
+    run(FX_FULL, "ref", 16);
 }
 
 static void test_fake(void **state)
 {
     (void)state;
-    run("fake", 12);
+    run(FX_FULL, "fake", 12);
+}
+
+/* Two KV classes: what slides is let go while streams read the rest. */
+static void test_window(void **state)
+{
+    (void)state;
+    run(FX_MIXED, "fake", 12);
 }
 
 static int remove_model(void **state)
@@ -82,6 +90,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ref),
         cmocka_unit_test(test_fake),
+        cmocka_unit_test(test_window),
     };
     return cmocka_run_group_tests(tests, NULL, remove_model);
 }
