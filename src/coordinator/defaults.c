@@ -9,11 +9,11 @@
 #include "base/mem.h"
 
 #define FILE_BYTES_MAX (4u << 20)
-#define PENALTY_MAX    10.0
 
 static sl_status read_fields(const json_t *json, const char *path, struct api_defaults *out)
 {
-    uint64_t top_k = 0, max_tokens = 0;
+    double top_k = 0; /* -1 is written for "all" too */
+    uint64_t max_tokens = 0;
     sl_status status = sl_json_number(json, path, "temperature", out->temperature, 0,
                                       API_TEMPERATURE_MAX, &out->temperature);
     if (status == SL_OK)
@@ -21,13 +21,13 @@ static sl_status read_fields(const json_t *json, const char *path, struct api_de
     if (status == SL_OK)
         status = sl_json_number(json, path, "min_p", out->min_p, 0, 1, &out->min_p);
     if (status == SL_OK)
-        status = sl_json_number(json, path, "repetition_penalty", out->repetition_penalty, 0.01,
-                                PENALTY_MAX, &out->repetition_penalty);
+        status = sl_json_number(json, path, "repetition_penalty", out->repetition_penalty,
+                                API_REPETITION_MIN, API_REPETITION_MAX, &out->repetition_penalty);
     if (status == SL_OK)
-        status = sl_json_uint(json, path, "top_k", 0, 0, INT32_MAX, &top_k);
+        status = sl_json_number(json, path, "top_k", 0, -1, INT32_MAX, &top_k);
     if (status == SL_OK)
         status = sl_json_uint(json, path, "max_new_tokens", 0, 0, API_TOKENS_MAX, &max_tokens);
-    out->top_k = (uint32_t)top_k;
+    out->top_k = top_k > 0 ? (uint32_t)top_k : 0;
     out->max_tokens = (uint32_t)max_tokens;
     return status;
 }

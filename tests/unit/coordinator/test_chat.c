@@ -472,6 +472,10 @@ static void defaults_of_the_model(void **state)
     assert_int_equal(chat.params.top_k, 0);
     assert_int_equal(chat.params.max_tokens, 200);
     api_chat_fini(&chat);
+    test_write_text(dir, "generation_config.json", "{\"top_k\":-1,\"top_p\":null}");
+    assert_ok(defaults_read(dir, &d));
+    assert_int_equal(d.top_k, 0);
+    assert_true(d.top_p == 1);
     test_write_text(dir, "generation_config.json", "{\"temperature\":\"warm\"}");
     assert_fails(defaults_read(dir, &d), SL_INVALID, "temperature");
     test_write_text(dir, "generation_config.json", "{");
