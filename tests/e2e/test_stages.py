@@ -24,7 +24,9 @@ def check(fleet):
     whole = metric(series, "sluice_e2e_request_latency_seconds_sum")
     parts = metric(series, "sluice_request_stage_seconds_sum")
     assert parts == pytest.approx(whole, rel=0.01), (whole, parts)
-    assert metric(series, "sluice_e2e_request_latency_seconds_count") == len(ended(fleet, "request_done"))
+    n = metric(series, "sluice_e2e_request_latency_seconds_count")
+    wait_until(lambda: len(ended(fleet, "request_done")) >= n, 10 * SLOW, "a line for each")  # the log comes by a pipe
+    assert n == len(ended(fleet, "request_done"))
     for event in ("request_done", "request_failed", "request_cancelled"):
         for total, stages in ended(fleet, event):
             assert set(stages) == STAGES
@@ -40,12 +42,13 @@ def test_stages_of_every_way(tiny):
             fleet.tokens(random_ids(300, 50 + seed), 1)  # one token only
         fleet.complete(random_ids(200, 99), max_tokens=8, n=3, temperature=1.0)
         series = check(fleet)
-        done = ended(fleet, "request_done")
-        assert len(done) == 12 + 3
+        assert len(ended(fleet, "request_done")) == 12 + 3
         for stage in ("tokenize", "route", "prefill", "decode"):  # a transfer may be hidden altogether
             assert metric(series, "sluice_request_stage_seconds_sum", stage=stage) > 0, stage
-        for stage, n in (("tokenize", 15), ("prefill", 15), ("decode", 15), ("transfer", 5)):
-            assert metric(series, "sluice_request_stage_seconds_count", stage=stage) == n, stage
+        for stage in ("tokenize", "route", "prefill_queue", "prefill", "decode"):
+            assert metric(series, "sluice_request_stage_seconds_count", stage=stage) == 15, stage
+        # The destination's first word may overtake the source's token: then nobody waited for a transfer.
+        assert metric(series, "sluice_request_stage_seconds_count", stage="transfer") <= 5
 
         with fleet.stream(random_ids(100, 7), max_tokens=1500, ignore_eos=True) as answer:  # resumed
             reader = events(answer)
@@ -55,8 +58,8 @@ def test_stages_of_every_way(tiny):
                               10 * SLOW, "a decode node runs it")
             os.kill(node["pid"], signal.SIGKILL)
             assert all("error" not in event for event in reader)
-        assert len(ended(fleet, "request_done")) == 16
         check(fleet)
+        assert len(ended(fleet, "request_done")) == 16
 
         with fleet.stream(random_ids(100, 8), max_tokens=1500, ignore_eos=True) as answer:
             next(events(answer))  # and the client leaves
@@ -70,6 +73,6 @@ def test_stages_of_an_error(slow):
         with fleet.stream(random_ids(30, 1), max_tokens=3000, ignore_eos=True) as answer:
             last = list(events(answer))[-1]
         assert last["error"]["code"] == "deadline"
-        (total, stages), = ended(fleet, "request_failed")
+        (total, stages), = wait_until(lambda: ended(fleet, "request_failed"), 10 * SLOW, "the line")
         assert total > 1900 and stages["decode"] > 500 and stages["transfer"] == 0
         check(fleet)
