@@ -192,6 +192,14 @@ int open_stream(struct fixture *f, const char *body)
     return fd;
 }
 
+int begin_stream(struct fixture *f, struct stream_result *r, const char *body, const char *until)
+{
+    stream_init(r);
+    int fd = open_stream(f, body);
+    assert_true(client_read(fd, &r->raw, until, 5000));
+    return fd;
+}
+
 /* Waits for the end of the stream: the last chunk of zero bytes, or the connection's end. */
 void finish_stream(int fd, struct stream_result *r)
 {

@@ -57,6 +57,8 @@ void stream_fini(struct stream_result *r);
 /* Undoes the chunking of r->raw and reads the events. */
 void parse_stream(struct stream_result *r);
 int open_stream(struct fixture *f, const char *body);
+/* The same, read into `r` until `until` has come. */
+int begin_stream(struct fixture *f, struct stream_result *r, const char *body, const char *until);
 /* Reads to the end of the stream: the last chunk of zero bytes, or the connection's end. */
 void finish_stream(int fd, struct stream_result *r);
 void expect_hello(struct stream_result *r);
