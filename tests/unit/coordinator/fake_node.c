@@ -241,7 +241,8 @@ static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
     node->last_first_index = submit->first_index;
     node->last_priority = submit->priority;
     node->last_salt_bytes = (uint32_t)submit->salt.len;
-    memcpy(node->last_salt, submit->salt.data, submit->salt.len);
+    if (submit->salt.len > 0)
+        memcpy(node->last_salt, submit->salt.data, submit->salt.len);
     node->seeds[(atomic_load(&node->submits) - 1) % FAKE_SEEDS] = submit->sampling->seed;
     enum fake_behaviour behaviour = (enum fake_behaviour)atomic_load(&node->behaviour);
     bool prefill = submit->mode == SLUICE__MODE__MODE_PREFILL;
