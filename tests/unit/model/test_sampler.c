@@ -1,4 +1,5 @@
 /* The sampler against a naive model that sorts everything in f64, and its frequencies by chi-square. */
+#include "base/fault.h"
 #include "base/mem.h"
 #include "model/sampler.h"
 
@@ -115,6 +116,17 @@ static struct model_token sample(struct model_sampler *sampler, const float *log
 
 /* ---- tests ---- */
 
+/* Of few tokens every one that is kept comes, sooner or later: nothing is dropped that should not be. */
+static void check_all_seen(struct model_sampler *sampler, const float *logits, uint32_t n,
+                           const struct model_sampling *sampling, const double *probabilities)
+{
+    uint32_t seen[8] = {0};
+    for (uint32_t position = 0; position < 400; position++)
+        seen[sample(sampler, logits, sampling, position).id]++;
+    for (uint32_t i = 0; i < n; i++)
+        assert_true(probabilities[i] < 0.05 || seen[i] > 0);
+}
+
 static void test_kept_set(void **state)
 {
     (void)state;
@@ -144,6 +156,8 @@ static void test_kept_set(void **state)
         } else {
             for (uint32_t position = 0; position < 60; position++, n_checked++)
                 assert_true(probabilities[sample(sampler, logits, &sampling, position).id] > 0);
+            if (n <= 8)
+                check_all_seen(sampler, logits, n, &sampling, probabilities);
         }
         model_sampler_destroy(sampler);
     }
@@ -257,6 +271,86 @@ static void test_ties(void **state)
     model_sampler_destroy(sampler);
 }
 
+static uint32_t seen_ids(struct model_sampler *sampler, const float *logits,
+                         const struct model_sampling *sampling)
+{
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i < 500; i++)
+        seen |= 1u << sample(sampler, logits, sampling, i).id;
+    return seen;
+}
+
+/* Limits that fall exactly onto a token: it is in, and the next one is not. */
+static void test_exact_limits(void **state)
+{
+    (void)state;
+    const float distinct[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    struct model_sampler *sampler;
+    assert_int_equal(model_sampler_create(8, &sampler), SL_OK);
+    struct model_sampling sampling = {.temperature = 1e20f, .top_p = 1, .n_logprobs = -1};
+    assert_int_equal(seen_ids(sampler, distinct, &sampling), 0xff); /* so hot, all weigh 1 */
+    for (uint32_t k = 1; k < 8; k++) {
+        sampling.top_k = k;
+        assert_int_equal(seen_ids(sampler, distinct, &sampling), 0xffu << (8 - k) & 0xff);
+        sampling.top_k = 0;
+        sampling.top_p = (float)k / 8;
+        assert_int_equal(seen_ids(sampler, distinct, &sampling), 0xffu << (8 - k) & 0xff);
+        sampling.top_p = 1;
+    }
+    /* Part of those that tie below the largest, each lighter than 1: 0.8 of 1.541 takes two of them. */
+    const float tied[8] = {5, 3, 3, 3, 3, -90, -90, -90};
+    sampling = (struct model_sampling){.temperature = 1, .top_p = 0.8f, .n_logprobs = -1};
+    assert_int_equal(seen_ids(sampler, tied, &sampling), 7);
+    sampling.top_k = 2; /* of two that are left, as many as before */
+    assert_int_equal(seen_ids(sampler, tied, &sampling), 1);
+    sampling.top_p = 0.9f;
+    assert_int_equal(seen_ids(sampler, tied, &sampling), 3);
+    model_sampler_destroy(sampler);
+}
+
+/* Which number belongs to (seed, position) may never change: requests are resumed from it. It is the
+ * position's of a splitmix64 whose seed is the first of a splitmix64 of the request's seed. */
+static void test_the_numbers(void **state)
+{
+    (void)state;
+    enum { N = 4096 }; /* of equal weight: the token is the number, times N */
+    static const float logits[N];
+    static const uint64_t seeds[] = {0, 1, 42, UINT64_MAX};
+    struct model_sampler *sampler;
+    assert_int_equal(model_sampler_create(N, &sampler), SL_OK);
+    uint64_t kept = random_state;
+    for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++) {
+        struct model_sampling sampling = {
+            .temperature = 1, .top_p = 1, .seed = seeds[i], .n_logprobs = -1};
+        random_state = seeds[i];
+        random_state = next_random();
+        for (uint32_t position = 0; position < 100; position++) {
+            uint32_t wanted = (uint32_t)(next_uniform() * N);
+            assert_int_equal(sample(sampler, logits, &sampling, position).id, wanted);
+        }
+    }
+    random_state = kept;
+    model_sampler_destroy(sampler);
+}
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    uint32_t n_failed = 0;
+    for (uint64_t nth = 1;; nth++, n_failed++) {
+        struct model_sampler *sampler = NULL;
+        sl_fault_torture(nth);
+        sl_status status = model_sampler_create(100, &sampler);
+        bool fired = sl_fault_fired();
+        sl_fault_torture(0);
+        assert_int_equal(status, fired ? SL_NO_MEMORY : SL_OK);
+        model_sampler_destroy(sampler);
+        if (!fired)
+            break;
+    }
+    assert_int_equal(n_failed, 3);
+}
+
 static void test_function_of_seed_and_position(void **state)
 {
     (void)state;
@@ -350,9 +444,11 @@ static void test_bad_logits(void **state)
     assert_non_null(strstr(sl_error(), "1 of 4"));
     logits[1] = INFINITY;
     assert_int_equal(model_sample(sampler, logits, &sampling, 0, &token), SL_CORRUPT);
+    assert_non_null(strstr(sl_error(), "of 4 is infinite"));
     for (uint32_t i = 0; i < 4; i++)
         logits[i] = -INFINITY;
     assert_int_equal(model_sample(sampler, logits, &sampling, 0, &token), SL_CORRUPT);
+    assert_non_null(strstr(sl_error(), "of 4 is minus infinite"));
     logits[2] = -3;
     assert_int_equal(sample(sampler, logits, &sampling, 0).id, 2);
     sampling = (struct model_sampling){
@@ -412,15 +508,12 @@ static void test_check(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kept_set),
-        cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_greedy),
-        cmocka_unit_test(test_ties),
-        cmocka_unit_test(test_function_of_seed_and_position),
-        cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_min_position),
-        cmocka_unit_test(test_bad_logits),
-        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_kept_set),     cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_greedy),       cmocka_unit_test(test_ties),
+        cmocka_unit_test(test_exact_limits), cmocka_unit_test(test_the_numbers),
+        cmocka_unit_test(test_no_memory),    cmocka_unit_test(test_function_of_seed_and_position),
+        cmocka_unit_test(test_logprobs),     cmocka_unit_test(test_min_position),
+        cmocka_unit_test(test_bad_logits),   cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
