@@ -17,6 +17,7 @@ struct config {
     const char *fault;
     uint64_t seed;
     uint64_t budget;
+    uint64_t layers;
 };
 
 static const char *const backends[] = {"cpu", "ref", "fake", NULL};
@@ -87,6 +88,15 @@ static const struct sl_option table_two[] = {
      .min = 1,
      .help = "whom to dial",
      .group = "Model"},
+    {.name = "transfer-layers",
+     .type = SL_OPTION_UINT,
+     .offset = offsetof(struct config, layers),
+     .value_name = "N",
+     .default_text = "4",
+     .min = 1,
+     .max = 9007199254740992.0,
+     .help = "layers of a piece",
+     .group = "Transfer"},
     {.name = "seed", /* of any size */
      .type = SL_OPTION_UINT,
      .offset = offsetof(struct config, seed),
@@ -390,6 +400,17 @@ static void test_help(void **state)
     assert_null(strstr(text, "--fault")); /* hidden */
     const char *first = strstr(text, "\n  --kv-blocks N");
     assert_true(first != NULL && strstr(first + 3, "  --kv-blocks N") == NULL); /* in one group */
+    /* Lines are full, and no word passes column 100. */
+    assert_non_null(strstr(text, "\n  --kv-blocks N                   blocks of the KV pool, each "
+                                 "of 64 tokens; a request that "
+                                 "needs\n                                  more than there are is "
+                                 "refused at once, and one that "
+                                 "needs more\n                                  than are free "
+                                 "waits (1..65536, default 512)\n"));
+    assert_non_null(strstr(text, "layers of a piece (at least 1, default 4)\n"));
+    const char *transfer = strstr(text, "\nTransfer:\n");
+    assert_true(transfer != NULL && strstr(transfer + 1, "\nTransfer:\n") == NULL);
+    assert_non_null(strstr(text, "  --help "));
     assert_non_null(strstr(text, "  --print-config "));
     assert_non_null(strstr(text, "  --version "));
     assert_non_null(strstr(text, "  --config FILE "));
@@ -430,6 +451,7 @@ static void test_print_config_can_be_read_back(void **state)
                               "backend = cpu # default\n"
                               "note = # default\n"
                               "peer = # default\n"
+                              "transfer-layers = 4 # default\n"
                               "fault = a=always # flag\n");
     char *dir = test_dir_create();
     char *line = sl_asprintf("--model m --config %s/c", dir);
