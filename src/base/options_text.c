@@ -87,21 +87,20 @@ static void add_entry(struct sl_buf *out, const char *flag, const char *value_na
     add_wrapped(out, description, HELP_INDENT, HELP_INDENT);
 }
 
-/* help; one of …  (1..8, default 4) */
+/* help (1..8, default 4), help (this or that, default this) */
 static void describe(const struct sl_option *row, struct sl_buf *out)
 {
     char limits[80];
+    bool choice = row->type == SL_OPTION_CHOICE;
     sl_buf_add_text(out, row->help);
-    if (row->type == SL_OPTION_CHOICE) {
-        sl_buf_add_text(out, ": ");
-        option_choices(row, out);
-    }
     option_limits(row, limits, sizeof(limits));
     bool given = row->default_text != NULL && row->default_text[0] != '\0';
-    if (limits[0] == '\0' && !given && !row->required)
+    if (!choice && limits[0] == '\0' && !given && !row->required)
         return;
     sl_buf_add_format(out, " (%s", limits);
-    if (limits[0] != '\0' && (given || row->required))
+    if (choice)
+        option_choices(row, out);
+    if ((choice || limits[0] != '\0') && (given || row->required))
         sl_buf_add_text(out, ", ");
     if (row->required)
         sl_buf_add_text(out, "required");

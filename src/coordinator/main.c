@@ -316,7 +316,7 @@ static void banner(const struct config *config, const struct coordinator *c)
 static void drain(struct coordinator *c)
 {
     coordinator_drain(c);
-    sl_info("drain", "open=%u", coordinator_open(c));
+    sl_info("drain_begun", "open=%u", coordinator_open(c));
     while (coordinator_open(c) > 0 && sl_real_us() < serve_drain_deadline_us())
         sl_sleep_us(WAIT_US);
     if (coordinator_open(c) > 0)

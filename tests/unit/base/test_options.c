@@ -393,7 +393,7 @@ static void test_help(void **state)
     assert_non_null(strstr(text, "Usage: sluice-test [options]\n\nTests options.\n\nModel:\n"));
     assert_non_null(strstr(text, "  --model DIR                     directory of the model "
                                  "(required)\n"));
-    assert_non_null(strstr(text, "kernels: cpu, ref or fake (default cpu)\n"));
+    assert_non_null(strstr(text, "kernels (cpu, ref or fake, default cpu)\n"));
     assert_non_null(strstr(text, "(1..65536, default 512)\n"));
     assert_non_null(
         strstr(text, "  --transfer-verify               check digests (default false)"));
