@@ -5,6 +5,7 @@
 #   make test                       everything: check, e2e, cuda; what CI runs
 #   make check                      format, floors, unit, torture and simulation tests
 #   make clients                    chats through LiteLLM and LangChain from PyPI
+#   make tables                     tokenizers and chat templates against their references, as tables
 #   make asan | tsan | fuzz         the tests under sanitizers; the fuzz targets for FUZZ_SECONDS each
 #   make format | bench | clean
 MODEL ?= models/recall
@@ -17,7 +18,7 @@ E2E_ARGS ?=
 WERROR := -DSLUICE_WERROR=$(if $(CI),ON,OFF)
 
 .DEFAULT_GOAL := build
-.PHONY: setup build run test check e2e clients asan tsan e2e-asan fuzz format bench cuda clean
+.PHONY: setup build run test check e2e clients tables asan tsan e2e-asan fuzz format bench cuda clean
 
 setup:
 	@tools/setup.sh
@@ -56,6 +57,15 @@ clients: build
 		build/venv-clients/bin/pip install -q --disable-pip-version-check -r tools/requirements-clients.txt && \
 		cp tools/requirements-clients.txt build/venv-clients/requirements; }
 	@build/venv-clients/bin/python -m pytest -p no:cacheprovider -q -ra tests/e2e/test_clients.py $(E2E_ARGS)
+
+tables: build
+	@tools/setup.sh --tests
+	@cmp -s tools/requirements-oracles.txt build/venv-oracles/requirements || { rm -rf build/venv-oracles && \
+		/usr/bin/python3 -m venv build/venv-oracles && \
+		build/venv-oracles/bin/pip install -q --disable-pip-version-check -r tools/requirements-oracles.txt && \
+		cp tools/requirements-oracles.txt build/venv-oracles/requirements; }
+	@build/venv-oracles/bin/python tools/text_tables.py --build build > build/text-tables.md; \
+		status=$$?; cat build/text-tables.md; exit $$status
 
 test: check
 	@$(MAKE) --no-print-directory cuda

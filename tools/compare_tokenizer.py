@@ -4,7 +4,7 @@
     tools/compare_tokenizer.py --program build/tests/tokenize DIR... [--count N] [--seed S]
 
 Each DIR has a tokenizer.json. Prints the first differences, and exits 1 if there are any. The tables over
-all corpora are tools/text_tables.py's, the speed of both is bench/tokenizers.py's.
+all corpora are tools/text_tables.py's, the speed of both is bench/compare_tokenizers.py's.
 """
 import argparse
 import os

@@ -11,10 +11,12 @@ for target in "$build"/fuzz/fuzz_*; do
     found=yes
     name=$(basename "$target")
     corpus="tests/fuzz/corpus/${name#fuzz_}"
+    words="tests/fuzz/${name#fuzz_}.dict"
     mkdir -p "$build/corpus/$name"
     echo "fuzz: $name for $seconds s"
     ASAN_OPTIONS=allocator_may_return_null=1 "$target" -max_total_time="$seconds" -timeout=10 \
         -rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 -artifact_prefix="$build/corpus/" \
+        $([ -f "$words" ] && echo "-dict=$words") \
         "$build/corpus/$name" $([ -d "$corpus" ] && echo "$corpus")
 done
 if [ $found = no ]; then

@@ -2,7 +2,7 @@
 """Tokenizers and chat templates against what models' authors run: the Python packages `tokenizers`, and
 jinja2 as `transformers` configures it. Prints Markdown tables; exits 1 if anything differs.
 
-    make tables                                        builds, makes .venv-oracles, writes docs/text-tables.md
+    make tables                                        builds, installs the packages, writes build/text-tables.md
     tools/text_tables.py [--build build] [--count N] [--seed S] [--tokenizers DIR...]
 
 Tokenizers are those of tests/golden/tokenizers (every kind of pipeline that the families ship, trained on
@@ -11,6 +11,7 @@ those of tools/template_sources.py.
 """
 import argparse
 import collections
+import datetime
 import importlib.metadata
 import json
 import os
@@ -137,7 +138,9 @@ def main():
     args = parser.parse_args()
     programs = [os.path.join(args.build, "tests", name) for name in ("tokenize", "render")]
     print("# Text against its references\n")
-    print(f"By `make tables`: `tools/text_tables.py --count {args.count} --seed {args.seed}`. A cell is the number of comparisons, "
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True,
+                            check=False).stdout.strip()
+    print(f"{datetime.date.today()}, commit {commit}. By `make tables`: `tools/text_tables.py --count {args.count} --seed {args.seed}`. A cell is the number of comparisons, "
           "all equal, or says how\nmany differ.\n")
     tallies = tokenizer_table(args.tokenizers, programs[0], args.count, args.seed) + template_table(programs[1])
     different = sum(tally.different for tally in tallies)
