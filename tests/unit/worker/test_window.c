@@ -215,6 +215,32 @@ static void test_preemption(void **state)
     }
 }
 
+/* Sources cannot give their blocks back in the middle: what one was promised carries it through its
+ * largest chunk, however many wait beside it. */
+static void test_sources(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.model = FX_SLIDING,
+                                   .n_prefill = 1,
+                                   .n_decode = 1,
+                                   .n_blocks = 14,
+                                   .chunk_tokens = 64});
+    static uint32_t prompts[4][300];
+    struct fx_submit submits[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        fx_prompt(prompts[i], 300, 90 + i);
+        submits[i] = (struct fx_submit){
+            .id = 1 + i, .tokens = prompts[i], .n_tokens = 300 - 9 * i, .max_tokens = 30};
+        (void)fx_pair(&fx, 0, 1, &submits[i]);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        fx_wait(&fx, &fx.requests[i]);
+        fx_expect(&fx.requests[i], &submits[i]);
+    }
+    fx_settled(&fx);
+    fx_close(&fx);
+}
+
 /* The window class forgets sooner: then a hit is as long as what both still hold, and the announced
  * hashes are those that both hold. */
 static void test_forgotten(void **state)
@@ -286,7 +312,7 @@ int main(void)
         cmocka_unit_test(test_classes),    cmocka_unit_test(test_local),
         cmocka_unit_test(test_bounded),    cmocka_unit_test(test_pair),
         cmocka_unit_test(test_preemption), cmocka_unit_test(test_forgotten),
-        cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_too_large),  cmocka_unit_test(test_sources),
     };
     return cmocka_run_group_tests(tests, NULL, remove_model);
 }
