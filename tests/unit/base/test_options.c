@@ -410,6 +410,7 @@ static void test_help(void **state)
     assert_non_null(strstr(text, "layers of a piece (at least 1, default 4)\n"));
     const char *transfer = strstr(text, "\nTransfer:\n");
     assert_true(transfer != NULL && strstr(transfer + 1, "\nTransfer:\n") == NULL);
+    assert_non_null(strstr(text, " any text\n")); /* nothing in brackets */
     assert_non_null(strstr(text, "  --help "));
     assert_non_null(strstr(text, "  --print-config "));
     assert_non_null(strstr(text, "  --version "));
@@ -482,6 +483,8 @@ static void test_quoting(void **state)
         sl_free(line);
         test_dir_remove(dir);
     }
+    assert_non_null(
+        strstr(parse_printing("--model m --note= --print-config"), "\nnote = \"\" # flag\n"));
     setenv("SLUICE_NOTE", "two\nlines", 1);
     assert_fails(parse("--model m"), SL_INVALID, "want a text of one line");
     unsetenv("SLUICE_NOTE");
