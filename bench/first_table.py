@@ -53,8 +53,8 @@ def main():
     print("# `--prefill 0` against one prefill and one decode worker\n")
     print(f"{datetime.date.today()}, commit {commit()}. {machine()}; load average "
           f"{os.getloadavg()[0]:.1f} at the end.\n{shape(model)}; random weights.\n")
-    print(f"`bench/first_table.sh`: {settings['requests']} requests a round (fewer long ones, at "
-          f"least 4), {settings['concurrency']} at once, {settings['output_tokens']} tokens generated each, "
+    print(f"`bench/first_table.sh`: {settings['requests']} requests a round (fewer of long ones), "
+          f"{settings['concurrency']} at once, {settings['output_tokens']} tokens generated each, "
           f"greedy, token ids, no shared prefix; median of {rounds} rounds that alternate.\n")
     print("| prompt | setup | TTFT p50 ms | TTFT p99 | ITL mean ms | ITL p50 | ITL p99 | "
           "output tok/s | prompt tok/s | handover ms | transfer MB/s | hidden | failed |")

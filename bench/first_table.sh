@@ -3,20 +3,21 @@
 # worker, for prompts of growing length. Both setups have two workers, so they have the same processors.
 #
 #   bench/first_table.sh [--build DIR] [--model DIR] [--out FILE] [--prompts "128 512 2048 8192"]
-#                        [--requests N] [--output N] [--concurrency N] [--rounds N]
+#                        [--requests N] [--requests-min N] [--output N] [--concurrency N] [--rounds N]
 #
 # Without --model it makes random-weight smollm2-135m with a context of 16k in DIR/bench-models. Rounds
 # alternate between the setups, so that a machine that slows down slows both; the table shows the median
-# of the rounds. Long prompts get fewer requests, at least four. The result goes to
+# of the rounds. Long prompts get fewer requests, at least --requests-min. The result goes to
 # bench/results/NNNN-first-table.md unless --out says else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-build=build model='' out='' prompts='128 512 2048 8192' requests=12 output=64 concurrency=2 rounds=2
+build=build model='' out='' prompts='128 512 2048 8192' requests=12 requests_min=4 output=64 concurrency=2 rounds=2
 while [ $# -gt 0 ]; do
     case "$1" in
-    --build | --model | --out | --prompts | --requests | --output | --concurrency | --rounds)
-        declare "${1#--}=$2"
+    --build | --model | --out | --prompts | --requests | --requests-min | --output | --concurrency | --rounds)
+        option=${1#--}
+        declare "${option//-/_}=$2"
         shift 2
         ;;
     *)
@@ -66,7 +67,7 @@ for round in $(seq "$rounds"); do
         start_server "$setup"
         for prompt in $prompts; do
             n=$requests
-            [ "$prompt" -le 512 ] || n=$((requests * 1024 / prompt > 4 ? requests * 1024 / prompt : 4))
+            [ "$prompt" -le 512 ] || n=$((requests * 1024 / prompt > requests_min ? requests * 1024 / prompt : requests_min))
             echo "round $round, $setup, $n prompts of $prompt tokens" >&2
             "$build/bin/sluice-bench" --url "http://127.0.0.1:$port" --warmup 1 --requests "$n" \
                 --concurrency "$concurrency" --prompt-tokens "$prompt" --output-tokens "$output" \
