@@ -167,24 +167,30 @@ sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t le
                           struct api_error *error_out)
 {
     bool in_string = false;
-    size_t n_members = 0, n_values = 1, longest = 1; /* values in a row, without a list between */
+    size_t n_members = 0, n_lists = 0;
+    size_t n_values = 1, longest = 1; /* in a row, without a list between */
     uint32_t members_max = chat ? API_CHAT_MEMBERS_MAX : API_MEMBERS_MAX;
     for (size_t i = 0; i < bytes; i++) {
         char c = text[i];
-        if (in_string && c == '\\')
+        if (in_string && c == '\\') {
             i++;
-        else if (c == '"')
+        } else if (c == '"') {
             in_string = !in_string;
-        else if (!in_string && c == ':')
+        } else if (!in_string && c == ':') {
             n_members++;
-        else if (!in_string && (c == '[' || c == ']'))
+        } else if (!in_string && (c == '[' || c == ']')) {
+            n_lists += c == '[';
             n_values = 1;
-        else if (!in_string && c == ',' && ++n_values > longest)
+        } else if (!in_string && c == ',' && ++n_values > longest) {
             longest = n_values;
+        }
     }
     if (n_members > members_max)
         return api_fail(error_out, 400, "too_many_fields", NULL,
                         "the request body has %zu members; at most %u", n_members, members_max);
+    if (n_lists > members_max)
+        return api_fail(error_out, 400, "too_many_fields", NULL,
+                        "the request body has %zu lists; at most %u", n_lists, members_max);
     if (chat && longest - 1 > (size_t)len_max + members_max)
         return api_fail(error_out, 400, "too_many_fields", NULL,
                         "the request body lists %zu values; at most %zu", longest,
@@ -195,6 +201,21 @@ sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t le
             "`prompt` lists %zu values; this model's maximum context length is %u tokens", longest,
             len_max);
     return SL_OK;
+}
+
+size_t api_count_values(const char *text, size_t bytes)
+{
+    bool in_string = false;
+    size_t n = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        if (in_string && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            in_string = !in_string;
+        else if (!in_string && (text[i] == ',' || text[i] == '[' || text[i] == '{'))
+            n++;
+    }
+    return n;
 }
 
 static sl_status parse_object(const char *text, size_t bytes, json_t **body_out,

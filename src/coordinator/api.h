@@ -150,6 +150,9 @@ struct api_detokenize {
  * list of ids that can be served. SL_INVALID with *error_out. */
 sl_status api_check_shape(const char *text, size_t bytes, bool chat, uint32_t len_max,
                           struct api_error *error_out) SL_MUST_USE;
+/* Of JSON that stands in a string of a body, and is parsed too: its values, give or take as many as it has
+ * lists and objects. */
+size_t api_count_values(const char *text, size_t bytes);
 
 /* Each returns SL_OK, or SL_INVALID (SL_UNSUPPORTED, SL_EXHAUSTED) with *error_out filled; the struct
  * then owns nothing. Unknown names are ignored; what later versions serve is accepted when null or

@@ -100,8 +100,10 @@ static sl_status check_content(const json_t *message, bool optional, const char 
     return SL_OK;
 }
 
-/* Templates expect the object that the text of the arguments stands for. */
-static sl_status parse_arguments(json_t *function, const char *at, struct api_error *error)
+/* Templates expect the object that the text of the arguments stands for. *n_values: those of the body's
+ * arguments so far. */
+static sl_status parse_arguments(json_t *function, const char *at, size_t *n_values,
+                                 struct api_error *error)
 {
     const json_t *value = field_get(function, "arguments");
     struct path path = path_of("%s.arguments", at);
@@ -110,9 +112,15 @@ static sl_status parse_arguments(json_t *function, const char *at, struct api_er
         return SL_OK;
     if (value != NULL && !json_is_string(value))
         return field_wrong(error, path.text, value, "a JSON object in a string");
+    const char *text = json_string_value(value);
+    *n_values += api_count_values(text, json_string_length(value));
+    if (*n_values > API_CHAT_MEMBERS_MAX)
+        return api_fail(error, 400, "too_many_fields", path.text,
+                        "`%s` and the arguments before have %zu values; at most %u", path.text,
+                        *n_values, API_CHAT_MEMBERS_MAX);
     if (json_string_length(value) == 0) {
         parsed = json_object();
-    } else if (sl_json_parse("arguments", json_string_value(value), json_string_length(value),
+    } else if (sl_json_parse("arguments", text, json_string_length(value),
                              json_string_length(value), &parsed) != SL_OK) {
         return api_fail(error, 400, "invalid_value", path.text, "`%s` is not valid JSON: %s",
                         path.text, sl_error());
@@ -127,7 +135,7 @@ static sl_status parse_arguments(json_t *function, const char *at, struct api_er
     return SL_OK;
 }
 
-static sl_status check_call(json_t *call, const char *at, struct api_error *error)
+static sl_status check_call(json_t *call, const char *at, size_t *n_values, struct api_error *error)
 {
     if (!json_is_object(call))
         return field_wrong(error, at, call, "an object");
@@ -148,11 +156,12 @@ static sl_status check_call(json_t *call, const char *at, struct api_error *erro
         return api_fail(error, 400, "invalid_value", path.text,
                         "`%s` is missing or no object; want a name and arguments", path.text);
     status = check_string(function, "name", path.text, true, error);
-    return status == SL_OK ? parse_arguments(function, path.text, error) : status;
+    return status == SL_OK ? parse_arguments(function, path.text, n_values, error) : status;
 }
 
 /* An empty list is as none. */
-static sl_status check_calls(json_t *message, const char *at, struct api_error *error)
+static sl_status check_calls(json_t *message, const char *at, size_t *n_values,
+                             struct api_error *error)
 {
     const json_t *calls = field_get(message, "tool_calls");
     struct path path = path_of("%s.tool_calls", at);
@@ -164,8 +173,8 @@ static sl_status check_calls(json_t *message, const char *at, struct api_error *
         json_object_del(message, "tool_calls");
     size_t i, n = json_array_size(field_get(message, "tool_calls"));
     for (i = 0; i < n; i++) {
-        sl_status status =
-            check_call(json_array_get(calls, i), path_of("%s[%zu]", path.text, i).text, error);
+        sl_status status = check_call(json_array_get(calls, i),
+                                      path_of("%s[%zu]", path.text, i).text, n_values, error);
         if (status != SL_OK)
             return status;
     }
@@ -189,7 +198,7 @@ static sl_status check_role(const json_t *message, const char *at, struct api_er
                     path.text, role);
 }
 
-static sl_status check_message(json_t *message, size_t i, struct api_error *error)
+static sl_status check_message(json_t *message, size_t i, size_t *n_values, struct api_error *error)
 {
     static const char *const texts[] = {"name", "tool_call_id", "reasoning_content", "reasoning"};
     struct path at = path_of("messages[%zu]", i);
@@ -202,7 +211,7 @@ static sl_status check_message(json_t *message, size_t i, struct api_error *erro
     status = check_content(message, assistant, at.text, error);
     for (size_t k = 0; k < sizeof(texts) / sizeof(texts[0]) && status == SL_OK; k++)
         status = check_string(message, texts[k], at.text, false, error);
-    return status == SL_OK ? check_calls(message, at.text, error) : status;
+    return status == SL_OK ? check_calls(message, at.text, n_values, error) : status;
 }
 
 static sl_status read_messages(json_t *body, struct api_messages *out, struct api_error *error)
@@ -213,12 +222,12 @@ static sl_status read_messages(json_t *body, struct api_messages *out, struct ap
                         "`messages` is missing; want a list of messages");
     if (!json_is_array(messages))
         return field_wrong(error, "messages", messages, "a list of messages");
-    size_t n = json_array_size(messages);
+    size_t n = json_array_size(messages), n_values = 0;
     if (n == 0 || n > API_MESSAGES_MAX)
         return api_fail(error, 400, "invalid_value", "messages",
                         "`messages` has %zu messages; want 1 to %u", n, API_MESSAGES_MAX);
     for (size_t i = 0; i < n; i++) {
-        sl_status status = check_message(json_array_get(messages, i), i, error);
+        sl_status status = check_message(json_array_get(messages, i), i, &n_values, error);
         if (status != SL_OK)
             return status;
     }

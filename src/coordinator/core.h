@@ -66,7 +66,8 @@ struct group {
     bool has_salt;
     struct kv_hash salt; /* of the prompts' blocks, derived from what the client gave */
     uint64_t arrival_us, tokenized_us, sent_us;
-    bool begun; /* a node has admitted one of the choices: headers have left, or may */
+    bool begun;          /* a node has admitted one of the choices: headers have left, or may */
+    uint64_t kept_bytes; /* of what has been said, where it is kept until all is: no stream */
     uint32_t n_choices, n_open;
     struct request *choices[API_CHOICES_MAX]; /* [n_choices] */
 };

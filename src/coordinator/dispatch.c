@@ -232,8 +232,9 @@ static void fill_sampling(struct coordinator *c, const struct request *request,
     sluice__sampling__init(sampling);
     sampling->temperature = (float)params->temperature;
     sampling->top_k = params->top_k;
-    /* 0 keeps the likeliest only, as a share too small for any second one does. */
-    sampling->top_p = params->top_p > 0 ? (float)params->top_p : 1e-6f;
+    /* 0, or so little that a float has it as 0, keeps the likeliest only, as a share too small for any
+     * second one does. */
+    sampling->top_p = (float)params->top_p > 0 ? (float)params->top_p : 1e-6f;
     sampling->min_p = (float)params->min_p;
     sampling->seed = request->seed;
     sampling->logprobs = params->logprobs;

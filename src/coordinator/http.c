@@ -57,7 +57,6 @@
 #define LINGERS_MAX      64u
 #define WATCH_EVENTS_MAX 64
 #define LINGER_TAG       (1ull << 63)
-#define REPLY_BYTES_MAX  (64u << 20)
 
 enum phase {
     PHASE_BODY,    /* reading */
@@ -254,7 +253,6 @@ bool http_stream_begin(struct http_exchange *exchange)
     bool begun = exchange->phase == PHASE_WAITING && !exchange->gone;
     if (begun) {
         exchange->phase = PHASE_STREAM;
-        exchange->out.bytes_max = HTTP_STREAM_BYTES_MAX;
         resume(exchange);
     }
     pthread_mutex_unlock(&exchange->mutex);
@@ -267,12 +265,14 @@ bool http_stream_write(struct http_exchange *exchange, const char *bytes, size_t
     bool written = exchange->phase == PHASE_STREAM && !exchange->gone && !exchange->ended;
     if (written) {
         struct sl_buf *out = &exchange->out;
+        size_t unsent = out->bytes - exchange->out_sent; /* before this one, which may be longer */
         if (exchange->out_sent > 0 && exchange->out_sent >= out->bytes / 2) {
             sl_buf_consume(out, exchange->out_sent);
             exchange->out_sent = 0;
         }
-        sl_buf_add(out, bytes, n);
-        if (out->failed) { /* a client that does not read */
+        if (unsent <= HTTP_STREAM_BYTES_MAX)
+            sl_buf_add(out, bytes, n);
+        if (unsent > HTTP_STREAM_BYTES_MAX || out->failed) { /* a client that does not read */
             exchange->gone = true;
             exchange->told = true;
             written = false;
@@ -346,7 +346,7 @@ static struct http_exchange *exchange_create(struct http_server *server,
     exchange->start_us = sl_now_us();
     exchange->body_start_us = sl_real_us();
     sl_buf_init(&exchange->body, server->body_bytes_max);
-    sl_buf_init(&exchange->out, REPLY_BYTES_MAX);
+    sl_buf_init(&exchange->out, HTTP_REPLY_BYTES_MAX);
     exchange->slot = UINT32_MAX;
     return exchange;
 }

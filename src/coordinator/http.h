@@ -15,7 +15,8 @@
 
 #define HTTP_HEADER_BYTES_MAX  (32u << 10) /* beyond: 431 */
 #define HTTP_HEADER_FIELDS_MAX 100u
-#define HTTP_STREAM_BYTES_MAX  (4u << 20) /* unsent bytes of one stream; beyond, it is cut */
+#define HTTP_REPLY_BYTES_MAX   (64u << 20) /* of a whole answer */
+#define HTTP_STREAM_BYTES_MAX  (4u << 20)  /* unsent bytes of a stream; with more it is cut */
 #define HTTP_CONNECTIONS_MAX   65536u
 #define HTTP_ADDED_HEADERS_MAX 8u
 #define HTTP_HEADER_VALUE_MAX  512u
@@ -83,7 +84,8 @@ void http_reply(struct http_exchange *exchange, int http_status, const char *con
                 const char *body, size_t bytes, uint32_t retry_after_s);
 /* 200 and text/event-stream. False: answered already, or gone. */
 bool http_stream_begin(struct http_exchange *exchange);
-/* Copies. False when the client is gone or has not read HTTP_STREAM_BYTES_MAX: it is cut then. */
+/* Copies. False when the client is gone, or has not read HTTP_STREAM_BYTES_MAX and more of what was written
+ * before: it is cut then. One write may be longer. */
 bool http_stream_write(struct http_exchange *exchange, const char *bytes, size_t n);
 /* The end of the stream, when all is sent. */
 void http_stream_end(struct http_exchange *exchange);

@@ -136,6 +136,12 @@ sl_status output_status(const struct output *output)
     return output->echo != NULL ? output_status(output->echo) : SL_OK;
 }
 
+size_t output_bytes(const struct output *output)
+{
+    return output->text.bytes + output->thought.bytes + output->ids.bytes + output->entries.bytes +
+           output->names.bytes + output->values.bytes + output->tops.bytes + output->offsets.bytes;
+}
+
 static bool contains(const uint32_t *ids, uint32_t n, uint32_t id)
 {
     for (uint32_t i = 0; i < n; i++)

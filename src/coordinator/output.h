@@ -96,6 +96,8 @@ void output_set_echo(struct output *output, const struct output *echo, bool show
 void output_end(struct output *output);
 /* SL_EXHAUSTED when the text has passed its bound. */
 sl_status output_status(const struct output *output) SL_MUST_USE;
+/* Kept for the next chunk, or the body. */
+size_t output_bytes(const struct output *output);
 /* Appends the event with all that is pending (and the finish reason, if it has ended), and empties
  * it. prompt_ids: given with the first chunk when token ids are wanted. */
 void output_chunk(struct output *output, const uint32_t *prompt_ids, uint32_t n_prompt_ids,

@@ -186,8 +186,17 @@ static sl_status truncate_prompt(const struct api_completion *params, uint32_t l
             keep, len_max);
     if (ids->n_ids <= keep)
         return SL_OK;
-    memmove(ids->ids, ids->ids + (ids->n_ids - keep), keep * sizeof(ids->ids[0]));
-    ids->n_ids = keep;
+    struct text_ids
+        last; /* with no room for what was cut off, which may be a thousand times as much */
+    text_ids_init(&last, keep);
+    for (size_t i = ids->n_ids - keep; i < ids->n_ids; i++) {
+        if (text_ids_add(&last, ids->ids[i]) != SL_OK) {
+            text_ids_fini(&last);
+            return api_fail(error, 503, "no_memory", NULL, "no memory for %zu token ids", keep);
+        }
+    }
+    text_ids_fini(ids);
+    *ids = last;
     return SL_OK;
 }
 

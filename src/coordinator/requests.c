@@ -322,6 +322,16 @@ static void cancel_rest(struct coordinator *c, struct request *request, flow_nod
         dispatch_cancel(c, request, by_node ? sender : 0, SLUICE__REASON__REASON_CANCELLED);
 }
 
+/* What is kept of an answer until it is whole has one limit, however many choices it has. */
+static void fail_too_long(struct coordinator *c, struct request *request)
+{
+    struct api_error error;
+    api_fail(&error, 400, "answer_too_large", NULL,
+             "the answer has over %u bytes; ask for less in one request, or for a stream",
+             HTTP_REPLY_BYTES_MAX);
+    fail(c, request, &error);
+}
+
 /* The last choice has ended: the rest of the answer. */
 static void finish(struct coordinator *c, struct group *group)
 {
@@ -341,9 +351,11 @@ static void finish(struct coordinator *c, struct group *group)
         }
         output_body_end(first, &usage, group->choices[0]->tokens.ids, group->choices[0]->n_prompt,
                         &c->scratch);
-        bool whole = !c->scratch.failed; /* an empty 500 when there was no memory for it */
-        http_reply(group->exchange, whole ? 200 : 500, JSON, c->scratch.data,
-                   whole ? c->scratch.bytes : 0, 0);
+        if (c->scratch.failed || c->scratch.bytes > HTTP_REPLY_BYTES_MAX) {
+            fail_too_long(c, open_choice(group));
+            return;
+        }
+        http_reply(group->exchange, 200, JSON, c->scratch.data, c->scratch.bytes, 0);
     }
     drop(c, group);
 }
@@ -411,6 +423,15 @@ static bool refuse_now(struct coordinator *c, struct group *group, uint64_t now_
         api_fail(&error, 503, "not_ready", NULL, "%s", why);
         error.retry_after_s = 2;
         reject(c, group, "not_ready", &error);
+        return true;
+    }
+    uint32_t most = c->config.requests_max < c->config.queue_requests_max
+                        ? c->config.requests_max
+                        : c->config.queue_requests_max;
+    if (group->n_choices > most) { /* to wait would not help */
+        api_fail(&error, 400, "too_many_choices", NULL,
+                 "%u choices in one request; this server takes at most %u", group->n_choices, most);
+        reject(c, group, "too_large", &error);
         return true;
     }
     if (c->n_free_requests < group->n_choices ||
@@ -833,11 +854,16 @@ void requests_scores(struct coordinator *c, struct registry_node *node,
 /* Takes the tokens of a run from `skip` on. False when the list has no memory. */
 static bool take_tokens(struct request *request, const Sluice__TokenRun *run, uint32_t skip)
 {
+    struct output *output = &request->output;
+    uint64_t *kept = &request->group->kept_bytes;
+    if (output->echo != NULL && output->n_tokens == 0) /* each choice says it */
+        *kept += output_bytes(output->echo);
     if (request->group->params.max_tokens == 0) {
-        output_end(&request->output);
+        output_end(output);
         return true;
     }
-    for (size_t i = skip; i < run->n_tokens && request->output.finish == OUTPUT_OPEN; i++) {
+    size_t before = output_bytes(output);
+    for (size_t i = skip; i < run->n_tokens && output->finish == OUTPUT_OPEN; i++) {
         struct output_logprob logprob, *given = NULL;
         if (i < run->n_logprobs) {
             logprob = logprob_of(run->logprobs[i]);
@@ -845,8 +871,9 @@ static bool take_tokens(struct request *request, const Sluice__TokenRun *run, ui
         }
         if (text_ids_add(&request->tokens, run->tokens[i]) != SL_OK)
             return false;
-        (void)output_push(&request->output, run->tokens[i], given);
+        (void)output_push(output, run->tokens[i], given);
     }
+    *kept += output_bytes(output) - before;
     return true;
 }
 
@@ -891,6 +918,9 @@ static void take_run(struct coordinator *c, struct registry_node *node, struct r
         struct api_error error;
         api_fail(&error, 500, "no_memory", NULL, "%s", sl_error());
         fail(c, request, &error);
+    } else if (!request->group->params.stream &&
+               request->group->kept_bytes > HTTP_REPLY_BYTES_MAX) {
+        fail_too_long(c, request);
     } else if (request->output.finish != OUTPUT_OPEN) {
         complete(c, request, node->join, now_us);
     } else {

@@ -35,6 +35,7 @@ CASES = [
     ({"prompt": "x", "temperature": -1}, 400, ["temperature", "-1"], "temperature"),
     ({"prompt": "x", "temperature": 1e9}, 400, ["temperature"], "temperature"),
     ({"prompt": "x", "top_p": 1.5}, 400, ["top_p", "1.5"], "top_p"),
+    ({"prompt": "x", "max_tokens": 1, "top_p": 1e-300}, 200, [], None),  # 0 as a float: the likeliest only
     ({"prompt": "x", "top_p": -0.1}, 400, ["top_p", "-0.1"], "top_p"),
     ({"prompt": "x", "min_p": 2}, 400, ["min_p", "2"], "min_p"),
     ({"prompt": "x", "top_k": -7}, 400, ["top_k", "-7"], "top_k"),
@@ -45,6 +46,7 @@ CASES = [
     ({"prompt": "x", "stop": [""]}, 400, ["stop"], "stop"),
     ({"prompt": "x", "model": 3}, 400, ["model"], "model"),
     ({"prompt": "x", "model": "nope"}, 404, ["nope"], "model"),
+    ({"prompt": "x", "later": [[]] * 5000}, 400, ["5001 lists", "4096"], None),
     ({"prompt": LONG}, 400, ["40000", "32768"], "prompt"),
     ({"prompt": "x", "max_tokens": 100000}, 400, ["max_tokens", "100000", "32768"], "max_tokens"),
     ({"prompt": "x", "n": 129}, 400, ["n", "128"], "n"),
@@ -70,6 +72,16 @@ def test_field(fleet, body, status, words, param):
     for word in words:
         assert word in error["message"], error["message"]
     assert fleet.complete("still there", max_tokens=1)
+
+
+def test_answer_too_large(fleet):
+    """128 times the same 500 tokens' likeliest are some 90 MB: refused before they are put together."""
+    answer = fleet.client.post("/v1/completions", json={
+        "prompt": list(range(300, 800)), "n": 128, "max_tokens": 1, "prompt_logprobs": 20})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "answer_too_large"
+    assert str(64 << 20) in answer.json()["error"]["message"]
+    wait_until(lambda: metric(fleet.metrics(), "sluice_requests_running") == 0, 20, "its choices ended")
 
 
 def test_context_length_code(fleet):

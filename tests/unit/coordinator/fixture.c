@@ -1,6 +1,6 @@
 #include "unit/coordinator/fixture.h"
 
-static int start(void **state, char *model, uint64_t queue_us)
+static int start(void **state, char *model, uint64_t queue_us, uint32_t queue_requests)
 {
     struct fixture *f = sl_zalloc(1, sizeof(*f));
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);
@@ -16,6 +16,7 @@ static int start(void **state, char *model, uint64_t queue_us)
     config.dead_us = 500000;
     config.lost_us = 600000;
     config.queue_us = queue_us;
+    config.queue_requests_max = queue_requests;
     assert_ok(coordinator_start(&config, &f->c));
     f->port = coordinator_http_port(f->c);
     f->nodes_port = coordinator_nodes_port(f->c);
@@ -25,12 +26,17 @@ static int start(void **state, char *model, uint64_t queue_us)
 
 int setup(void **state)
 {
-    return start(state, fake_model_create(), 800000);
+    return start(state, fake_model_create(), 800000, 1024);
 }
 
 int setup_patient(void **state)
 {
-    return start(state, fake_model_create(), 60000000);
+    return start(state, fake_model_create(), 60000000, 1024);
+}
+
+int setup_short_queue(void **state)
+{
+    return start(state, fake_model_create(), 800000, 3);
 }
 
 /* With a chat template, and an end token that only the tokenizer names: the comma. */
@@ -41,7 +47,7 @@ int setup_chat(void **state)
                     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
                     "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}");
     test_write_text(model, "tokenizer_config.json", "{\"eos_token\": \",\"}");
-    return start(state, model, 800000);
+    return start(state, model, 800000, 1024);
 }
 
 int teardown(void **state)

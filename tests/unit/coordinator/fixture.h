@@ -40,6 +40,8 @@ struct stream_result {
 int setup(void **state);
 /* Requests may wait for a place as long as a slow machine takes. */
 int setup_patient(void **state);
+/* Three requests may wait. */
+int setup_short_queue(void **state);
 /* With a chat template, and an end token that only the tokenizer names: the comma. */
 int setup_chat(void **state);
 int teardown(void **state);

@@ -329,6 +329,9 @@ static void shapes(void **state)
     assert_ok(check_repeated(" :", API_MEMBERS_MAX - 1, &error));
     assert_int_equal(check_repeated(" :", API_MEMBERS_MAX, &error), SL_INVALID);
     assert_string_equal(error.code, "too_many_fields");
+    assert_ok(check_repeated(",[]", API_MEMBERS_MAX - 1, &error));
+    assert_int_equal(check_repeated(",[]", API_MEMBERS_MAX, &error), SL_INVALID);
+    assert_string_equal(error.code, "too_many_fields");
     assert_ok(check_repeated(" \",:,\\\\\"", 3000, &error));
     assert_int_equal(check_repeated(" \"\\\"\",:", 5000, &error), SL_INVALID);
     const char *ends[] = {"", "\"", "\"\\", "{\"a\":\"\\"};

@@ -129,6 +129,37 @@ static void bad_bodies_name_the_member(void **state)
     }
 }
 
+/* Lists in the text of arguments are parsed as those of the body are, so they are as bounded, all together. */
+static void many_values_in_arguments(void **state)
+{
+    (void)state;
+    struct api_error error;
+    struct api_chat chat;
+    for (uint32_t more = 0; more < 2; more++) {
+        struct sl_buf body;
+        sl_buf_init(&body, 1 << 20);
+        sl_buf_add_text(&body, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[");
+        for (uint32_t call = 0; call < 2; call++) {
+            sl_buf_add_text(&body, call > 0 ? "," : "");
+            sl_buf_add_text(&body, "{\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"[,\\\":[");
+            for (uint32_t i = 1; i < API_CHAT_MEMBERS_MAX / 4 + 2 * more * call; i++)
+                sl_buf_add_text(&body, i > 1 ? ",[]" : "[]");
+            sl_buf_add_text(&body, "]}\"}}");
+        }
+        sl_buf_add_text(&body, "]}]}");
+        sl_status status = api_parse_chat(body.data, body.bytes, &neutral, &chat, &error);
+        sl_buf_fini(&body);
+        if (more == 0) {
+            assert_ok(status);
+            api_chat_fini(&chat);
+        } else {
+            assert_int_equal(status, SL_INVALID);
+            assert_string_equal(error.code, "too_many_fields");
+            assert_string_equal(error.param, "messages[0].tool_calls[1].function.arguments");
+        }
+    }
+}
+
 static void parse(const char *messages, const char *more, struct api_chat *chat)
 {
     struct api_error error;
@@ -488,6 +519,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_bodies_name_the_member),
+        cmocka_unit_test(many_values_in_arguments),
         cmocka_unit_test(defaults),
         cmocka_unit_test(every_field),
         cmocka_unit_test(neutral_values),

@@ -61,6 +61,22 @@ static void prompts_and_choices_in_a_stream(void **state)
     fake_node_stop(d);
 }
 
+/* More choices than may ever wait are not told to come again. */
+static void more_choices_than_the_queue(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    json_t *json = post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":4}", 400);
+    const char *code = json_string_value(json_object_get(json_object_get(json, "error"), "code"));
+    assert_string_equal(code, "too_many_choices");
+    json_decref(json);
+    json = post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":3,\"max_tokens\":5}", 200);
+    assert_string_equal(text_of(json), "hello");
+    json_decref(json);
+    fake_node_stop(d);
+}
+
 /* Without a token of the first, the others wait; the client's leaving ends them all. */
 static void choices_wait_and_go_together(void **state)
 {
@@ -256,6 +272,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(choices_follow_the_first),
         TEST(prompts_and_choices_in_a_stream),
+        cmocka_unit_test_setup_teardown(more_choices_than_the_queue, setup_short_queue, teardown),
         TEST(choices_wait_and_go_together),
         TEST(a_client_leaves_the_last_choice),
         TEST(an_error_ends_all_choices),

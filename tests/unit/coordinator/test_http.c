@@ -460,6 +460,28 @@ static void a_client_that_does_not_read(void **state)
     close(fd);
 }
 
+/* One event may be longer than what a client may leave unread. */
+static void a_long_event(void **state)
+{
+    struct fixture *f = *state;
+    const size_t bytes = HTTP_STREAM_BYTES_MAX + (1u << 20);
+    int fd = client_connect(f->port);
+    struct sl_buf got;
+    sl_buf_init(&got, bytes * 2);
+    char *event = sl_zalloc(bytes, 1);
+    memset(event, 'x', bytes);
+    client_post(fd, "/hold", "{}");
+    struct http_exchange *exchange = await_held(f);
+    assert_true(http_stream_begin(exchange));
+    assert_true(http_stream_write(exchange, event, bytes));
+    http_stream_end(exchange);
+    assert_true(client_read(fd, &got, "\r\n0\r\n\r\n", 20000));
+    assert_true(got.bytes > bytes);
+    close(fd);
+    sl_buf_fini(&got);
+    sl_free(event);
+}
+
 static void stop_with_all_open(void **state)
 {
     struct fixture *f = *state;
@@ -524,6 +546,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_old_client_that_stops_sending, setup, teardown),
         cmocka_unit_test_setup_teardown(sockets_of_clients_that_left, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_long_event, setup, teardown),
         cmocka_unit_test_setup_teardown(stop_with_all_open, setup, teardown),
         cmocka_unit_test_setup_teardown(a_port_that_is_taken, setup, teardown),
     };
