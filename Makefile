@@ -18,7 +18,7 @@ E2E_ARGS ?=
 WERROR := -DSLUICE_WERROR=$(if $(CI),ON,OFF)
 
 .DEFAULT_GOAL := build
-.PHONY: setup build run test check e2e clients tables asan tsan e2e-asan fuzz format bench cuda clean
+.PHONY: setup build programs run test check e2e clients tables asan tsan e2e-asan fuzz format bench cuda clean
 
 setup:
 	@tools/setup.sh
@@ -27,16 +27,18 @@ build: setup
 	@cmake --preset release $(WERROR) >/dev/null
 	@cmake --build build -j $(JOBS)
 
+# What serves, without the tests: half the time of a first build.
+programs: setup
+	@cmake --preset release $(WERROR) >/dev/null
+	@cmake --build build -j $(JOBS) --target sluice-coordinator sluice-prefill sluice-decode sluice-bench
+
 models/recall/config.json: tools/make_recall.py | setup
 	@mkdir -p models
 	/usr/bin/python3 tools/make_recall.py models/recall
 
 RUN = build/bin/sluice-coordinator --model "$(MODEL)" --listen 127.0.0.1:$(PORT) \
 	--pools local --prefill $(PREFILL) --decode $(DECODE)
-run: build $(if $(filter models/recall,$(MODEL)),models/recall/config.json)
-	@echo "Sluice serves $(MODEL) at http://127.0.0.1:$(PORT)/v1, a page to try it with is at http://127.0.0.1:$(PORT)/"
-	@echo "(Ctrl-C ends it); try:"
-	@echo "  curl http://127.0.0.1:$(PORT)/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"The code of the blue door is 4821. The code of the blue door is\"}]}'"
+run: programs $(if $(filter models/recall,$(MODEL)),models/recall/config.json)
 	@exec tools/foreground.sh $(RUN)
 
 check:

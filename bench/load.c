@@ -41,7 +41,8 @@ struct config {
     }
 
 static const struct sl_option options[] = {
-    ROW("url", SL_OPTION_TEXT, url, "URL", "http://127.0.0.1:8000", 0, 0, "the endpoint"),
+    ROW("url", SL_OPTION_TEXT, url, "URL", "http://127.0.0.1:8000", 0, 0,
+        "the endpoint, with or without /v1"),
     ROW("model", SL_OPTION_TEXT, model, "NAME", NULL, 0, 0, "model to ask for; left out if empty"),
     ROW("requests", SL_OPTION_UINT, requests, "N", "64", 1, LOAD_REQUESTS_MAX,
         "requests that count"),
@@ -242,6 +243,8 @@ static sl_status prepare(struct run *run)
     size_t n = strlen(config->url);
     while (n > 0 && config->url[n - 1] == '/')
         config->url[--n] = '\0';
+    if (n >= 3 && strcmp(config->url + n - 3, "/v1") == 0)
+        config->url[n - 3] = '\0';
     if (config->text && config->token_ids)
         return sl_fail(SL_INVALID, "--text and --token-ids exclude each other");
     if (config->vocab_min >= config->vocab_max)

@@ -160,8 +160,8 @@ void option_help(const struct sl_options_args *args, struct sl_buf *out)
     add_entry(out, OPTION_VERSION, NULL, "print the version, and end");
     sl_buf_add_text(out, "\n");
     add_wrapped(out,
-                "Every option can also be set in the environment (--kv-blocks as "
-                "SLUICE_KV_BLOCKS) and in the file (kv-blocks = N). A flag wins over the "
+                "Every option can also be set in the environment (--some-name as "
+                "SLUICE_SOME_NAME) and in the file (some-name = value). A flag wins over the "
                 "environment, the environment over the file, the file over the default. Sizes in "
                 "bytes take k, m and g. A switch is turned off with --no-NAME.",
                 0, 0);

@@ -382,12 +382,13 @@ static void log_decision(const struct request *request, const struct router_deci
                          const struct registry_node *p, const struct registry_node *d)
 {
     sl_info("routed",
-            "req=%s attempt=%u reason=%s p=%s d=%s tokens=%zu compute=%u queue_ms=%.1f "
-            "compute_ms=%.1f handover_ms=%.1f itl_ms=%.2f",
-            request->output.id, request->flow.attempt, router_reason_name(decision->reason),
-            p != NULL ? p->id : "-", d != NULL ? d->id : "-", request->tokens.n_ids,
-            decision->compute_tokens, decision->queue_ms, decision->compute_ms,
-            decision->handover_ms, decision->itl_ms);
+            "req=%s node_req=%" PRIu64 " attempt=%u reason=%s p=%s d=%s tokens=%zu compute=%u "
+            "expected_queue_ms=%.1f expected_compute_ms=%.1f expected_handover_ms=%.1f "
+            "expected_itl_ms=%.2f",
+            request->output.id, request->id, request->flow.attempt,
+            router_reason_name(decision->reason), p != NULL ? p->id : "-", d != NULL ? d->id : "-",
+            request->tokens.n_ids, decision->compute_tokens, decision->queue_ms,
+            decision->compute_ms, decision->handover_ms, decision->itl_ms);
 }
 
 static enum dispatch_result carry_out(struct coordinator *c, struct request *request,

@@ -49,14 +49,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define POOL_BYTES       (64u << 10) /* libmicrohttpd's memory of one connection */
-#define READER_BYTES     4096u
-#define IDLE_SECONDS     75u
-#define BODY_US          (60 * SL_SECOND_US) /* a body that takes longer is refused */
-#define LINGER_US        (2 * SL_SECOND_US)
-#define LINGERS_MAX      64u
-#define WATCH_EVENTS_MAX 64
-#define LINGER_TAG       (1ull << 63)
+#define POOL_BYTES        (64u << 10) /* libmicrohttpd's memory of one connection */
+#define READER_BYTES      4096u
+#define IDLE_SECONDS      75u
+#define BODY_US           (60 * SL_SECOND_US) /* a body that takes longer is refused */
+#define LINGER_US         (2 * SL_SECOND_US)
+#define LINGERS_MAX       64u
+#define WATCH_EVENTS_MAX  64
+#define LINGER_TAG        (1ull << 63)
+#define ROUTE_TEXT_BYTES  256
+#define ROUTE_SHOWN_BYTES 100 /* of a path that is not there */
 
 enum phase {
     PHASE_BODY,    /* reading */
@@ -818,6 +820,38 @@ static unsigned find_route(const struct http_server *server, const char *url, co
     return *allow_out != NULL ? 405 : 404;
 }
 
+/* The path that was meant, where /v1 was left out or given twice; NULL: none. */
+static const char *near_path(const struct http_server *server, const char *url)
+{
+    size_t n = strlen(url);
+    for (uint32_t i = 0; i < server->n_routes && n > 1; i++) {
+        const char *path = server->routes[i].path;
+        size_t m = strlen(path);
+        if (m > 1 && strcmp(m > n ? path + (m - n) : path, n > m ? url + (n - m) : url) == 0)
+            return path;
+    }
+    return NULL;
+}
+
+/* The sentence of a 404 or 405. The path is shown as far as it needs no escaping. */
+static const char *route_text(const struct http_server *server, const char *url, const char *allow,
+                              char text[ROUTE_TEXT_BYTES])
+{
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-.";
+    int n = (int)strspn(url, plain);
+    n = n < ROUTE_SHOWN_BYTES ? n : ROUTE_SHOWN_BYTES;
+    const char *more = url[n] != '\0' ? "..." : "", *near = near_path(server, url);
+    if (allow != NULL)
+        (void)snprintf(text, ROUTE_TEXT_BYTES, "%.*s%s takes %s only", n, url, more, allow);
+    else if (near != NULL)
+        (void)snprintf(text, ROUTE_TEXT_BYTES, "there is no path %.*s%s; did you mean %s?", n, url,
+                       more, near);
+    else
+        (void)snprintf(text, ROUTE_TEXT_BYTES, "there is no path %.*s%s", n, url, more);
+    return text;
+}
+
 /* ── libmicrohttpd's callbacks ───────────────────────────────────────────────────────────────── */
 
 static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *connection,
@@ -830,10 +864,10 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
     if (status != 0)
         return refuse(server, connection, status, why, NULL);
     status = find_route(server, url, method, &route, &allow);
-    if (status != 0)
-        return refuse(server, connection, status,
-                      status == 404 ? "no such path" : "this path does not take that method",
-                      allow);
+    if (status != 0) {
+        char text[ROUTE_TEXT_BYTES];
+        return refuse(server, connection, status, route_text(server, url, allow, text), allow);
+    }
     struct http_exchange *exchange = exchange_create(server, connection, route);
     exchange->old = strcmp(version, MHD_HTTP_VERSION_1_0) == 0;
     if (!watch(server, exchange)) {

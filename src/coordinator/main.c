@@ -19,12 +19,15 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PROGRAM     "sluice-coordinator"
 #define PATH_BYTES  4096
 #define WAIT_US     (20 * SL_MS_US)
 #define OPTION_TEXT 4096
+/* Continued by a model that only repeats, too. */
+#define EXAMPLE "\"The code of the blue door is 4821. The code of the blue door is\""
 
 enum pools { POOLS_LOCAL, POOLS_NONE };
 static const char *const pool_names[] = {"local", "none", NULL};
@@ -231,6 +234,28 @@ static sl_status beside(const char *name, char *out, size_t bytes)
     return SL_OK;
 }
 
+/* What every worker of --pools local would end with, again and again. */
+static sl_status check_model(const char *directory)
+{
+    static const char *const wanted[][2] = {{"config.json", "config.json"},
+                                            {"model.safetensors", "model.safetensors.index.json"}};
+    struct stat found;
+    if (stat(directory, &found) != 0 || !S_ISDIR(found.st_mode))
+        return sl_fail(SL_NOT_FOUND, "--model %s: no such directory", directory);
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        char *path = sl_asprintf("%s/%s", directory, wanted[i][0]);
+        char *other = sl_asprintf("%s/%s", directory, wanted[i][1]);
+        bool there = access(path, R_OK) == 0 || access(other, R_OK) == 0;
+        sl_free(path);
+        sl_free(other);
+        if (!there)
+            return sl_fail(SL_NOT_FOUND,
+                           "--model %s: no %s in it; want a directory in Hugging Face format",
+                           directory, wanted[i][0]);
+    }
+    return SL_OK;
+}
+
 struct handed_on {
     char *texts[ACTUATOR_OPTIONS_MAX];
     uint32_t n;
@@ -300,17 +325,19 @@ static void banner(const struct config *config, const struct coordinator *c)
     const char *open = strchr(host, ':') != NULL ? "[" : "", *close = open[0] != '\0' ? "]" : "";
     fprintf(stderr,
             "\n  sluice " SLUICE_VERSION "  model %s, context %u tokens\n"
-            "  API    http://%s%s%s:%u/v1   (see also /ready /cluster /metrics)\n"
+            "  API    http://%s%s%s:%u/v1   (once /ready says so; see also /cluster /metrics)\n"
+            "  page   http://%s%s%s:%u/     to try the model with\n"
             "  nodes  port %u, %s\n\n"
             "  curl http://%s%s%s:%u/v1/%s -H 'Content-Type: application/json' \\\n"
-            "    -d '{%s, \"max_tokens\": 32, \"stream\": true}'\n\n",
-            coordinator_model(c), coordinator_model_len_max(c), open, host, close, port,
-            coordinator_nodes_port(c),
+            "    -d '{%s" EXAMPLE "%s, \"max_tokens\": 32}'\n\n"
+            "  Ctrl-C or SIGTERM ends it.\n\n",
+            coordinator_model(c), coordinator_model_len_max(c), open, host, close, port, open, host,
+            close, port, coordinator_nodes_port(c),
             config->pools == POOLS_LOCAL ? "workers are started here"
                                          : "workers join by themselves",
             open, host, close, port, chats ? "chat/completions" : "completions",
-            chats ? "\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]"
-                  : "\"prompt\": \"Once upon a time\"");
+            chats ? "\"messages\": [{\"role\": \"user\", \"content\": " : "\"prompt\": ",
+            chats ? "}]" : "");
 }
 
 static void drain(struct coordinator *c)
@@ -349,7 +376,9 @@ static sl_status run(const struct config *config, const struct sl_options *optio
                                      .cpu_list = config->worker.cpus,
                                      .share_cpus = config->share_cpus};
     if (config->pools == POOLS_LOCAL) {
-        sl_status status = beside("sluice-prefill", prefill, sizeof(prefill));
+        sl_status status = check_model(config->worker.model);
+        if (status == SL_OK)
+            status = beside("sluice-prefill", prefill, sizeof(prefill));
         if (status == SL_OK)
             status = beside("sluice-decode", decode, sizeof(decode));
         if (status != SL_OK)

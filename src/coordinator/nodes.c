@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/message.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -65,6 +66,11 @@ static void settle(struct coordinator *c, uint64_t now_us)
                 c->registry.served[1], c->registry.served[2], c->registry.served[3]);
 }
 
+static const char *role_of(const struct registry_node *node)
+{
+    return node->prefill ? "prefill" : "decode";
+}
+
 static void log_ready(struct coordinator *c, const struct registry_node *node)
 {
     const Sluice__Hello *hello = node->hello;
@@ -77,8 +83,8 @@ static void log_ready(struct coordinator *c, const struct registry_node *node)
                      hello->identity.data[2], hello->identity.data[3]);
     else
         sl_info("node_ready", "id=%s role=%s pid=%u blocks=%u block_bytes=%" PRIu64 " numerics=%s",
-                node->id, node->prefill ? "prefill" : "decode", hello->pid, hello->blocks_total,
-                hello->block_bytes, hello->numerics_id);
+                node->id, role_of(node), hello->pid, hello->blocks_total, hello->block_bytes,
+                hello->numerics_id);
 }
 
 /* Takes the message if it is kept. */
@@ -86,11 +92,12 @@ static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
                        Sluice__NodeMessage *message, uint64_t now_us)
 {
     struct registry_node *node = NULL, *replaced = NULL;
-    bool known = registry_find_stream(&c->registry, stream) != NULL;
+    const struct registry_node *before = registry_find_stream(&c->registry, stream);
+    bool known = before != NULL, was_ready = known && before->ready;
     sl_status status = registry_hello(&c->registry, stream, message, now_us, &node, &replaced);
     if (status == SL_OK && replaced != NULL) {
         nodes_lose(c, replaced, "replaced", now_us);
-        known = false;
+        known = was_ready = false;
         status = registry_hello(&c->registry, stream, message, now_us, &node, &replaced);
     }
     if (status != SL_OK) {
@@ -101,14 +108,14 @@ static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
     if (!known) {
         rpc_stream_acquire(stream);
         meters_node_joined(&c->meters, node);
-        sl_info("node_joined", "id=%s role=%s pid=%u ready=%d", node->id,
-                node->prefill ? "prefill" : "decode", node->hello->pid, node->ready);
+        sl_info("node_joined", "id=%s role=%s pid=%u", node->id, role_of(node), node->hello->pid);
         send_welcome(c, stream);
     }
     if (node->ready) {
         settle(c, now_us);
         adopt_model(c);
-        log_ready(c, node);
+        if (!was_ready) /* it says hello again when it drains */
+            log_ready(c, node);
         c->place_again = true;
     }
     return true;
@@ -116,8 +123,12 @@ static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
 
 void nodes_lose(struct coordinator *c, struct registry_node *node, const char *why, uint64_t now_us)
 {
-    sl_warn("node_lost", "id=%s role=%s why=\"%s\" running=%u", node->id,
-            node->prefill ? "prefill" : "decode", why, node->own_running + node->own_unadmitted);
+    uint32_t running = node->own_running + node->own_unadmitted;
+    if (node->draining && running == 0)
+        sl_info("node_left", "id=%s role=%s", node->id, role_of(node));
+    else
+        sl_warn("node_lost", "id=%s role=%s why=\"%s\" running=%u", node->id, role_of(node), why,
+                running);
     flow_node join = node->join;
     struct rpc_stream *stream = node->stream;
     prefix_index_drop_node(c->index, node->slot);
@@ -169,13 +180,6 @@ static void take_snapshot(struct coordinator *c, struct registry_node *node,
         request_snapshot(node);
 }
 
-static const char *reason_text(Sluice__Reason reason)
-{
-    const ProtobufCEnumValue *value =
-        protobuf_c_enum_descriptor_get_value(&sluice__reason__descriptor, (int)reason);
-    return value != NULL ? value->name + strlen("REASON_") : "?";
-}
-
 static void take_admitted(struct coordinator *c, struct registry_node *node,
                           const Sluice__Admitted *admitted, uint64_t now_us)
 {
@@ -204,7 +208,7 @@ static void take_refused(struct coordinator *c, struct registry_node *node,
     if (request == NULL)
         return;
     sl_info("placement_refused", "req=%s attempt=%u node=%s reason=%s text=\"%s\"",
-            request->output.id, refused->attempt, node->id, reason_text(refused->reason),
+            request->output.id, refused->attempt, node->id, rpc_reason_name(refused->reason),
             refused->message);
     enum flow_step step =
         flow_refused(&request->flow, node->join, refused->attempt, refused->reason);
@@ -221,7 +225,7 @@ static void take_stream_failed(struct coordinator *c, struct registry_node *node
         return;
     sl_info("stream_failed", "req=%s attempt=%u node=%s side=%s reason=%s held=%d",
             request->output.id, failed->attempt, node->id, failed->source ? "source" : "target",
-            reason_text(failed->reason), failed->held);
+            rpc_reason_name(failed->reason), failed->held);
     enum flow_step step = flow_stream_failed(&request->flow, node->join, failed->attempt,
                                              failed->reason, failed->held, failed->source);
     requests_step(c, request, step, node->join, "stream_failed", NULL, now_us);
@@ -242,16 +246,20 @@ static void take_finished(struct coordinator *c, struct registry_node *node,
     enum flow_step step = flow_finished(&request->flow, node->join, finished->attempt,
                                         finished->finish, finished->reason);
     if (step != FLOW_NOTHING)
-        sl_warn("placement_ended", "req=%s attempt=%u node=%s finish=%d reason=%s text=\"%s\"",
-                request->output.id, finished->attempt, node->id, (int)finished->finish,
-                reason_text(finished->reason), finished->message);
+        sl_warn("placement_ended", "req=%s attempt=%u node=%s finish=%s reason=%s text=\"%s\"",
+                request->output.id, finished->attempt, node->id, rpc_finish_name(finished->finish),
+                rpc_reason_name(finished->reason), finished->message);
     requests_step(c, request, step, node->join, "finished", finished->message, now_us);
 }
 
 static void take_heartbeat(struct coordinator *c, struct registry_node *node,
                            const Sluice__Heartbeat *heartbeat, uint64_t now_us)
 {
+    bool drained = node->draining;
     registry_heartbeat(&c->registry, node, heartbeat, now_us);
+    if (node->draining && !drained)
+        sl_info("node_draining", "id=%s role=%s running=%u", node->id, role_of(node),
+                node->own_running + node->own_unadmitted);
     meters_heartbeat(&c->meters, node, heartbeat);
     c->place_again |= c->unplaced.first != NULL;
 }

@@ -64,23 +64,37 @@ static bool is_ready(struct coordinator *c)
     return !atomic_load(&c->draining) && prefill + decode > 0 && c->was_ready;
 }
 
+/* Why a fleet that serves already is not called ready. */
+static void waits_for(const struct coordinator *c, char *out, size_t bytes)
+{
+    if (c->want_prefill + c->want_decode > 0)
+        snprintf(out, bytes, "ready once %u prefill and %u decode nodes have joined",
+                 c->want_prefill, c->want_decode);
+    else
+        snprintf(out, bytes, "prefill nodes serve; ready once a decode node has joined");
+}
+
 static void answer_ready(struct coordinator *c, struct sl_buf *out, int *status_out,
                          uint32_t *retry_out)
 {
     char why[API_MESSAGE_BYTES] = "";
     uint64_t done = 0, total = 0;
+    uint32_t loading = 0;
     bool ready = is_ready(c);
-    if (atomic_load(&c->draining))
-        snprintf(why, sizeof(why), "the server is shutting down");
-    else if (!ready)
-        pages_not_ready(c, why, sizeof(why));
     for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
         const struct registry_node *node = &c->registry.nodes[i];
         if (!node->used || node->ready)
             continue;
+        loading++;
         done += node->load_done;
         total += node->load_total;
     }
+    if (atomic_load(&c->draining))
+        snprintf(why, sizeof(why), "the server is shutting down");
+    else if (!ready && loading == 0 && registry_serves(&c->registry))
+        waits_for(c, why, sizeof(why));
+    else if (!ready)
+        pages_not_ready(c, why, sizeof(why));
     sl_buf_add_format(out, "{\"status\":\"%s\",\"reason\":", ready ? "ready" : "not ready");
     sl_buf_add_json_string(out, why, strlen(why));
     sl_buf_add_format(out,

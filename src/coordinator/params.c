@@ -162,6 +162,20 @@ static bool is_neutral(const struct later *later, const json_t *value)
     return false;
 }
 
+/* The value of a row that is served, as a client would write it. */
+static const char *show_neutral(const struct later *row, char text[FIELD_SHOW_BYTES])
+{
+    static const char *const values[] = {
+        [NEUTRAL_FALSE] = "false",          [NEUTRAL_TRUE] = "true",
+        [NEUTRAL_EMPTY] = "an empty value", [NEUTRAL_NONE] = "\"none\"",
+        [NEUTRAL_TEXT_LIST] = "[\"text\"]", [NEUTRAL_TEXT_FORMAT] = "{\"type\": \"text\"}",
+    };
+    if (row->kind != NEUTRAL_INT)
+        return values[row->kind];
+    (void)snprintf(text, FIELD_SHOW_BYTES, "%" PRId64, row->number);
+    return text;
+}
+
 static sl_status check_later(const json_t *body, const struct later *rows, size_t n_rows,
                              struct api_error *error)
 {
@@ -169,10 +183,10 @@ static sl_status check_later(const json_t *body, const struct later *rows, size_
         const json_t *value = field_get(body, rows[i].field);
         if (value == NULL || is_neutral(&rows[i], value))
             continue;
-        char text[FIELD_SHOW_BYTES];
+        char text[FIELD_SHOW_BYTES], neutral[FIELD_SHOW_BYTES];
         return api_fail(error, 501, "unsupported_parameter", rows[i].field,
-                        "`%s` is %s; only its neutral value is served yet", rows[i].field,
-                        field_show(value, text));
+                        "`%s` is %s; only %s is served yet", rows[i].field, field_show(value, text),
+                        show_neutral(&rows[i], neutral));
     }
     return SL_OK;
 }

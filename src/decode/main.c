@@ -5,5 +5,5 @@
 int main(int argc, char **argv)
 {
     return worker_main(&decode_policy, "sluice-decode",
-                       "receives the KV cache of prompts and generates their tokens", argc, argv);
+                       "Receives the KV cache of prompts and generates their tokens.", argc, argv);
 }

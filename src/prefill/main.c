@@ -5,5 +5,6 @@
 int main(int argc, char **argv)
 {
     return worker_main(&prefill_policy, "sluice-prefill",
-                       "computes the KV cache of prompts and sends it to decode nodes", argc, argv);
+                       "Computes the KV cache of prompts and sends it to decode nodes.", argc,
+                       argv);
 }

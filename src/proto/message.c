@@ -164,3 +164,19 @@ bool rpc_coordinator_message_counted(const Sluice__CoordinatorMessage *message)
     return message->body_case == SLUICE__COORDINATOR_MESSAGE__BODY_SUBMIT ||
            message->body_case == SLUICE__COORDINATOR_MESSAGE__BODY_SUBMIT_PART;
 }
+
+static const char *name_of(const ProtobufCEnumDescriptor *values, int value, const char *prefix)
+{
+    const ProtobufCEnumValue *row = protobuf_c_enum_descriptor_get_value(values, value);
+    return row != NULL ? row->name + strlen(prefix) : "?";
+}
+
+const char *rpc_reason_name(Sluice__Reason reason)
+{
+    return name_of(&sluice__reason__descriptor, (int)reason, "REASON_");
+}
+
+const char *rpc_finish_name(Sluice__Finish finish)
+{
+    return name_of(&sluice__finish__descriptor, (int)finish, "FINISH_");
+}

@@ -25,6 +25,10 @@ sl_status rpc_coordinator_message_unpack(const uint8_t *bytes, size_t n,
 bool rpc_node_message_counted(const Sluice__NodeMessage *message);
 bool rpc_coordinator_message_counted(const Sluice__CoordinatorMessage *message);
 
+/* As logs and metrics name them: DEADLINE, LENGTH; "?" of a value that the protocol lacks. */
+const char *rpc_reason_name(Sluice__Reason reason);
+const char *rpc_finish_name(Sluice__Finish finish);
+
 /* `freed` runs once, in the free call and on its thread: how flow control learns of consumption. */
 void rpc_message_on_free(ProtobufCMessage *message, void (*freed)(void *arg, uint32_t bytes),
                          void *arg, uint32_t bytes);

@@ -114,8 +114,8 @@ static void signal_main(void *arg)
             _exit(128 + signal_number);
         }
         seen = true;
-        sl_info("drain", "why=signal signal=%d bound_us=%llu", signal_number,
-                (unsigned long long)atomic_load(&drain_us));
+        sl_info("drain", "why=%s bound_ms=%llu", signal_number == SIGINT ? "SIGINT" : "SIGTERM",
+                (unsigned long long)atomic_load(&drain_us) / SL_MS_US);
         begin_drain(atomic_load(&drain_us));
     }
 }
@@ -204,7 +204,7 @@ void serve_drain(const char *why, uint64_t bound_us)
     if (bound_us != 0 && bound_us < bound)
         bound = bound_us;
     if (!atomic_load(&draining))
-        sl_info("drain", "why=\"%s\" bound_us=%llu", why, (unsigned long long)bound);
+        sl_info("drain", "why=\"%s\" bound_ms=%llu", why, (unsigned long long)bound / SL_MS_US);
     begin_drain(bound);
 }
 

@@ -57,7 +57,7 @@ const struct sl_option serve_worker_options[] = {
      .default_text = "0",
      .min = 0,
      .max = 1 << 24,
-     .help = "longest prompt and answer together; 0: as long as the model takes",
+     .help = "longest prompt and answer together, in tokens; 0: as long as the model takes",
      .group = "Worker"},
     {.name = "threads",
      .type = SL_OPTION_UINT,
@@ -126,7 +126,8 @@ const struct sl_option serve_worker_options[] = {
      .type = SL_OPTION_TEXT,
      .offset = AT(advertise),
      .value_name = "HOST",
-     .help = "host under which others reach this machine; default: that of --admin",
+     .help = "host under which others reach this worker; default: 127.0.0.1, or the host of its "
+             "--admin",
      .group = "Transfer"},
 };
 const size_t serve_worker_option_count =

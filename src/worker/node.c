@@ -210,7 +210,9 @@ static void on_joined(void *arg, uint64_t coordinator, uint64_t lost_us, bool re
 {
     struct node *node = arg;
     (void)coordinator;
-    (void)lost_us;
+    sl_info("coordinator_joined", "coordinator=%s admin=%s lost_ms=%llu restarted=%s",
+            node->config.coordinator, node->advertised, lost_us / SL_MS_US,
+            restarted ? "yes" : "no");
     struct worker *worker = atomic_load(&node->worker);
     if (worker != NULL)
         worker_joined(worker, restarted);
@@ -219,7 +221,7 @@ static void on_joined(void *arg, uint64_t coordinator, uint64_t lost_us, bool re
 static void on_lost(void *arg, sl_status why, const char *text)
 {
     struct node *node = arg;
-    if (!serve_draining())
+    if (!serve_draining() && why != SL_CANCELLED) /* else it is this node that goes */
         sl_warn("coordinator_lost", "why=%s text=\"%s\"", sl_status_name(why), text);
     struct worker *worker = atomic_load(&node->worker);
     if (worker != NULL)
@@ -447,9 +449,14 @@ static sl_status start_worker(struct node *node)
         return status;
     atomic_store(&node->worker, worker);
     status = sl_thread_start(&node->scheduler, "scheduler", run_scheduler, node);
-    if (status == SL_OK)
-        serve_join_announce(node->join);
-    return status;
+    if (status != SL_OK)
+        return status;
+    serve_join_announce(node->join);
+    const struct model_info *info = model_engine_info(node->engine);
+    sl_info("ready", "model=%s family=%s context=%u blocks=%" PRIu64 " numerics=%s",
+            node->config.model, info->family, info->context_max, node->config.kv_blocks,
+            info->numerics_id);
+    return SL_OK;
 }
 
 static sl_status build(struct node *node)

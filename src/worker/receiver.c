@@ -12,7 +12,7 @@
  * record waits for them.
  *
  * The seal brings the first token. It is put out again from here, so that nothing the source said
- * after the seal is needed (TRANSFER.md section 9, rule c). */
+ * after the seal is needed (docs/transfer.md section 9, rule c). */
 #include "base/clock.h"
 #include "base/log.h"
 #include "worker/parts.h"

@@ -9,6 +9,7 @@
  * that is missing in front of another makes it do so too. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/message.h"
 #include "worker/parts.h"
 
 #include <inttypes.h>
@@ -141,8 +142,8 @@ void report_refused(struct worker *worker, uint64_t id, uint32_t attempt, Sluice
 {
     char copy[WORKER_TEXT_BYTES];
     copy_text(copy, text);
-    sl_info("request_refused", "req=%" PRIu64 " attempt=%u reason=%d text=\"%s\"", id, attempt,
-            (int)reason, copy);
+    sl_info("request_refused", "req=%" PRIu64 " attempt=%u reason=%s text=\"%s\"", id, attempt,
+            rpc_reason_name(reason), copy);
     if ((uint32_t)reason < WORKER_REASONS)
         sl_metric_add(worker->metrics.rejected[reason], 1);
     Sluice__Refused refused = SLUICE__REFUSED__INIT;
@@ -214,9 +215,9 @@ void report_finished(struct worker *worker, const struct worker_request *request
     uint32_t generated =
         request->n_tokens > request->n_submitted ? request->n_tokens - request->n_submitted : 0;
     sl_info("request_finished",
-            "req=%" PRIu64 " attempt=%u finish=%d reason=%d tokens=%u computed=%u cached=%u",
-            request->id, request->attempt, (int)finish, (int)reason, generated,
-            request->computed_tokens, request->cached_tokens);
+            "req=%" PRIu64 " attempt=%u finish=%s reason=%s tokens=%u computed=%u cached=%u",
+            request->id, request->attempt, rpc_finish_name(finish), rpc_reason_name(reason),
+            generated, request->computed_tokens, request->cached_tokens);
 }
 
 void report_events(struct worker *worker)

@@ -9,7 +9,7 @@
  * nothing and is told all.
  *
  * Holding. Blocks stay from the first chunk until the stream is acknowledged, released or cancelled,
- * or the hold deadline passes (TRANSFER.md section 6). A failed stream is told to the coordinator,
+ * or the hold deadline passes (docs/transfer.md section 6). A failed stream is told to the coordinator,
  * compute goes on, and a Redirect opens another stream on the same blocks. The hold deadline begins
  * at the end of compute, and anew with a Redirect; attempts are bounded, so holding is. While a stream
  * goes on the blocks stay as long as a destination may take to land them: a slow link is no fault, and

@@ -322,6 +322,24 @@ def test_bad_address(tiny, program, option, value, words):
         assert word in done.stderr, done.stderr
 
 
+def coordinator(directory):
+    return run("sluice-coordinator", "--model", directory, "--pools", "local", "--listen", "127.0.0.1:0")
+
+
+def test_local_pools_want_a_whole_model(recall, tmp_path):
+    """Else every worker would end with the same sentence, and be started again, for ever."""
+    done = coordinator(tmp_path / "nowhere")
+    assert done.returncode == 2 and "no such directory" in done.stderr, done.stderr
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("tokenizer.json", "config.json"):
+        done = coordinator(directory)
+        assert done.returncode == 2 and "no config.json in it" in done.stderr, done.stderr
+        shutil.copy(recall / name, directory)
+    done = coordinator(directory)
+    assert done.returncode == 2 and "no model.safetensors in it" in done.stderr, done.stderr
+
+
 def test_node_with_another_model_is_no_partner(recall, tiny, other):
     """It joins its own cohort: requests go on to the first, and nothing ever goes between the two."""
     with Fleet(tiny, 0, 1, options=("--nodes-listen", f"127.0.0.1:{(nodes := free_port())}")) as fleet:
@@ -339,3 +357,8 @@ def test_node_with_another_model_is_no_partner(recall, tiny, other):
             stranger.terminate()
             status = stranger.wait()
         assert status == 0
+        wait_until(lambda: "event=node_left node=coordinator id=stranger" in fleet.log(), 20 * SLOW, "it has left")
+        lines = fleet.log().splitlines()
+        assert len([line for line in lines if "event=node_foreign" in line]) == 1  # not again when it drains
+        assert [line for line in lines if "event=node_draining" in line and "id=stranger" in line]
+        assert [line for line in lines if "event=ready node=d0" in line]

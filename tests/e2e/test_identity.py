@@ -1,4 +1,4 @@
-"""The same request gives the same bytes wherever it is computed (ARCHITECTURE section 1.4).
+"""The same request gives the same bytes wherever it is computed.
 
 The reference is one engine driven directly (engine_run); everything else must be identical to it."""
 

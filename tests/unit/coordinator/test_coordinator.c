@@ -570,6 +570,25 @@ static void bad_requests(void **state)
     fake_node_stop(d);
 }
 
+static void ready_waits_for_a_decode_node(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true);
+    await(f, 1, 0);
+    char *answer = client_request(f->port, "GET", "/ready", NULL);
+    assert_int_equal(client_status(answer), 503);
+    assert_non_null(strstr(answer, "prefill nodes serve; ready once a decode node has joined"));
+    sl_free(answer);
+    json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"abc\"}", 200));
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 1, 1);
+    answer = client_request(f->port, "GET", "/ready", NULL);
+    assert_int_equal(client_status(answer), 200);
+    sl_free(answer);
+    fake_node_stop(d);
+    fake_node_stop(p);
+}
+
 static void pages(void **state)
 {
     struct fixture *f = *state;
@@ -704,6 +723,7 @@ int main(void)
         TEST(stopped_with_a_stream),
         TEST(foreign_and_wrong_nodes),
         TEST(bad_requests),
+        TEST(ready_waits_for_a_decode_node),
         TEST(pages),
         TEST(text_pages),
         TEST(transfers_add_up),

@@ -136,6 +136,35 @@ static void paths_and_methods(void **state)
     expect_refusal(f, "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", 404);
 }
 
+static void expect_sentence(struct fixture *f, const char *bytes, const char *sentence)
+{
+    char *answer = raw(f, bytes, "}}", 3000);
+    if (strstr(answer, sentence) == NULL)
+        fail_msg("%.60s…: %.400s; want %s", bytes, answer, sentence);
+    sl_free(answer);
+}
+
+static void wrong_paths_are_explained(void **state)
+{
+    struct fixture *f = *state;
+    expect_sentence(f, "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n",
+                    "\"message\":\"there is no path /nowhere\"");
+    expect_sentence(f, "GET /a\"b HTTP/1.1\r\nHost: a\r\n\r\n",
+                    "\"message\":\"there is no path /a...\"");
+    expect_sentence(f, "GET /v1/page HTTP/1.1\r\nHost: a\r\n\r\n",
+                    "\"message\":\"there is no path /v1/page; did you mean /page?\"");
+    expect_sentence(f, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n",
+                    "\"message\":\"/echo takes POST only\"");
+    expect_sentence(f, "DELETE /page HTTP/1.1\r\nHost: a\r\n\r\n",
+                    "\"message\":\"/page takes GET, HEAD only\"");
+    char path[200], request[300];
+    memset(path, 'x', sizeof(path));
+    path[0] = '/';
+    path[sizeof(path) - 1] = '\0';
+    snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: a\r\n\r\n", path);
+    expect_sentence(f, request, "x...\",\"type\":\"not_found_error\"");
+}
+
 static void long_headers(void **state)
 {
     struct fixture *f = *state;
@@ -535,6 +564,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(ambiguous_framing, setup, teardown),
         cmocka_unit_test_setup_teardown(hosts, setup, teardown),
         cmocka_unit_test_setup_teardown(paths_and_methods, setup, teardown),
+        cmocka_unit_test_setup_teardown(wrong_paths_are_explained, setup, teardown),
         cmocka_unit_test_setup_teardown(long_headers, setup, teardown),
         cmocka_unit_test_setup_teardown(long_bodies, setup, teardown),
         cmocka_unit_test_setup_teardown(bodies_that_fit, setup, teardown),
