@@ -988,6 +988,16 @@ static void test_unpack_torture(void **state)
     torture_run("unpack", unpack_scenario, NULL, NULL, 100);
 }
 
+static void test_names(void **state)
+{
+    (void)state;
+    assert_string_equal(rpc_reason_name(SLUICE__REASON__REASON_NONE), "NONE");
+    assert_string_equal(rpc_reason_name(SLUICE__REASON__REASON_TOO_LARGE), "TOO_LARGE");
+    assert_string_equal(rpc_reason_name((Sluice__Reason)99), "?");
+    assert_string_equal(rpc_finish_name(SLUICE__FINISH__FINISH_SENT), "SENT");
+    assert_string_equal(rpc_finish_name((Sluice__Finish)99), "?");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1011,6 +1021,7 @@ int main(void)
         cmocka_unit_test(test_memory_bomb),
         cmocka_unit_test(test_random_bytes),
         cmocka_unit_test(test_unpack_torture),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
