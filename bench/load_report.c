@@ -310,6 +310,10 @@ void load_report_print(const json_t *report)
     {
         printf("  failed: %-19s %lld\n", kind, (long long)json_integer_value(count));
     }
+    if (number(report, "requests_ok") < 1) {
+        printf("no request succeeded: no figures of throughput and latency\n");
+        return;
+    }
     printf("throughput                   %.2f requests/s, %.1f output tokens/s, %.1f prompt "
            "tokens/s\n",
            number(report, "requests_per_s"), number(report, "output_tokens_per_s"),

@@ -139,11 +139,12 @@ class Load(unittest.TestCase):
         self.server.shutdown()
         self.server.server_close()
 
-    def bench(self, *args, status=0):
+    def bench(self, *args, status=0, path="/"):
         env = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-        run = subprocess.run([BENCH, "--url", self.server.url() + "/", "--settle", "0", "--json",
+        run = subprocess.run([BENCH, "--url", self.server.url() + path, "--settle", "0", "--json",
                               self.json, *args], capture_output=True, text=True, env=env)
         self.assertEqual(run.returncode, status, run.stderr + run.stdout)
+        self.printed = run.stdout
         if status == 2:
             return run.stderr
         with open(self.json) as file:
@@ -169,6 +170,12 @@ class Load(unittest.TestCase):
             self.assertTrue(body["ignore_eos"] and body["stream"] and body["return_token_ids"])
             self.assertEqual(body["model"], "m")
         self.assertEqual(len({tuple(b["prompt"]) for b in self.server.bodies}), 12)
+
+    def test_address_of_a_client(self):
+        for path in ("", "/v1", "/v1/"):
+            out = self.bench("--requests", "1", "--output-tokens", "2", path=path)
+            self.assertEqual((out["requests_ok"], out["server"] is None), (1, False), path)
+            self.assertIn("goodput", self.printed)
 
     def test_counters_between_two_scrapes(self):
         server = self.bench("--requests", "1", "--output-tokens", "2")["server"]
@@ -203,6 +210,8 @@ class Load(unittest.TestCase):
         self.server.server_close()
         out = self.bench("--requests", "2", "--output-tokens", "3", status=1)
         self.assertEqual(out["errors"], {"connect": 2})
+        self.assertIn("no request succeeded", self.printed)
+        self.assertNotIn("goodput", self.printed)
         self.server = Server()
 
     def test_several_tokens_in_an_event_are_one_gap(self):
