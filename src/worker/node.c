@@ -196,7 +196,7 @@ static void on_heartbeat(void *arg, struct serve_heartbeat *heartbeat)
     heartbeat->message.step = model_engine_steps(node->engine);
     heartbeat->message.stalled_us = model_engine_stalled_us(node->engine);
     heartbeat->message.events_seq = now.events_seq;
-    heartbeat->message.draining = now.draining;
+    heartbeat->message.draining = now.draining || serve_draining(); /* the snapshot may be older */
     heartbeat->message.computed_prompt_tokens = now.computed_prompt_tokens;
     heartbeat->message.generated_tokens = now.generated_tokens;
     heartbeat->message.preemptions = now.preemptions;
