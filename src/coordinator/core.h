@@ -205,7 +205,13 @@ void requests_node_lost(struct coordinator *c, flow_node node, uint64_t now_us);
 void requests_fail_all(struct coordinator *c, const char *why);
 
 /* dispatch.c: placements and the messages that make them. */
-enum dispatch_result { DISPATCH_PLACED, DISPATCH_WAIT, DISPATCH_NO_NODE, DISPATCH_TOO_LARGE };
+enum dispatch_result {
+    DISPATCH_PLACED,
+    DISPATCH_WAIT,
+    DISPATCH_NO_NODE,
+    DISPATCH_TOO_LARGE,
+    DISPATCH_INVALID, /* no node would read it; sl_error() says why */
+};
 /* place false: only where it takes no place of one that generates. */
 enum dispatch_result dispatch_place(struct coordinator *c, struct request *request, bool place,
                                     uint64_t now_us);

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "coordinator/adjust.h"
+#include "proto/check.h"
 #include "serve/serve.h"
 
 #include <inttypes.h>
@@ -231,7 +232,8 @@ static void fill_sampling(struct coordinator *c, const struct request *request,
     Sluice__Sampling *sampling = &parts->sampling;
     sluice__sampling__init(sampling);
     sampling->temperature = (float)params->temperature;
-    sampling->top_k = params->top_k;
+    /* As many as any vocabulary has keeps all, as 0 does. */
+    sampling->top_k = params->top_k < RPC_VOCAB_MAX ? params->top_k : 0;
     /* 0, or so little that a float has it as 0, keeps the likeliest only, as a share too small for any
      * second one does. */
     sampling->top_p = (float)params->top_p > 0 ? (float)params->top_p : 1e-6f;
@@ -403,12 +405,13 @@ static enum dispatch_result carry_out(struct coordinator *c, struct request *req
     note_nodes(request, p, d);
     sl_metric_add(sl_metric_get(c->meters.decisions, router_reason_name(decision->reason)), 1);
     log_decision(request, decision, p, d);
-    if (submit_placement(c, request, p, d, now_us) != SL_OK) {
+    sl_status status = submit_placement(c, request, p, d, now_us);
+    if (status != SL_OK) {
         sl_warn("submit_failed", "req=%s error=\"%s\"", request->output.id, sl_error());
         dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
         flow_unplace(&request->flow);
         request->retry_at_us = now_us + 100 * SL_MS_US;
-        return DISPATCH_WAIT;
+        return status == SL_INVALID ? DISPATCH_INVALID : DISPATCH_WAIT;
     }
     stages_placed(&request->stages, sl_now_us());
     if (!request->cached_known)

@@ -533,6 +533,15 @@ static void fail_too_large(struct coordinator *c, struct request *request)
     fail(c, request, &error);
 }
 
+/* A limit here that is wider than the protocol's: our mistake, and one request's end rather than a node's. */
+static void fail_invalid(struct coordinator *c, struct request *request)
+{
+    struct api_error error;
+    api_fail(&error, 500, "internal_error", NULL, "the request cannot be given to a node: %s",
+             sl_error());
+    fail(c, request, &error);
+}
+
 /* How long it may wait: an open stream goes before all others. */
 static uint64_t wait_us(const struct coordinator *c, const struct request *request)
 {
@@ -580,6 +589,10 @@ void requests_place_queue(struct coordinator *c, uint64_t now_us)
             break;
         case DISPATCH_TOO_LARGE:
             fail_too_large(c, request); /* its neighbour in the list may have gone with it */
+            next = c->unplaced.first;
+            break;
+        case DISPATCH_INVALID:
+            fail_invalid(c, request);
             next = c->unplaced.first;
             break;
         }

@@ -79,7 +79,8 @@ sl_status rpc_send_to_node(struct rpc_stream *stream, enum rpc_class class,
 sl_status rpc_send_to_coordinator(struct rpc_stream *stream, enum rpc_class class,
                                   const Sluice__NodeMessage *message) SL_MUST_USE;
 /* Sends a Submit whose token list may be long: a Submit and as many SubmitParts as it takes, in order,
- * all of them or none. n_parts and total_tokens are set here, from n_tokens of the list. */
+ * all of them or none. n_parts and total_tokens are set here, from n_tokens of the list. SL_INVALID: the
+ * node would refuse it, and with it the stream, which carries everybody's requests. */
 sl_status rpc_send_submit(struct rpc_stream *stream, const Sluice__Submit *submit) SL_MUST_USE;
 
 /* Ends the stream at once, without waiting for queued messages; closed follows on the control

@@ -407,7 +407,8 @@ static sl_status make_submit_item(const Sluice__Submit *submit, uint32_t index, 
         head.total_tokens = (uint32_t)submit->n_tokens;
         message.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_SUBMIT;
         message.submit = &head;
-        return make_item(&message.base, true, item_out);
+        sl_status status = rpc_check_coordinator_message(&message);
+        return status == SL_OK ? make_item(&message.base, true, item_out) : status;
     }
     Sluice__SubmitPart part = SLUICE__SUBMIT_PART__INIT;
     part.request = submit->request;

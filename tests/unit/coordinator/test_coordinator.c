@@ -570,6 +570,37 @@ static void bad_requests(void **state)
     fake_node_stop(d);
 }
 
+/* What the API takes, nodes take: a stream that ended over one request would take all others with it. */
+static void the_largest_values(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    static const char *const bodies[] = {
+        "\"top_k\":2147483647,\"top_p\":1,\"min_p\":1,\"temperature\":2,\"seed\":"
+        "9223372036854775807,"
+        "\"priority\":2147483647,\"repetition_penalty\":100,\"presence_penalty\":2,"
+        "\"frequency_penalty\":2,\"logit_bias\":{\"256\":100},\"truncate_prompt_tokens\":16777216,"
+        "\"stop_token_ids\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,256],\"min_tokens\":5,"
+        "\"max_tokens\":500",
+        "\"top_k\":-1,\"top_p\":0,\"min_p\":0,\"temperature\":0,\"seed\":-9223372036854775808,"
+        "\"priority\":-2147483648,\"repetition_penalty\":0.01,\"presence_penalty\":-2,"
+        "\"frequency_penalty\":-2,\"logit_bias\":{\"0\":-100},\"truncate_prompt_tokens\":-1,"
+        "\"ignore_eos\":true,\"min_tokens\":0,\"max_tokens\":1",
+        "\"top_p\":1e-300,\"min_p\":1e-300,\"temperature\":1e-300",
+    };
+    for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
+        char *body = sl_asprintf("{\"prompt\":\"abc\",%s}", bodies[i]);
+        json_t *json = post_json(f, "/v1/completions", body, 200);
+        assert_int_equal(
+            json_integer_value(json_object_get(json_object_get(json, "sluice"), "attempts")), 1);
+        json_decref(json);
+        sl_free(body);
+    }
+    assert_int_equal(fake_node_submits(d), 3);
+    fake_node_stop(d);
+}
+
 static void ready_waits_for_a_decode_node(void **state)
 {
     struct fixture *f = *state;
@@ -727,6 +758,7 @@ int main(void)
         TEST(stopped_with_a_stream),
         TEST(foreign_and_wrong_nodes),
         TEST(bad_requests),
+        TEST(the_largest_values),
         TEST(ready_waits_for_a_decode_node),
         TEST(pages),
         TEST(text_pages),

@@ -601,6 +601,21 @@ static void test_sends_are_checked(void **state)
     submit.n_tokens = (size_t)(RPC_SUBMIT_PARTS_MAX + 1) * RPC_SUBMIT_TOKENS_MAX + 1;
     assert_int_equal(rpc_send_submit(up, &submit), SL_INVALID); /* before a token is read */
     assert_non_null(strstr(sl_error(), "submit of 16809985 tokens; at most 16809984"));
+    /* Nor does what the other side would end the stream for. */
+    uint32_t token = 5;
+    Sluice__Sampling sampling = SLUICE__SAMPLING__INIT;
+    sampling.top_k = RPC_VOCAB_MAX + 1;
+    submit = (Sluice__Submit)SLUICE__SUBMIT__INIT;
+    submit.incarnation = submit.request = submit.prompt_tokens = submit.max_tokens = 1;
+    submit.mode = SLUICE__MODE__MODE_LOCAL;
+    submit.sampling = &sampling;
+    submit.tokens = &token;
+    submit.n_tokens = 1;
+    assert_int_equal(rpc_send_submit(up, &submit), SL_INVALID);
+    assert_non_null(strstr(sl_error(), "Sampling.top_k 16777217; want 0..16777216"));
+    sampling.top_k = RPC_VOCAB_MAX;
+    assert_int_equal(rpc_send_submit(up, &submit), SL_OK);
+    wait_for(&pair.down, &pair.down.messages, 2); /* after the Welcome */
     rpc_stream_release(up);
     rpc_stream_release(down);
     pair_close(&pair);
