@@ -20,8 +20,10 @@ static bool parse_port(const char *text, uint16_t *port_out)
             return false;
         port = port * 10 + (uint32_t)(*text - '0');
     }
+    if (port > PORT_MAX)
+        return false;
     *port_out = (uint16_t)port;
-    return port <= PORT_MAX;
+    return true;
 }
 
 /* What a name or an address may have; a slash is that of a URL. */

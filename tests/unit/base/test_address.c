@@ -32,7 +32,13 @@ static void wrong(void **state)
         {"[]:8000", "the host is missing"},
         {"::1:5", "brackets"},
         {"a b:5", "neither a name nor an address"},
+        {"[::1:80", "brackets"},
         {"a/b:5", "neither a name nor an address"},
+        {"a@b:5", "neither a name nor an address"},
+        {"a\"b:5", "neither a name nor an address"},
+        {"a'b:5", "neither a name nor an address"},
+        {"a[b:5", "neither a name nor an address"},
+        {"a]b:5", "neither a name nor an address"},
         {"host:", "port wants 0..65535"},
         {"host:65536", "port wants 0..65535"},
         {"host:99999", "port wants 0..65535"},
@@ -43,13 +49,14 @@ static void wrong(void **state)
         {"host:000001", "port wants 0..65535"},
     };
     char host[SL_HOST_BYTES] = "untouched";
-    uint16_t port;
+    uint16_t port = 7;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         assert_fails(sl_address_parse("--admin", cases[i].text, host, &port), SL_INVALID,
                      cases[i].says);
         assert_non_null(strstr(sl_error(), "--admin"));
         assert_non_null(strstr(sl_error(), cases[i].text));
         assert_string_equal(host, "untouched");
+        assert_int_equal(port, 7);
     }
     assert_fails(sl_address_parse("a", NULL, host, &port), SL_INVALID, "HOST:PORT");
     char text[SL_HOST_BYTES + 8];

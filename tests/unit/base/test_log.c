@@ -1,6 +1,7 @@
 /* Log lines, read back from standard error. */
 #include "base/log.h"
 
+#include "base/clock.h"
 #include "base/thread.h"
 #include "support/support.h"
 
@@ -56,10 +57,37 @@ static void test_line(void **state)
     sl_log_set_node("");
 }
 
+/* UTC to the microsecond, wherever the process runs. */
+static void test_time(void **state)
+{
+    (void)state;
+    setenv("TZ", "FAR-11:30", 1);
+    tzset();
+    for (int i = 0; i < 20; i++) {
+        catch_begin();
+        double before = sl_wall_seconds();
+        sl_log_write(&(struct sl_log_site){0}, SL_LOG_INFO, "now", "");
+        double after = sl_wall_seconds();
+        struct tm utc = {0};
+        const char *rest = strptime(catch_end(), "ts=%Y-%m-%dT%H:%M:%S", &utc);
+        assert_non_null(rest);
+        double at = (double)timegm(&utc) + strtod(rest, NULL);
+        assert_true(at > before - 2e-6 && at < after + 1e-6);
+        sl_sleep_us(1700);
+    }
+    unsetenv("TZ");
+    tzset();
+}
+
 static void test_levels(void **state)
 {
     (void)state;
+    static const char *const names[] = {"error", "warn", "info", "debug", "trace"};
     enum sl_log_level level;
+    for (int i = SL_LOG_ERROR; i <= SL_LOG_TRACE; i++) {
+        assert_ok(sl_log_level_parse(names[i], &level));
+        assert_int_equal(level, i);
+    }
     assert_ok(sl_log_level_parse("debug", &level));
     assert_fails(sl_log_level_parse("loud", &level), SL_INVALID, "\"loud\"; want error, warn");
     catch_begin();
@@ -110,8 +138,9 @@ static void test_rate(void **state)
     sl_info("other_site", "");
     usleep(1100000);
     say(-1);
+    say(-2);
     char *text = catch_end();
-    assert_in_range(count_lines(text, "event=burst"), SL_LOG_RATE_MAX + 1, 2 * SL_LOG_RATE_MAX + 1);
+    assert_in_range(count_lines(text, "event=burst"), SL_LOG_RATE_MAX + 2, 2 * SL_LOG_RATE_MAX + 2);
     assert_int_equal(count_lines(text, "other_site"), 1);
     char *last = strstr(text, "i=-1");
     assert_non_null(last);
@@ -120,6 +149,7 @@ static void test_rate(void **state)
     unsigned suppressed = 0;
     assert_int_equal(sscanf(strstr(last, "suppressed="), "suppressed=%u", &suppressed), 1);
     assert_in_range(suppressed, SL_LOG_RATE_MAX, 2 * SL_LOG_RATE_MAX);
+    assert_int_equal(count_lines(text, "suppressed="), 1); /* told once */
 }
 
 static void log_some(void *arg)
@@ -147,6 +177,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_line),
+        cmocka_unit_test(test_time),
         cmocka_unit_test(test_levels),
         cmocka_unit_test(test_no_forged_lines),
         cmocka_unit_test(test_long_line_is_cut),
