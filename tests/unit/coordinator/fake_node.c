@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/thread.h"
 #include "kv/hash.h"
+#include "text/tokenizer.h"
 
 #include <netinet/in.h>
 #include <poll.h>
@@ -564,6 +565,24 @@ char *fake_model_create(void)
 void fake_model_remove(char *dir)
 {
     test_dir_remove(dir);
+}
+
+struct text_tokenizer *fake_tokenizer;
+
+int fake_tokenizer_open(void **state)
+{
+    (void)state;
+    char *dir = fake_model_create();
+    assert_ok(text_tokenizer_open(dir, &fake_tokenizer));
+    fake_model_remove(dir);
+    return 0;
+}
+
+int fake_tokenizer_close(void **state)
+{
+    (void)state;
+    text_tokenizer_destroy(fake_tokenizer);
+    return 0;
 }
 
 /* ── the client ──────────────────────────────────────────────────────────────────────────────── */

@@ -70,6 +70,10 @@ void fake_node_send(struct fake_node *node, const Sluice__NodeMessage *message);
 /* A directory with config.json and a tokenizer of one token for each byte. */
 char *fake_model_create(void);
 void fake_model_remove(char *dir);
+/* That tokenizer, between setup and teardown of a group. */
+extern struct text_tokenizer *fake_tokenizer;
+int fake_tokenizer_open(void **state);
+int fake_tokenizer_close(void **state);
 
 /* A connected socket, or -1. */
 int client_connect(uint16_t port);

@@ -5,25 +5,8 @@
 #include "support/support.h"
 #include "unit/coordinator/fake_node.h"
 
-static struct text_tokenizer *tokenizer;
 static const uint32_t end_ids[] = {FAKE_EOS};
 static const uint32_t prompt[] = {1, 2, 3};
-
-static int open_model(void **state)
-{
-    (void)state;
-    char *dir = fake_model_create();
-    assert_ok(text_tokenizer_open(dir, &tokenizer));
-    fake_model_remove(dir);
-    return 0;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    text_tokenizer_destroy(tokenizer);
-    return 0;
-}
 
 /* An answer under way, and everything that was sent of it as a stream. */
 struct run {
@@ -49,7 +32,7 @@ static void start(struct run *run, const char *fields, bool marks, bool open)
     char *body = sl_asprintf("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]%s}", fields);
     if (api_parse_chat(body, strlen(body), &neutral, &chat, &error) != SL_OK)
         fail_msg("%s: %s", body, error.message);
-    const struct output_args args = {.tokenizer = tokenizer,
+    const struct output_args args = {.tokenizer = fake_tokenizer,
                                      .completion = &chat.params,
                                      .model = "m",
                                      .marks = marks ? &text_reasoning_marks[0] : NULL,
@@ -339,5 +322,5 @@ int main(void)
         cmocka_unit_test(reasoning),
         cmocka_unit_test(a_stream),
     };
-    return cmocka_run_group_tests(tests, open_model, close_model);
+    return cmocka_run_group_tests(tests, fake_tokenizer_open, fake_tokenizer_close);
 }

@@ -5,24 +5,6 @@
 #include "support/support.h"
 #include "unit/coordinator/fake_node.h"
 
-static struct text_tokenizer *tokenizer;
-
-static int open_model(void **state)
-{
-    (void)state;
-    char *dir = fake_model_create();
-    assert_ok(text_tokenizer_open(dir, &tokenizer));
-    fake_model_remove(dir);
-    return 0;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    text_tokenizer_destroy(tokenizer);
-    return 0;
-}
-
 static const uint32_t end_ids[] = {FAKE_EOS};
 
 static void start(struct output *output, const char *body)
@@ -32,7 +14,7 @@ static void start(struct output *output, const char *body)
     static const struct api_defaults neutral = API_DEFAULTS;
     assert_ok(api_parse_completion(body, strlen(body), &neutral, &completion, &error));
     const struct output_args args = {
-        .tokenizer = tokenizer, .completion = &completion, .model = "m"};
+        .tokenizer = fake_tokenizer, .completion = &completion, .model = "m"};
     assert_ok(output_init(output, &args));
     api_completion_fini(&completion);
     output->end_ids = end_ids;
@@ -260,5 +242,5 @@ int main(void)
         cmocka_unit_test(logprobs),
         cmocka_unit_test(without_logprobs_they_are_null),
     };
-    return cmocka_run_group_tests(tests, open_model, close_model);
+    return cmocka_run_group_tests(tests, fake_tokenizer_open, fake_tokenizer_close);
 }

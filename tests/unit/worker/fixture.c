@@ -137,8 +137,9 @@ const char *fx_model(enum fx_model model)
     return *directory;
 }
 
-void fx_model_remove(void)
+int fx_models_remove(void **state)
 {
+    (void)state;
     for (uint32_t i = 0; i < FX_MODELS; i++) {
         model_engine_close(references[i]);
         references[i] = NULL;
@@ -146,6 +147,7 @@ void fx_model_remove(void)
             test_dir_remove(model_directories[i]);
         model_directories[i] = NULL;
     }
+    return 0;
 }
 
 /* ------------------------------------------------------------------ what the coordinator is told */
@@ -716,6 +718,18 @@ void fx_wait(struct fx *fx, struct fx_request *request)
     fx_until(fx, has_ended, request);
 }
 
+static bool is_sent(struct fx *fx, void *arg)
+{
+    (void)fx;
+    return ((const struct fx_request *)arg)->sent == SLUICE__FINISH__FINISH_SENT;
+}
+
+void fx_wait_sent(struct fx *fx, struct fx_request *request)
+{
+    fx_wait(fx, request);
+    fx_until(fx, is_sent, request);
+}
+
 static bool nothing_left(struct fx *fx, void *arg)
 {
     (void)arg;
@@ -877,6 +891,18 @@ void fx_expect(const struct fx_request *request, const struct fx_submit *submit)
     assert_memory_equal(request->tokens + first, tokens, n * sizeof(*tokens));
 }
 
+void fx_wait_all(struct fx *fx, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        fx_wait(fx, &fx->requests[i]);
+}
+
+void fx_expect_all(const struct fx *fx, const struct fx_submit *submits, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        fx_expect(&fx->requests[i], &submits[i]);
+}
+
 void fx_expect_scores(const struct fx_request *request, const struct fx_submit *submit)
 {
     struct model_engine *engine = reference_engine();
@@ -914,4 +940,18 @@ void fx_prompt(uint32_t *tokens, uint32_t n, uint64_t seed)
 {
     for (uint32_t i = 0; i < n; i++)
         tokens[i] = 2 + (uint32_t)(test_random(&seed) % (FX_VOCAB - 2));
+}
+
+void fx_mixed(struct fx_submit submits[FX_MIXED_SUBMITS], uint32_t max_tokens, uint64_t seed)
+{
+    static uint32_t prompts[FX_MIXED_SUBMITS][128];
+    for (uint32_t i = 0; i < FX_MIXED_SUBMITS; i++) {
+        fx_prompt(prompts[i], 128, seed + i);
+        submits[i] = (struct fx_submit){.id = 1 + i,
+                                        .tokens = prompts[i],
+                                        .n_tokens = 3 + 7 * i,
+                                        .max_tokens = max_tokens,
+                                        .temperature = i % 3 == 0 ? 0.8f : 0.0f,
+                                        .seed = i};
+    }
 }

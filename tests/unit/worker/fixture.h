@@ -24,6 +24,8 @@
 #define FX_VOCAB        256u
 #define FX_SCORES_MAX   200u
 
+#define FX_MIXED_SUBMITS 16u
+
 struct fx_node {
     bool live;
     char id[16];
@@ -95,7 +97,8 @@ struct fx_args {
 
 /* The model's directory, made once per process. */
 const char *fx_model(enum fx_model model);
-void fx_model_remove(void);
+/* All that were made; teardown of a group. */
+int fx_models_remove(void **state);
 
 void fx_open(struct fx *fx, const struct fx_args *args);
 /* As fx_open, but with the first failure's status, after which nothing is open. */
@@ -141,6 +144,8 @@ bool fx_turn(struct fx *fx);
 void fx_until(struct fx *fx, bool (*condition)(struct fx *fx, void *arg), void *arg);
 /* Until the request has its last token. */
 void fx_wait(struct fx *fx, struct fx_request *request);
+/* And until its source has sent all that its destination lacked. */
+void fx_wait_sent(struct fx *fx, struct fx_request *request);
 /* Nothing is in work anywhere, all blocks are free or cached, no token was lost or doubled. */
 void fx_settled(struct fx *fx);
 double fx_metric(struct fx *fx, uint32_t node, const char *line);
@@ -149,9 +154,14 @@ double fx_metric(struct fx *fx, uint32_t node, const char *line);
  * token, and no block is ever let go. */
 void fx_reference(const struct fx_submit *submit, uint32_t *tokens_out, uint32_t *n_out);
 void fx_expect(const struct fx_request *request, const struct fx_submit *submit);
+/* The first n requests have their last tokens; and those of these submits. */
+void fx_wait_all(struct fx *fx, uint32_t n);
+void fx_expect_all(const struct fx *fx, const struct fx_submit *submits, uint32_t n);
 /* All scores of the prompt have come, and are those that the reference's logits give. */
 void fx_expect_scores(const struct fx_request *request, const struct fx_submit *submit);
 /* Seeded token ids of no particular meaning. */
 void fx_prompt(uint32_t *tokens, uint32_t n, uint64_t seed);
+/* Submits of ids 1, 2, …, each prompt seven tokens longer than the one before, every third sampled. */
+void fx_mixed(struct fx_submit submits[FX_MIXED_SUBMITS], uint32_t max_tokens, uint64_t seed);
 
 #endif

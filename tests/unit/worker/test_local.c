@@ -41,22 +41,12 @@ static void test_batch(void **state)
 {
     (void)state;
     fx_open(&fx, &(struct fx_args){.n_decode = 1, .n_blocks = 200, .chunk_tokens = 37});
-    static uint32_t prompts[16][128];
-    struct fx_submit submits[16];
-    for (uint32_t i = 0; i < 16; i++) {
-        fx_prompt(prompts[i], 128, 100 + i);
-        submits[i] = (struct fx_submit){.id = 1 + i,
-                                        .tokens = prompts[i],
-                                        .n_tokens = 3 + 7 * i,
-                                        .max_tokens = 40,
-                                        .temperature = i % 3 == 0 ? 0.8f : 0.0f,
-                                        .seed = i};
+    struct fx_submit submits[FX_MIXED_SUBMITS];
+    fx_mixed(submits, 40, 100);
+    for (uint32_t i = 0; i < FX_MIXED_SUBMITS; i++)
         (void)fx_local(&fx, 0, &submits[i]);
-    }
-    for (uint32_t i = 0; i < 16; i++)
-        fx_wait(&fx, &fx.requests[i]);
-    for (uint32_t i = 0; i < 16; i++)
-        fx_expect(&fx.requests[i], &submits[i]);
+    fx_wait_all(&fx, FX_MIXED_SUBMITS);
+    fx_expect_all(&fx, submits, FX_MIXED_SUBMITS);
     fx_settled(&fx);
     struct worker_snapshot now;
     worker_snapshot(fx.nodes[0].worker, &now);
@@ -131,8 +121,7 @@ static void test_duplicates(void **state)
     struct fx_submit submit = {.tokens = prompt, .n_tokens = 50, .max_tokens = 30};
     for (submit.id = 1; submit.id <= 4; submit.id++)
         (void)fx_local(&fx, 0, &submit);
-    for (uint32_t i = 0; i < 4; i++)
-        fx_wait(&fx, &fx.requests[i]);
+    fx_wait_all(&fx, 4);
     for (uint32_t i = 1; i < 4; i++)
         assert_memory_equal(fx.requests[i].tokens, fx.requests[0].tokens, 30 * sizeof(uint32_t));
     submit.id = 4;
@@ -172,8 +161,7 @@ static void run_preemption(const struct model_adjust *adjusted)
                                         .adjust = adjusted};
         (void)fx_local(&fx, 0, &submits[i]);
     }
-    for (uint32_t i = 0; i < 6; i++)
-        fx_wait(&fx, &fx.requests[i]);
+    fx_wait_all(&fx, 6);
     struct worker_snapshot now;
     worker_snapshot(fx.nodes[0].worker, &now);
     assert_true(now.preemptions > 0);
@@ -681,8 +669,7 @@ static int remove_model(void **state)
 {
     (void)state;
     sl_clock_real();
-    fx_model_remove();
-    return 0;
+    return fx_models_remove(state);
 }
 
 int main(void)

@@ -13,12 +13,6 @@ static const struct transfer_loop_args rough = {.seed = 11,
                                                 .late_percent = 50,
                                                 .purge_us = 500};
 
-static bool is_sent(struct fx *f, void *arg)
-{
-    (void)f;
-    return ((struct fx_request *)arg)->sent == SLUICE__FINISH__FINISH_SENT;
-}
-
 static bool has_failed(struct fx *f, void *arg)
 {
     (void)f;
@@ -54,8 +48,7 @@ static void test_tokens(void **state)
                                            .temperature = i % 2 == 0 ? 0.0f : 1.0f,
                                            .seed = i};
                 struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
-                fx_wait(&fx, r);
-                fx_until(&fx, is_sent, r);
+                fx_wait_sent(&fx, r);
                 assert_int_equal(r->finish, SLUICE__FINISH__FINISH_LENGTH);
                 assert_int_equal(r->n_admitted, 2);
                 assert_int_equal(r->computed, lengths[i]);
@@ -74,22 +67,12 @@ static void test_many(void **state)
     fx_open(&fx,
             &(struct fx_args){
                 .n_prefill = 2, .n_decode = 2, .n_blocks = 120, .chunk_tokens = 37, .loop = rough});
-    static uint32_t prompts[16][128];
-    struct fx_submit submits[16];
-    for (uint32_t i = 0; i < 16; i++) {
-        fx_prompt(prompts[i], 128, 300 + i);
-        submits[i] = (struct fx_submit){.id = 1 + i,
-                                        .tokens = prompts[i],
-                                        .n_tokens = 3 + 7 * i,
-                                        .max_tokens = 30,
-                                        .temperature = i % 3 == 0 ? 0.8f : 0.0f,
-                                        .seed = i};
+    struct fx_submit submits[FX_MIXED_SUBMITS];
+    fx_mixed(submits, 30, 300);
+    for (uint32_t i = 0; i < FX_MIXED_SUBMITS; i++)
         (void)fx_pair(&fx, i % 2, 2 + i / 2 % 2, &submits[i]);
-    }
-    for (uint32_t i = 0; i < 16; i++)
-        fx_wait(&fx, &fx.requests[i]);
-    for (uint32_t i = 0; i < 16; i++)
-        fx_expect(&fx.requests[i], &submits[i]);
+    fx_wait_all(&fx, FX_MIXED_SUBMITS);
+    fx_expect_all(&fx, submits, FX_MIXED_SUBMITS);
     fx_settled(&fx);
     fx_close(&fx);
 }
@@ -124,8 +107,7 @@ static void test_adjusted(void **state)
                                         .adjust = &adjust};
         (void)fx_pair(&fx, 0, 1, &submits[i]);
     }
-    for (uint32_t i = 0; i < 6; i++)
-        fx_wait(&fx, &fx.requests[i]);
+    fx_wait_all(&fx, 6);
     for (uint32_t i = 0; i < 6; i++) {
         fx_expect(&fx.requests[i], &submits[i]);
         uint32_t n;
@@ -149,8 +131,7 @@ static void test_prompt_scores(void **state)
         struct fx_submit submit = {
             .id = 1 + i, .tokens = prompt, .n_tokens = 150, .max_tokens = 5, .prompt_logprobs = 4};
         struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
-        fx_wait(&fx, r);
-        fx_until(&fx, is_sent, r);
+        fx_wait_sent(&fx, r);
         assert_int_equal(r->computed, 150);
         assert_int_equal(r->n_scores, 149);
         fx_expect_scores(r, &submit);
@@ -196,8 +177,7 @@ static void test_repeat_sends_nothing(void **state)
         struct fx_submit submit = {
             .id = 1 + i, .tokens = prompt, .n_tokens = cases[i].n_tokens, .max_tokens = 2};
         struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
-        fx_wait(&fx, r);
-        fx_until(&fx, is_sent, r);
+        fx_wait_sent(&fx, r);
         assert_int_equal(r->transfer_bytes, cases[i].blocks_sent * block_bytes());
         fx_expect(r, &submit);
         fx_settled(&fx);
@@ -292,8 +272,7 @@ static void redirect_after(uint32_t turns)
         assert_true(r->failed_source && r->failed_held);
         submit.attempt = 2;
         fx_redirect(&fx, 0, &submit, 2);
-        fx_wait(&fx, r);
-        fx_until(&fx, is_sent, r);
+        fx_wait_sent(&fx, r);
         assert_int_equal(r->finish, SLUICE__FINISH__FINISH_LENGTH);
         fx_expect(r, &submit);
         assert_int_equal(r->computed, 150); /* nothing was computed twice */
@@ -545,22 +524,13 @@ static void test_preempted_destination(void **state)
             .id = 1 + i, .tokens = prompts[i], .n_tokens = 12 + i, .max_tokens = 90};
         (void)fx_pair(&fx, 0, 1, &submits[i]);
     }
-    for (uint32_t i = 0; i < 5; i++)
-        fx_wait(&fx, &fx.requests[i]);
+    fx_wait_all(&fx, 5);
     struct worker_snapshot now;
     worker_snapshot(fx.nodes[1].worker, &now);
     assert_true(now.preemptions > 0);
-    for (uint32_t i = 0; i < 5; i++)
-        fx_expect(&fx.requests[i], &submits[i]);
+    fx_expect_all(&fx, submits, 5);
     fx_settled(&fx);
     fx_close(&fx);
-}
-
-static int remove_model(void **state)
-{
-    (void)state;
-    fx_model_remove();
-    return 0;
 }
 
 int main(void)
@@ -583,5 +553,5 @@ int main(void)
         cmocka_unit_test(test_spoilt),
         cmocka_unit_test(test_preempted_destination),
     };
-    return cmocka_run_group_tests(tests, NULL, remove_model);
+    return cmocka_run_group_tests(tests, NULL, fx_models_remove);
 }

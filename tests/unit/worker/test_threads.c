@@ -51,10 +51,8 @@ static void run(enum fx_model model, const char *backend, uint32_t n_requests)
     sl_sleep_us(2000);
     fx_cancel(&fx, 0, 99, 1);
     fx_cancel(&fx, 2, 99, 1);
-    for (uint32_t i = 0; i < n_requests; i++)
-        fx_wait(&fx, &fx.requests[i]);
-    for (uint32_t i = 0; i < n_requests; i++)
-        fx_expect(&fx.requests[i], &submits[i]);
+    fx_wait_all(&fx, n_requests);
+    fx_expect_all(&fx, submits, n_requests);
     fx_settled(&fx);
     fx_close(&fx);
 }
@@ -78,13 +76,6 @@ static void test_window(void **state)
     run(FX_MIXED, "fake", 12);
 }
 
-static int remove_model(void **state)
-{
-    (void)state;
-    fx_model_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -92,5 +83,5 @@ int main(void)
         cmocka_unit_test(test_fake),
         cmocka_unit_test(test_window),
     };
-    return cmocka_run_group_tests(tests, NULL, remove_model);
+    return cmocka_run_group_tests(tests, NULL, fx_models_remove);
 }

@@ -143,13 +143,6 @@ static void test_open(void **state)
     assert_true(nth > 20);
 }
 
-static int remove_model(void **state)
-{
-    (void)state;
-    fx_model_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -157,5 +150,5 @@ int main(void)
         cmocka_unit_test(test_torture_classes),
         cmocka_unit_test(test_open),
     };
-    return cmocka_run_group_tests(tests, NULL, remove_model);
+    return cmocka_run_group_tests(tests, NULL, fx_models_remove);
 }

@@ -30,12 +30,6 @@ static struct kv_pool_counts window_counts(uint32_t node)
     return window_class() == 0 ? now.blocks : now.window_blocks;
 }
 
-static bool is_sent(struct fx *f, void *arg)
-{
-    (void)f;
-    return ((struct fx_request *)arg)->sent == SLUICE__FINISH__FINISH_SENT;
-}
-
 static void test_classes(void **state)
 {
     (void)state;
@@ -158,8 +152,7 @@ static void test_pair(void **state)
                 struct fx_submit submit = {
                     .id = 1 + 2 * i, .tokens = prompt, .n_tokens = n, .max_tokens = 70};
                 struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
-                fx_wait(&fx, r);
-                fx_until(&fx, is_sent, r);
+                fx_wait_sent(&fx, r);
                 fx_expect(r, &submit);
                 uint32_t lacking[2];
                 for (uint32_t c = 0; c < geometry()->n_classes; c++)
@@ -170,8 +163,7 @@ static void test_pair(void **state)
                 submit.id++;
                 submit.max_tokens = 3;
                 r = fx_pair(&fx, 0, 1, &submit);
-                fx_wait(&fx, r);
-                fx_until(&fx, is_sent, r);
+                fx_wait_sent(&fx, r);
                 fx_expect(r, &submit);
                 lacking[0] = lacking[1] = n / FX_BLOCK;
                 assert_int_equal(r->transfer_bytes, bytes_of(lacking, n_blocks));
@@ -204,10 +196,8 @@ static void test_preemption(void **state)
             else
                 (void)fx_pair(&fx, 0, 1, &submits[i]);
         }
-        for (uint32_t i = 0; i < 6; i++) {
-            fx_wait(&fx, &fx.requests[i]);
-            fx_expect(&fx.requests[i], &submits[i]);
-        }
+        fx_wait_all(&fx, 6);
+        fx_expect_all(&fx, submits, 6);
         struct worker_snapshot now;
         worker_snapshot(fx.nodes[1].worker, &now);
         assert_true(now.preemptions > 0);
@@ -234,10 +224,8 @@ static void test_sources(void **state)
             .id = 1 + i, .tokens = prompts[i], .n_tokens = 300 - 9 * i, .max_tokens = 30};
         (void)fx_pair(&fx, 0, 1, &submits[i]);
     }
-    for (uint32_t i = 0; i < 4; i++) {
-        fx_wait(&fx, &fx.requests[i]);
-        fx_expect(&fx.requests[i], &submits[i]);
-    }
+    fx_wait_all(&fx, 4);
+    fx_expect_all(&fx, submits, 4);
     fx_settled(&fx);
     fx_close(&fx);
 }
@@ -300,13 +288,6 @@ static void test_too_large(void **state)
     fx_close(&fx);
 }
 
-static int remove_model(void **state)
-{
-    (void)state;
-    fx_model_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -315,5 +296,5 @@ int main(void)
         cmocka_unit_test(test_preemption), cmocka_unit_test(test_forgotten),
         cmocka_unit_test(test_too_large),  cmocka_unit_test(test_sources),
     };
-    return cmocka_run_group_tests(tests, NULL, remove_model);
+    return cmocka_run_group_tests(tests, NULL, fx_models_remove);
 }
