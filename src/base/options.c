@@ -392,6 +392,17 @@ static void env_name(const char *option, char name[NAME_BYTES_MAX])
     }
 }
 
+/* SLUICE_ and a name that is no option's: the file, and what the test suite is told, which programs inherit. */
+static bool is_other_variable(const char *name, size_t bytes)
+{
+    static const char *const others[] = {ENV_PREFIX "CONFIG", ENV_PREFIX "BUILD",
+                                         ENV_PREFIX "SLOW"};
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+        if (strlen(others[i]) == bytes && strncmp(name, others[i], bytes) == 0)
+            return true;
+    return false;
+}
+
 static void warn_unknown_environment(const struct sl_options *options)
 {
     for (char **entry = environ; *entry != NULL; entry++) {
@@ -399,8 +410,7 @@ static void warn_unknown_environment(const struct sl_options *options)
             continue;
         char name[NAME_BYTES_MAX];
         size_t bytes = strcspn(*entry, "=");
-        bool known = bytes == strlen(ENV_PREFIX "CONFIG") &&
-                     strncmp(*entry, ENV_PREFIX "CONFIG", bytes) == 0;
+        bool known = is_other_variable(*entry, bytes);
         for (uint32_t i = 0; i < options->n_values && !known; i++) {
             env_name(options->values[i].row->name, name);
             known = strlen(name) == bytes && strncmp(name, *entry, bytes) == 0;

@@ -119,6 +119,22 @@ static struct config config;
 static struct sl_options *options;
 static bool done;
 
+/* Whatever this program was started with, or a test has set. */
+static void clear_environment(void)
+{
+    char **entry = environ;
+    while (*entry != NULL) {
+        char name[64];
+        size_t bytes = strcspn(*entry, "=");
+        if (strncmp(*entry, "SLUICE_", 7) != 0 || bytes >= sizeof(name)) {
+            entry++;
+            continue;
+        }
+        snprintf(name, sizeof(name), "%.*s", (int)bytes, *entry);
+        unsetenv(name); /* moves the next one here */
+    }
+}
+
 /* Parses "--a b --c" as a command line. */
 static sl_status parse(const char *line)
 {
@@ -341,21 +357,19 @@ static void test_environment_alone(void **state)
     /* Of what is not ours nothing is said, of what looks like ours and is not, that it is not. */
     bool ended;
     setenv("SLUICE_CONFIG", "", 1);
+    setenv("SLUICE_BUILD", "/elsewhere", 1); /* for the test suite */
+    setenv("SLUICE_SLOW", "1", 1);
     assert_string_equal(parse_caught("", STDERR_FILENO, &ended), "");
     assert_false(ended);
     setenv("SLUICE_KV_BLOCK", "3", 1);
     setenv("SLUICE_CONFIGS", "x", 1);
+    setenv("SLUICE_SLO", "1", 1);
     const char *text = parse_caught("", STDERR_FILENO, &ended);
     assert_non_null(strstr(text, "variable=SLUICE_KV_BLOCK\n"));
     assert_non_null(strstr(text, "variable=SLUICE_CONFIGS\n"));
+    assert_non_null(strstr(text, "variable=SLUICE_SLO\n"));
     assert_null(strstr(text, "SLUICE_MODEL"));
-    static const char *const names[] = {"MODEL",  "CACHE_BYTES", "RATIO",
-                                        "CONFIG", "KV_BLOCK",    "CONFIGS"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        char name[40];
-        snprintf(name, sizeof(name), "SLUICE_%s", names[i]);
-        unsetenv(name);
-    }
+    clear_environment();
 }
 
 static void test_wrong_files(void **state)
@@ -505,6 +519,7 @@ static void test_text_for_a_child(void **state)
 
 int main(void)
 {
+    clear_environment();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_forms_of_flags),
