@@ -469,13 +469,12 @@ enum dispatch_result dispatch_place(struct coordinator *c, struct request *reque
 }
 
 static void send_redirect(const struct request *request, const struct registry_node *p,
-                          const struct registry_node *d, uint32_t old_attempt, uint64_t key)
+                          const struct registry_node *d, uint64_t key)
 {
     Sluice__Peer peer;
     fill_peer(d, &peer);
     Sluice__Redirect redirect = SLUICE__REDIRECT__INIT;
     redirect.request = request->id;
-    redirect.old_attempt = old_attempt;
     redirect.attempt = request->flow.attempt;
     redirect.stream_key = key;
     redirect.peer = &peer;
@@ -508,7 +507,7 @@ static bool redirect(struct coordinator *c, struct request *request, bool fresh,
     uint64_t key = serve_random_id();
     if (send_submit(c, request, d, p, SLUICE__MODE__MODE_DECODE, key, now_us) != SL_OK)
         return false;
-    send_redirect(request, p, d, old_attempt, key);
+    send_redirect(request, p, d, key);
     sl_info("redirected", "req=%s attempt=%u p=%s d=%s", request->output.id, request->flow.attempt,
             p->id, d->id);
     return true;

@@ -344,7 +344,6 @@ void nodes_tick(struct coordinator *c, uint64_t now_us)
 void nodes_beat(struct coordinator *c)
 {
     Sluice__Beat beat = SLUICE__BEAT__INIT;
-    beat.coordinator = c->incarnation;
     Sluice__CoordinatorMessage message = SLUICE__COORDINATOR_MESSAGE__INIT;
     message.body_case = SLUICE__COORDINATOR_MESSAGE__BODY_BEAT;
     message.beat = &beat;

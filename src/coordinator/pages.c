@@ -130,6 +130,8 @@ static void add_node(const struct coordinator *c, const struct registry_node *no
         sl_buf_add_format(out, "%02x", hello->identity.data[i]);
     sl_buf_add_text(out, "\",\"numerics\":");
     sl_buf_add_json_string(out, hello->numerics_id, strlen(hello->numerics_id));
+    sl_buf_add_text(out, ",\"version\":");
+    sl_buf_add_json_string(out, hello->version, strlen(hello->version));
     sl_buf_add_format(out, ",\"running\":%u,\"waiting\":%u,\"steps\":%" PRIu64 "}", load->running,
                       load->waiting, node->step);
 }

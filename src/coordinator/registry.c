@@ -128,10 +128,6 @@ void registry_heartbeat(struct registry *registry, struct registry_node *node,
     node->stalled_us = heartbeat->stalled_us;
     node->slow = heartbeat->stalled_us > registry->times.stalled_us / 2;
     node->draining = heartbeat->draining;
-    node->steps_sequences = heartbeat->steps_sequences;
-    node->computed_prompt_tokens = heartbeat->computed_prompt_tokens;
-    node->generated_tokens = heartbeat->generated_tokens;
-    node->preemptions = heartbeat->preemptions;
     if (heartbeat->load != NULL && heartbeat->load->blocks_total > 0)
         node->load = *heartbeat->load;
     for (size_t i = 0; i < heartbeat->n_samples; i++) {

@@ -49,8 +49,7 @@ struct registry_node {
     uint64_t beat_us; /* last heartbeat, or the joining */
     uint64_t load_done, load_total;
     Sluice__Load load; /* of the last heartbeat */
-    uint64_t step, steps_sequences, stalled_us;
-    uint64_t computed_prompt_tokens, generated_tokens, preemptions;
+    uint64_t step, stalled_us;
     struct prefix_feed feed;
     struct router_cost cost;
     /* What the coordinator placed there and the node's load may not show yet. */

@@ -56,15 +56,12 @@ static const struct limit hello_limits[] = {
     LIMIT(Sluice__Hello, identity, 0, RPC_HASH_BYTES),
     LIMIT(Sluice__Hello, layout, 0, RPC_HASH_BYTES),
     LIMIT(Sluice__Hello, numerics_id, 0, 128),
-    LIMIT(Sluice__Hello, model_family, 0, 64),
     LIMIT(Sluice__Hello, vocab, 0, RPC_VOCAB_MAX),
     LIMIT(Sluice__Hello, context_max, 0, RPC_CONTEXT_MAX),
     LIST(Sluice__Hello, eos_ids, 0, RPC_EOS_IDS_MAX, ID_MAX),
     LIMIT(Sluice__Hello, block_tokens, 0, 4096),
     LIMIT(Sluice__Hello, block_bytes, 0, 1ull << 40),
     LIMIT(Sluice__Hello, blocks_total, 0, RPC_BLOCKS_MAX),
-    LIMIT(Sluice__Hello, seqs_max, 0, RPC_SEQS_MAX),
-    LIMIT(Sluice__Hello, chunk_tokens, 0, RPC_CONTEXT_MAX),
     LIST(Sluice__Hello, ranks, 0, RPC_RANKS_MAX, 0),
     LIMIT(Sluice__Hello, transport, 0, 15),
     LIMIT(Sluice__Hello, admin, 0, 255),
@@ -91,7 +88,6 @@ static const struct limit load_limits[] = {
 };
 static const struct limit sample_limits[] = {
     LIMIT(Sluice__StepSample, compute_us, 0, RPC_DURATION_US_MAX),
-    LIMIT(Sluice__StepSample, seqs, 0, RPC_SEQS_MAX),
 };
 static const struct limit transfer_limits[] = {
     LIMIT(Sluice__TransferTotals, src, 1, RPC_NODE_ID_BYTES_MAX),
@@ -121,7 +117,6 @@ static const struct limit run_limits[] = {
 static const struct limit admitted_limits[] = {
     LIMIT(Sluice__Admitted, request, 1, ANY_ID),
     LIMIT(Sluice__Admitted, cached_tokens, 0, RPC_CONTEXT_MAX),
-    LIMIT(Sluice__Admitted, queue_us, 0, RPC_DURATION_US_MAX),
 };
 static const struct limit refused_limits[] = {
     LIMIT(Sluice__Refused, request, 1, ANY_ID),
@@ -139,13 +134,8 @@ static const struct limit finished_limits[] = {
     LIMIT(Sluice__Finished, cached_tokens, 0, RPC_CONTEXT_MAX),
 };
 static const struct limit times_limits[] = {
-    LIMIT(Sluice__StageTimes, queue_us, 0, RPC_DURATION_US_MAX),
-    LIMIT(Sluice__StageTimes, prefill_us, 0, RPC_DURATION_US_MAX),
-    LIMIT(Sluice__StageTimes, transfer_us, 0, RPC_DURATION_US_MAX),
     LIMIT(Sluice__StageTimes, handover_us, 0, RPC_DURATION_US_MAX),
-    LIMIT(Sluice__StageTimes, decode_us, 0, RPC_DURATION_US_MAX),
     LIMIT(Sluice__StageTimes, transfer_busy_us, 0, RPC_DURATION_US_MAX),
-    LIMIT(Sluice__StageTimes, first_token_us, 0, RPC_DURATION_US_MAX),
 };
 static const struct limit events_limits[] = {
     LIMIT(Sluice__CacheEvents, first_seq, 1, ANY_ID),
@@ -162,9 +152,6 @@ static const struct limit welcome_limits[] = {
     LIMIT(Sluice__Welcome, coordinator, 1, ANY_ID),
     LIMIT(Sluice__Welcome, heartbeat_us, 10000, 60000000),
     LIMIT(Sluice__Welcome, dead_us, 20000, 600000000),
-};
-static const struct limit beat_limits[] = {
-    LIMIT(Sluice__Beat, coordinator, 1, ANY_ID),
 };
 static const struct limit sampling_limits[] = {
     LIMIT(Sluice__Sampling, temperature, 0, RPC_TEMPERATURE_MAX),
@@ -196,7 +183,6 @@ static const struct limit submit_limits[] = {
     LIMIT(Sluice__Submit, deadline_us, 0, RPC_DURATION_US_MAX),
     LIMIT(Sluice__Submit, admission_us, 0, RPC_DURATION_US_MAX),
     LIMIT(Sluice__Submit, salt, 0, RPC_SALT_BYTES_MAX),
-    LIMIT(Sluice__Submit, trace, 0, 128),
     NEEDED(Sluice__Submit, sampling),
     LIMIT(Sluice__Submit, prompt_tokens, 1, RPC_CONTEXT_MAX),
     LIMIT(Sluice__Submit, total_tokens, 1, RPC_CONTEXT_MAX),
@@ -249,14 +235,12 @@ static sl_status hello_agree(const ProtobufCMessage *base)
                        "Hello.identity of %zu bytes, Hello.layout of %zu; a ready node has %u",
                        hello->identity.len, hello->layout.len, RPC_HASH_BYTES);
     if (hello->vocab == 0 || hello->context_max == 0 || hello->block_tokens == 0 ||
-        hello->block_bytes == 0 || hello->blocks_total == 0 || hello->seqs_max == 0 ||
-        hello->chunk_tokens == 0 || hello->n_ranks == 0)
+        hello->block_bytes == 0 || hello->blocks_total == 0 || hello->n_ranks == 0)
         return sl_fail(SL_INVALID,
                        "Hello of a ready node lacks vocab %u, context_max %u, block_tokens %u, "
-                       "block_bytes %" PRIu64 ", blocks_total %u, seqs_max %u, chunk_tokens %u or "
-                       "ranks %zu; want all above 0",
+                       "block_bytes %" PRIu64 ", blocks_total %u or ranks %zu; want all above 0",
                        hello->vocab, hello->context_max, hello->block_tokens, hello->block_bytes,
-                       hello->blocks_total, hello->seqs_max, hello->chunk_tokens, hello->n_ranks);
+                       hello->blocks_total, hello->n_ranks);
     if (hello->window_block_bytes > hello->block_bytes)
         return sl_fail(SL_INVALID,
                        "Hello.window_block_bytes %" PRIu64 "; they are of block_bytes %" PRIu64,
@@ -378,15 +362,6 @@ static sl_status submit_agree(const ProtobufCMessage *base)
     return submit_list_agree(submit);
 }
 
-static sl_status redirect_agree(const ProtobufCMessage *base)
-{
-    const Sluice__Redirect *redirect = (const Sluice__Redirect *)base;
-    if (redirect->attempt <= redirect->old_attempt)
-        return sl_fail(SL_INVALID, "Redirect.attempt %u; want above old_attempt %u",
-                       redirect->attempt, redirect->old_attempt);
-    return SL_OK;
-}
-
 #define RULE(message, limits, agree)                                                               \
     {                                                                                              \
         &sluice__##message##__descriptor, limits, sizeof(limits) / sizeof(limits[0]), agree        \
@@ -408,10 +383,9 @@ static const struct rule rules[] = {
     RULE(finished, finished_limits, NULL),
     RULE(stage_times, times_limits, NULL),
     RULE(cancel, cancel_limits, NULL),
-    RULE(redirect, redirect_limits, redirect_agree),
+    RULE(redirect, redirect_limits, NULL),
     RULE(release, release_limits, NULL),
     RULE(drain, drain_limits, NULL),
-    RULE(beat, beat_limits, NULL),
     RULE(heartbeat, heartbeat_limits, NULL),
     RULE(load, load_limits, NULL),
     RULE(step_sample, sample_limits, NULL),

@@ -95,7 +95,7 @@ struct worker_request {
     int32_t priority; /* less is more urgent */
     uint64_t order;   /* of admission; kept through preemption */
 
-    uint64_t arrived_us, admitted_us, computed_us, first_token_us, stepped_us;
+    uint64_t arrived_us, admitted_us, computed_us, stepped_us;
     uint64_t deadline_us;  /* of the request; UINT64_MAX: none */
     uint64_t admission_us; /* instant until which it may wait; UINT64_MAX once it was admitted */
     uint64_t hold_us;      /* instant when held blocks go */

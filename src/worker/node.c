@@ -111,15 +111,12 @@ static void on_hello(void *arg, Sluice__Hello *hello)
     hello->layout.data = node->layout;
     hello->layout.len = sizeof(node->layout);
     hello->numerics_id = (char *)(uintptr_t)info->numerics_id;
-    hello->model_family = (char *)(uintptr_t)info->family;
     hello->vocab = info->vocab;
     hello->context_max = info->context_max;
     hello->n_eos_ids = info->n_eos_ids;
     hello->eos_ids = (uint32_t *)(uintptr_t)info->eos_ids;
     fill_geometry(node, info, hello);
     hello->blocks_total = (uint32_t)node->config.kv_blocks;
-    hello->seqs_max = (uint32_t)node->config.max_seqs;
-    hello->chunk_tokens = (uint32_t)node->config.chunk_tokens;
     hello->n_ranks = 1;
     hello->ranks = node->ranks;
     hello->transport = (char *)(uintptr_t)transfer_transport(node->transfer);
@@ -154,7 +151,6 @@ static void fill_samples(struct worker *worker, struct serve_heartbeat *heartbea
     uint32_t n = worker_samples(worker, samples, SERVE_SAMPLES_MAX);
     for (uint32_t i = 0; i < n; i++) {
         heartbeat->samples[i].tokens = samples[i].tokens;
-        heartbeat->samples[i].seqs = samples[i].seqs;
         heartbeat->samples[i].context_tokens = samples[i].context_tokens;
         heartbeat->samples[i].compute_us = samples[i].compute_us;
     }
@@ -195,12 +191,8 @@ static void on_heartbeat(void *arg, struct serve_heartbeat *heartbeat)
     worker_snapshot(worker, &now);
     heartbeat->message.step = model_engine_steps(node->engine);
     heartbeat->message.stalled_us = model_engine_stalled_us(node->engine);
-    heartbeat->message.events_seq = now.events_seq;
     heartbeat->message.draining = now.draining || serve_draining(); /* the snapshot may be older */
-    heartbeat->message.computed_prompt_tokens = now.computed_prompt_tokens;
-    heartbeat->message.generated_tokens = now.generated_tokens;
     heartbeat->message.preemptions = now.preemptions;
-    heartbeat->message.steps_sequences = now.step_sequences;
     fill_load(&now, &heartbeat->load);
     fill_samples(worker, heartbeat);
     fill_transfers(node, heartbeat);

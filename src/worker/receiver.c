@@ -247,7 +247,7 @@ static void sealed(struct worker *worker, struct worker_stream *stream,
     adopt(worker, stream);
     request_take_token(request, event->token);
     request->decoding = true;
-    request->first_token_us = request->computed_us = request->stepped_us = sl_now_us();
+    request->stepped_us = sl_now_us();
     struct model_token token = {.id = event->token};
     report_token(worker, request, request->first_index, &token, false);
     Sluice__Finish finish = step_finish_of(request, event->token, request->first_index);

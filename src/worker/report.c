@@ -120,7 +120,6 @@ void report_admitted(struct worker *worker, const struct worker_request *request
     admitted.request = request->id;
     admitted.attempt = request->attempt;
     admitted.cached_tokens = request->cached_tokens;
-    admitted.queue_us = request->admitted_us - request->arrived_us;
     Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
     message.body_case = SLUICE__NODE_MESSAGE__BODY_ADMITTED;
     message.admitted = &admitted;
@@ -173,27 +172,14 @@ void report_stream_failed(struct worker *worker, uint64_t id, uint32_t attempt,
     send(worker, RPC_URGENT, &message);
 }
 
-static uint64_t between(uint64_t from, uint64_t to)
-{
-    return from != 0 && to > from ? to - from : 0;
-}
-
-static void set_times(const struct worker_request *request, uint64_t now, Sluice__StageTimes *times)
+static void set_times(const struct worker_request *request, Sluice__StageTimes *times)
 {
     sluice__stage_times__init(times);
-    times->queue_us = between(request->arrived_us, request->admitted_us);
-    times->first_token_us = between(request->arrived_us, request->first_token_us);
-    if (request->mode != SLUICE__MODE__MODE_DECODE)
-        times->prefill_us = between(request->admitted_us, request->computed_us);
-    if (request->mode != SLUICE__MODE__MODE_PREFILL)
-        times->decode_us = between(request->first_token_us, now);
     for (const struct worker_stream *s = request->streams; s != NULL; s = s->next) {
         times->transfer_bytes += s->stats.bytes;
         times->transfer_busy_us += s->stats.busy_us;
-        if (s->attempt == request->attempt) {
-            times->transfer_us = s->stats.exposed_us;
+        if (s->attempt == request->attempt)
             times->handover_us = s->stats.handover_us;
-        }
     }
 }
 
@@ -211,7 +197,7 @@ void report_finished(struct worker *worker, const struct worker_request *request
     out->message.computed_tokens = request->computed_tokens;
     out->message.cached_tokens = request->cached_tokens;
     copy_text(out->text, text);
-    set_times(request, sl_now_us(), &out->times);
+    set_times(request, &out->times);
     uint32_t generated =
         request->n_tokens > request->n_submitted ? request->n_tokens - request->n_submitted : 0;
     sl_info("request_finished",

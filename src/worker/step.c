@@ -139,7 +139,6 @@ static void submit(struct worker *worker)
 {
     struct worker_batch *batch = &worker->batch;
     struct model_batch what = {.runs = batch->runs, .n_runs = batch->n};
-    batch->sample.seqs = batch->n;
     sl_status status = model_engine_submit(worker->args.engine, &what, &batch->ticket);
     if (status == SL_OK) {
         batch->running = true;
@@ -196,14 +195,8 @@ static void layers_ready(struct worker *worker, const struct model_event *event)
 static void sampled(struct worker *worker, struct worker_request *request,
                     const struct model_token *token)
 {
-    uint64_t now = sl_now_us();
     uint32_t index = request->n_tokens - request->prompt_tokens;
     request_take_token(request, token->id);
-    if (request->first_token_us == 0) {
-        request->first_token_us = now;
-        if (request->mode != SLUICE__MODE__MODE_PREFILL)
-            request->computed_us = now;
-    }
     report_token(worker, request, index, token, true);
     worker->now.generated_tokens++;
     sl_metric_add(worker->metrics.generated, 1);
@@ -217,7 +210,7 @@ static void sampled(struct worker *worker, struct worker_request *request,
     if (request->mode != SLUICE__MODE__MODE_PREFILL)
         return;
     request->sampled = true;
-    request->hold_us = now + worker->args.limits.hold_us;
+    request->hold_us = sl_now_us() + worker->args.limits.hold_us;
     request_move(worker, request, REQUEST_HELD);
     sender_progress(worker, request);
 }
@@ -238,7 +231,6 @@ static void advance(struct worker *worker, struct worker_request *request, uint3
     request->stepped_us = sl_now_us();
     uint32_t n_prompt = least(request->n_computed, request->n_submitted) - before;
     request->computed_tokens += n_prompt;
-    worker->now.computed_prompt_tokens += n_prompt;
     sl_metric_add(worker->metrics.computed, n_prompt);
     blocks_insert(worker, request);
     blocks_slide(worker, request);

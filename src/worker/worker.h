@@ -85,7 +85,7 @@ void worker_drop_all(struct worker *worker);
 
 /* What heartbeats, /cluster and tests read. Any thread. */
 struct worker_sample {
-    uint32_t tokens, seqs;
+    uint32_t tokens;
     uint64_t context_tokens, compute_us;
 };
 struct worker_snapshot {
@@ -95,7 +95,7 @@ struct worker_snapshot {
     uint32_t running, waiting, landing, held;
     uint64_t queued_tokens;
     uint64_t steps, step_sequences;
-    uint64_t computed_prompt_tokens, generated_tokens, preemptions;
+    uint64_t generated_tokens, preemptions;
     uint64_t events_seq;
     bool draining;
 };

@@ -78,6 +78,7 @@ static void send_hello(struct fake_node *node)
     memset(bytes, node->args.identity, sizeof(bytes));
     Sluice__Hello hello = SLUICE__HELLO__INIT;
     char id[16], text[] = "fake", transport[] = "loop", admin[] = "127.0.0.1:1";
+    char version[] = "9.8 \"beta\"";
     snprintf(id, sizeof(id), "%s", node->args.id);
     hello.protocol = 1;
     hello.node_id = id;
@@ -87,7 +88,6 @@ static void send_hello(struct fake_node *node)
     hello.identity = (ProtobufCBinaryData){16, bytes};
     hello.layout = (ProtobufCBinaryData){16, layout};
     hello.numerics_id = text;
-    hello.model_family = text;
     hello.vocab = node->args.vocab > 0 ? node->args.vocab : FAKE_VOCAB;
     hello.context_max = 4096;
     hello.eos_ids = eos;
@@ -95,14 +95,12 @@ static void send_hello(struct fake_node *node)
     hello.block_tokens = FAKE_BLOCK_TOKENS;
     hello.block_bytes = 4096;
     hello.blocks_total = node->args.blocks > 0 ? node->args.blocks : 1000;
-    hello.seqs_max = SEQUENCES_MAX;
-    hello.chunk_tokens = 512;
     hello.ranks = ranks;
     hello.n_ranks = 1;
     hello.transport = transport;
     hello.admin = admin;
     hello.pid = 1234;
-    hello.version = text;
+    hello.version = version;
     Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
     message.body_case = SLUICE__NODE_MESSAGE__BODY_HELLO;
     message.hello = &hello;

@@ -512,6 +512,7 @@ static void foreign_and_wrong_nodes(void **state)
     sl_sleep_us(200000);
     char *answer = client_request(f->port, "GET", "/cluster", NULL);
     assert_non_null(strstr(answer, "\"id\":\"d1\",\"role\":\"decode\",\"state\":\"foreign\""));
+    assert_non_null(strstr(answer, ",\"version\":\"9.8 \\\"beta\\\"\","));
     assert_null(strstr(answer, "d2"));
     sl_free(answer);
     for (int i = 0; i < 6; i++) {

@@ -43,14 +43,11 @@ static Sluice__NodeMessage *hello(const char *id, bool prefill, uint64_t incarna
         h.layout = (ProtobufCBinaryData){16, layout};
     }
     h.numerics_id = text;
-    h.model_family = text;
     h.vocab = 100;
     h.context_max = 1000;
     h.block_tokens = 64;
     h.block_bytes = 1000;
     h.blocks_total = 10;
-    h.seqs_max = 8;
-    h.chunk_tokens = 64;
     h.ranks = ranks;
     h.n_ranks = 1;
     h.transport = text;
@@ -413,17 +410,9 @@ static void heartbeats_are_kept(void **state)
     Sluice__Heartbeat beat = SLUICE__HEARTBEAT__INIT;
     beat.load = &load;
     beat.step = 11;
-    beat.steps_sequences = 12;
-    beat.computed_prompt_tokens = 13;
-    beat.generated_tokens = 14;
-    beat.preemptions = 15;
     registry_heartbeat(r, node, &beat, 100); /* a load that knows no blocks yet says nothing */
     assert_int_equal(node->load.blocks_free, 10);
     assert_int_equal(node->step, 11);
-    assert_int_equal(node->steps_sequences, 12);
-    assert_int_equal(node->computed_prompt_tokens, 13);
-    assert_int_equal(node->generated_tokens, 14);
-    assert_int_equal(node->preemptions, 15);
     assert_int_equal(node->beat_us, 100);
     assert_true(node->cost.weight == 0);
     load.blocks_total = 10;

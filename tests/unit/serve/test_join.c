@@ -106,7 +106,7 @@ static void coordinator_start(struct world *world)
 
 static void on_hello(void *arg, Sluice__Hello *hello)
 {
-    static char id[] = "p0", numerics[] = "ref", family[] = "llama", transport[] = "ucx";
+    static char id[] = "p0", numerics[] = "ref", transport[] = "ucx";
     static uint8_t hash[RPC_HASH_BYTES], bytes[4];
     static Sluice__Rank rank;
     static Sluice__Rank *ranks[] = {&rank};
@@ -126,10 +126,9 @@ static void on_hello(void *arg, Sluice__Hello *hello)
     hello->identity = (ProtobufCBinaryData){sizeof(hash), hash};
     hello->layout = hello->identity;
     hello->numerics_id = numerics;
-    hello->model_family = family;
     hello->transport = transport;
-    hello->vocab = hello->context_max = hello->blocks_total = hello->seqs_max = 100;
-    hello->block_tokens = hello->chunk_tokens = 64;
+    hello->vocab = hello->context_max = hello->blocks_total = 100;
+    hello->block_tokens = 64;
     hello->block_bytes = 4096;
     hello->n_ranks = 1;
     hello->ranks = ranks;

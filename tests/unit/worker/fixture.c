@@ -656,7 +656,6 @@ void fx_redirect(struct fx *fx, uint32_t prefill, const struct fx_submit *submit
     set_peer(fx, decode, &to, &rank, ranks);
     Sluice__Redirect redirect = SLUICE__REDIRECT__INIT;
     redirect.request = submit->id;
-    redirect.old_attempt = submit->attempt - 1;
     redirect.attempt = submit->attempt;
     redirect.stream_key = keyed.key;
     redirect.peer = &to;
