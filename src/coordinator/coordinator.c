@@ -177,8 +177,10 @@ static void on_message(void *arg, struct rpc_stream *stream, Sluice__NodeMessage
 static void on_closed(void *arg, struct rpc_stream *stream, sl_status why, const char *text)
 {
     struct coordinator *c = arg;
-    struct node_event event = {.kind = NODE_EVENT_CLOSED, .stream = rpc_stream_acquire(stream)};
-    snprintf(event.text, sizeof(event.text), "%s %s", sl_status_name(why), text);
+    struct node_event event = {
+        .kind = NODE_EVENT_CLOSED, .stream = rpc_stream_acquire(stream), .ended = why == SL_OK};
+    snprintf(event.text, sizeof(event.text), "%s%s%s", event.ended ? "" : sl_status_name(why),
+             event.ended ? "" : " ", text);
     /* The loop empties the inbox all the time; this event must not be lost. */
     while (!inbox_push(&c->node_inbox, &event) && !atomic_load(&c->stopping))
         sl_sleep_us(1000);

@@ -123,6 +123,7 @@ struct node_event {
     enum node_event_kind kind;
     struct rpc_stream *stream; /* a reference */
     Sluice__NodeMessage *message;
+    bool ended; /* CLOSED: by the node itself, all that it sent has come */
     char text[96];
 };
 
@@ -236,8 +237,6 @@ void accounts_close(struct coordinator *c, struct request *request);
 void nodes_event(struct coordinator *c, struct node_event *event, uint64_t now_us);
 void nodes_tick(struct coordinator *c, uint64_t now_us);
 void nodes_beat(struct coordinator *c);
-void nodes_lose(struct coordinator *c, struct registry_node *node, const char *why,
-                uint64_t now_us);
 
 /* pages.c: /ready, /cluster, /metrics, /v1/models, /version. */
 void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_t now_us);

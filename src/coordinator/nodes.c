@@ -87,6 +87,27 @@ static void log_ready(struct coordinator *c, const struct registry_node *node)
                 hello->numerics_id);
 }
 
+/* `ended`: by itself. One that drained has left then, though a submit may have come too late for it. */
+static void lose(struct coordinator *c, struct registry_node *node, const char *why, bool ended,
+                 uint64_t now_us)
+{
+    uint32_t running = node->own_running + node->own_unadmitted;
+    if (node->draining && (ended || running == 0))
+        sl_info("node_left", "id=%s role=%s running=%u", node->id, role_of(node), running);
+    else
+        sl_warn("node_lost", "id=%s role=%s why=\"%s\" running=%u", node->id, role_of(node), why,
+                running);
+    flow_node join = node->join;
+    struct rpc_stream *stream = node->stream;
+    prefix_index_drop_node(c->index, node->slot);
+    rpc_stream_close(stream, why);
+    registry_remove(&c->registry, node);
+    rpc_stream_release(stream);
+    settle(c, now_us);
+    requests_node_lost(c, join, now_us);
+    c->place_again = true;
+}
+
 /* Takes the message if it is kept. */
 static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
                        Sluice__NodeMessage *message, uint64_t now_us)
@@ -96,7 +117,7 @@ static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
     bool known = before != NULL, was_ready = known && before->ready;
     sl_status status = registry_hello(&c->registry, stream, message, now_us, &node, &replaced);
     if (status == SL_OK && replaced != NULL) {
-        nodes_lose(c, replaced, "replaced", now_us);
+        lose(c, replaced, "replaced", false, now_us);
         known = was_ready = false;
         status = registry_hello(&c->registry, stream, message, now_us, &node, &replaced);
     }
@@ -119,25 +140,6 @@ static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
         c->place_again = true;
     }
     return true;
-}
-
-void nodes_lose(struct coordinator *c, struct registry_node *node, const char *why, uint64_t now_us)
-{
-    uint32_t running = node->own_running + node->own_unadmitted;
-    if (node->draining && running == 0)
-        sl_info("node_left", "id=%s role=%s", node->id, role_of(node));
-    else
-        sl_warn("node_lost", "id=%s role=%s why=\"%s\" running=%u", node->id, role_of(node), why,
-                running);
-    flow_node join = node->join;
-    struct rpc_stream *stream = node->stream;
-    prefix_index_drop_node(c->index, node->slot);
-    rpc_stream_close(stream, why);
-    registry_remove(&c->registry, node);
-    rpc_stream_release(stream);
-    settle(c, now_us);
-    requests_node_lost(c, join, now_us);
-    c->place_again = true;
 }
 
 /* ── messages ────────────────────────────────────────────────────────────────────────────────── */
@@ -321,7 +323,7 @@ void nodes_event(struct coordinator *c, struct node_event *event, uint64_t now_u
     }
     struct registry_node *node = registry_find_stream(&c->registry, event->stream);
     if (node != NULL)
-        nodes_lose(c, node, event->text, now_us);
+        lose(c, node, event->text, event->ended, now_us);
 }
 
 /* ── time ────────────────────────────────────────────────────────────────────────────────────── */
@@ -334,7 +336,7 @@ void nodes_tick(struct coordinator *c, uint64_t now_us)
         char id[sizeof(node->id)];
         memcpy(id, node->id, sizeof(id));
         pid_t pid = (pid_t)node->hello->pid;
-        nodes_lose(c, node, "ejected: it does not answer, or its step loop does not move", now_us);
+        lose(c, node, "ejected: it does not answer, or its step loop does not move", false, now_us);
         if (c->actuator != NULL)
             actuator_kill(c->actuator, id, pid);
     }

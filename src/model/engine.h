@@ -39,8 +39,8 @@ struct model_engine_args {
     uint64_t seed;             /* of the fake device */
     void (*notify)(void *arg); /* from the compute thread, after an event was queued; may be NULL */
     void *notify_arg;
-    void (*progress)(void *arg, uint64_t bytes_done,
-                     uint64_t bytes_total); /* loading; may be NULL */
+    bool (*progress)(void *arg, uint64_t bytes_done,
+                     uint64_t bytes_total); /* loading; false: stop; may be NULL */
     void *progress_arg;
     const char
         *digest_cache; /* directory for weights digests; NULL: beside the model, if writable */
@@ -116,7 +116,8 @@ struct model_event {
 };
 
 /* Loads the model (minutes for large ones; progress is called). SL_NOT_FOUND, SL_INVALID,
- * SL_UNSUPPORTED, SL_CORRUPT name file and field; SL_NO_MEMORY what was too large. */
+ * SL_UNSUPPORTED, SL_CORRUPT name file and field; SL_NO_MEMORY what was too large; SL_CANCELLED progress
+ * said so. */
 sl_status model_engine_open(const struct model_engine_args *args,
                             struct model_engine **engine_out) SL_MUST_USE;
 void model_engine_close(struct model_engine *engine); /* waits for the running batch */

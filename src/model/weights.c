@@ -120,7 +120,8 @@ static void report(struct model_loader *loader, const struct model_tensor *tenso
     loader->n_parameters += count;
     model_tensors_drop(loader->tensors, tensor);
     if (loader->progress != NULL)
-        loader->progress(loader->progress_arg, loader->bytes_done, loader->bytes_total);
+        loader->stopped |=
+            !loader->progress(loader->progress_arg, loader->bytes_done, loader->bytes_total);
 }
 
 struct change {
@@ -153,6 +154,9 @@ static sl_status load(struct model_loader *loader, enum kernel_weight_use use,
     void *copies[MODEL_STACK_MAX] = {NULL};
     sl_status status = SL_OK;
     SL_ASSERT(n_wants <= MODEL_STACK_MAX);
+    if (loader->stopped)
+        return sl_fail(SL_CANCELLED, "loading was stopped at %" PRIu64 " of %" PRIu64 " bytes",
+                       loader->bytes_done, loader->bytes_total);
 
     for (uint32_t i = 0; i < n_wants && status == SL_OK; i++) {
         const struct want *want = &wants[i];

@@ -44,8 +44,9 @@ struct model_loader {
     struct kernel_context *context;
     uint64_t bytes_done, bytes_total;
     uint64_t n_parameters;
-    void (*progress)(void *arg, uint64_t bytes_done, uint64_t bytes_total);
+    bool (*progress)(void *arg, uint64_t bytes_done, uint64_t bytes_total); /* false: stop */
     void *progress_arg;
+    bool stopped;       /* nothing more is loaded: SL_CANCELLED */
     const char *prefix; /* "model." or what a checkpoint with images has instead … */
     uint32_t layer;     /* … and the layer: put in front of the names below */
 };

@@ -33,8 +33,9 @@ struct rpc_stream; /* one live connection, counted by reference */
 /* opened and closed come once each per stream, message only between them. `stream` is borrowed:
  * acquire what you keep. `message` is the callee's from then on: rpc_*_message_free(), which for a
  * counted kind also opens the peer's window, so free it when the work it stands for is taken in.
- * why: SL_PEER the connection or the peer ended, SL_INVALID or SL_UNSUPPORTED a message was
- * refused, SL_CANCELLED closed here. */
+ * why: SL_OK (servers) the node has ended the stream, and all that it sent has come; SL_PEER the
+ * connection or the peer ended, SL_INVALID or SL_UNSUPPORTED a message was refused, SL_CANCELLED closed
+ * here. */
 struct rpc_server_handler {
     void (*opened)(void *arg, struct rpc_stream *stream);
     void (*message)(void *arg, struct rpc_stream *stream, Sluice__NodeMessage *message);

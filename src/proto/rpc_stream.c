@@ -196,8 +196,7 @@ static void stream_gone(struct rpc_stream *stream)
         grpc_byte_buffer_destroy(stream->incoming);
     stream->incoming = NULL;
     if (stream->opened)
-        stream->events.closed(stream->events.arg, stream, why == SL_OK ? SL_PEER : why,
-                              stream->text);
+        stream->events.closed(stream->events.arg, stream, why, stream->text);
     stream->events.gone(stream->events.arg, stream);
     rpc_stream_release(stream);
 }
@@ -219,9 +218,10 @@ static void on_over_server(void *owner, bool ok)
     (void)ok;
     struct rpc_stream *stream = owner;
     pthread_mutex_lock(&stream->mutex);
-    set_why(stream, SL_PEER,
-            stream->cancelled ? "the node cancelled the stream or its connection is lost"
-                              : "the node ended the stream");
+    if (stream->cancelled)
+        set_why(stream, SL_PEER, "the node cancelled the stream or its connection is lost");
+    else
+        set_why(stream, SL_OK, "the node ended the stream");
     stream->writable = false;
     stream->over = true;
     pthread_mutex_unlock(&stream->mutex);

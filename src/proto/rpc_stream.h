@@ -47,7 +47,7 @@ struct rpc_stream {
     bool ending;    /* half-closed or status sent: no more writes */
     bool broken;    /* cancelled here */
     bool over;      /* gRPC has reported the end */
-    sl_status why;  /* SL_OK until something ends the stream */
+    sl_status why;  /* SL_OK until something else than its peer's own end ends it */
     char text[STREAM_TEXT_BYTES_MAX];
     struct outbox outbox;
     struct stream_item *in_flight;

@@ -246,8 +246,8 @@ static void beat_main(void *arg)
         uint64_t wait_us = stream != NULL && next_us > now ? next_us - now : heartbeat_us;
         sl_wake_wait(&join->wake, wait_us < heartbeat_us ? wait_us : heartbeat_us);
     }
-    /* One that was asked for just before the end says that the node drains: it leaves, and is not lost. */
-    struct rpc_stream *last = atomic_exchange(&join->beat_now, false) ? stream_of(join) : NULL;
+    /* The last one says that the node drains, however early that was: it leaves, and is not lost. */
+    struct rpc_stream *last = stream_of(join);
     if (last != NULL)
         send_heartbeat(join, last, heartbeat);
     rpc_stream_release(last);

@@ -31,7 +31,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #define DRAIN_POLL_US  (20 * SL_MS_US)
 #define DROP_GRACE_US  (2 * SL_SECOND_US)
@@ -65,16 +64,15 @@ static void wake_up(void *arg)
     sl_wake_signal(arg);
 }
 
-/* The loader cannot be stopped, and nothing is in work yet: a drain now is the end. */
-static void load_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total)
+/* Nothing is in work yet: a drain now ends the loading, and the node. */
+static bool load_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total)
 {
     struct node *node = arg;
-    if (serve_draining()) {
-        sl_info("loading_ended", "bytes=%" PRIu64 " of=%" PRIu64, bytes_done, bytes_total);
-        _exit(SERVE_EXIT_OK);
-    }
     atomic_store(&node->bytes_done, bytes_done);
     atomic_store(&node->bytes_total, bytes_total);
+    if (serve_draining())
+        sl_info("loading_ended", "bytes=%" PRIu64 " of=%" PRIu64, bytes_done, bytes_total);
+    return !serve_draining();
 }
 
 /* --- what serve asks for; on its threads --- */
@@ -185,13 +183,13 @@ static void on_heartbeat(void *arg, struct serve_heartbeat *heartbeat)
 {
     struct node *node = arg;
     struct worker *worker = atomic_load(&node->worker);
+    heartbeat->message.draining = serve_draining();
     if (worker == NULL)
         return;
     struct worker_snapshot now;
     worker_snapshot(worker, &now);
     heartbeat->message.step = model_engine_steps(node->engine);
     heartbeat->message.stalled_us = model_engine_stalled_us(node->engine);
-    heartbeat->message.draining = now.draining || serve_draining(); /* the snapshot may be older */
     heartbeat->message.preemptions = now.preemptions;
     fill_load(&now, &heartbeat->load);
     fill_samples(worker, heartbeat);

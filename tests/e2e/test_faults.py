@@ -216,6 +216,28 @@ def test_sigterm_drains(slow):
                 os.kill(pid, 0)
 
 
+def test_a_worker_that_drains_while_it_loads_leaves(tiny, tmp_path):
+    """It is not lost, and its loading ends early."""
+    go = tmp_path / "go"
+    go.touch()
+    with Fleet(tiny, options=OPTIONS, env={"SLUICE_FAULT": f"device_alloc=hold:{go}"}) as fleet:
+        first = fleet.node("decode")["pid"]
+        go.unlink()
+        os.kill(first, signal.SIGTERM)
+
+        def loading():
+            return [n for n in fleet.nodes("decode") if n["pid"] != first and n["state"] == "loading"]
+        wait_until(loading, 10 * SLOW, "the next one loads")
+        os.kill(loading()[0]["pid"], signal.SIGTERM)
+        wait_until(lambda: fleet.log().count("event=drain node=d0") == 2, 10 * SLOW, "its drain")
+        go.touch()
+        wait_until(fleet.is_ready, 20 * SLOW, "a third one")
+        log = fleet.log()
+        assert log.count("event=loading_ended node=d0") == 1
+        assert log.count("event=node_left node=coordinator id=d0") == 2, log
+        assert "event=node_lost" not in log
+
+
 def test_workers_die_with_the_coordinator(tiny):
     with Fleet(tiny, options=OPTIONS) as fleet:
         pids = [n["pid"] for n in fleet.nodes()]

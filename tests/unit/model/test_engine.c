@@ -755,11 +755,38 @@ static void count_notify(void *arg)
     n_notified++;
 }
 
-static void see_progress(void *arg, uint64_t done, uint64_t total)
+static bool see_progress(void *arg, uint64_t done, uint64_t total)
 {
-    (void)arg;
+    const uint64_t *end = arg; /* NULL: all */
     assert_true(done > last_bytes && done <= total);
     last_bytes = done;
+    return end == NULL || done < *end;
+}
+
+static void test_loading_can_be_stopped(void **state)
+{
+    (void)state;
+    uint64_t end = 1;
+    struct model_engine_args args = {.directory = run_model_path(LLAMA),
+                                     .backend = "cpu",
+                                     .n_threads = 1,
+                                     .n_blocks = 4,
+                                     .block_tokens = 64,
+                                     .kv_type = "bf16",
+                                     .rows_max = 8,
+                                     .seqs_max = 2,
+                                     .progress = see_progress,
+                                     .progress_arg = &end};
+    struct model_engine *engine = NULL;
+    last_bytes = 0;
+    assert_fails(model_engine_open(&args, &engine), SL_CANCELLED, "loading was stopped at ");
+    uint64_t first = last_bytes; /* of the tensor after which it was told */
+    end = first + 1;
+    last_bytes = 0;
+    assert_fails(model_engine_open(&args, &engine), SL_CANCELLED, "loading was stopped at ");
+    assert_true(last_bytes > first);
+    assert_null(engine);
+    last_bytes = 0;
 }
 
 static void test_callbacks_and_info(void **state)
@@ -839,6 +866,7 @@ int main(void)
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_wrong_weights),
         cmocka_unit_test(test_callbacks_and_info),
+        cmocka_unit_test(test_loading_can_be_stopped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -366,6 +366,10 @@ static void test_beats_at_once(void **state)
     }
     sl_sleep_us(50 * SL_MS_US);
     assert_int_equal(count_of(world, &world->beats), beats + 3);
+    /* The last one, which says that the node drains, is not asked for. */
+    serve_join_stop(world->join);
+    world->join = NULL;
+    wait_for(world, &world->beats, beats + 4);
 }
 
 /* A hello that the check refuses never leaves; the stream is given up, and the next one tried. */
