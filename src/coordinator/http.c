@@ -13,7 +13,8 @@
  *     sent something harmless: an interim response while there is no answer yet, a comment in a stream.
  *     One that has closed its socket resets the connection at once, and has left; one that has only shut
  *     down its side reads on, and is served. HTTP/1.0 knows no interim responses: there it has left.
- *   - Ambiguous framing is accepted (length with chunks, two lengths): counted and refused here.
+ *   - Ambiguous framing is accepted (length with chunks, two lengths, two hosts): counted and refused here.
+ *     (No host, and a length that is no number, it refuses itself.)
  *   - The limit of a body is ours. An announced one is refused with the head; a chunked one that grows
  *     too long has its answer written straight to the socket, since the library takes none there.
  *   - A stream that its reader ends with an error, and an end that comes with the last bytes read, are
@@ -84,13 +85,11 @@ struct http_exchange {
     bool gone;
     bool told;      /* handler.gone was called, or is not wanted any more */
     bool old;       /* HTTP/1.0 */
-    bool half;      /* the client sends nothing more … */
-    bool probed;    /* … and was asked whether it reads */
+    bool half;      /* the client sends nothing more */
     bool delivered; /* the connection's thread only: handler.request was called */
     uint32_t slot;
     uint32_t route;
     uint64_t start_us;
-    uint64_t body_start_us;
     uint64_t user;
     struct sl_buf body;
     struct sl_buf out;
@@ -346,7 +345,6 @@ static struct http_exchange *exchange_create(struct http_server *server,
     exchange->connection = connection;
     exchange->route = route;
     exchange->start_us = sl_now_us();
-    exchange->body_start_us = sl_real_us();
     sl_buf_init(&exchange->body, server->body_bytes_max);
     sl_buf_init(&exchange->out, HTTP_REPLY_BYTES_MAX);
     exchange->slot = UINT32_MAX;
@@ -410,9 +408,8 @@ static bool probe(struct http_exchange *exchange)
         MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info != NULL && exchange->phase == PHASE_BODY)
         (void)shutdown(info->connect_fd, SHUT_RD); /* the library reads to the end, and sees it */
-    if (exchange->phase != PHASE_WAITING || !exchange->suspended || exchange->probed)
+    if (exchange->phase != PHASE_WAITING || !exchange->suspended)
         return true; /* an answer is on its way */
-    exchange->probed = true;
     return !exchange->old && info != NULL &&
            send(info->connect_fd, interim, sizeof(interim) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) ==
                (ssize_t)sizeof(interim) - 1;
@@ -748,14 +745,9 @@ static enum MHD_Result count_field(void *arg, enum MHD_ValueKind kind, const cha
     return MHD_YES;
 }
 
-static bool is_digits(const char *text)
-{
-    return text != NULL && text[0] != '\0' && text[strspn(text, "0123456789")] == '\0';
-}
-
 /* 0, or the status of the refusal and its sentence. */
 static unsigned check_head(const struct http_server *server, struct MHD_Connection *connection,
-                           const char *url, const char *version, const char **why_out)
+                           const char *url, const char **why_out)
 {
     struct head head = {0};
     MHD_get_connection_values_n(connection, MHD_HEADER_KIND, count_field, &head);
@@ -768,8 +760,8 @@ static unsigned check_head(const struct http_server *server, struct MHD_Connecti
         *why_out = "a header's name has characters that names cannot have";
         return 400;
     }
-    if (head.hosts > 1 || (head.hosts == 0 && strcmp(version, MHD_HTTP_VERSION_1_1) == 0)) {
-        *why_out = head.hosts > 1 ? "more than one Host header" : "no Host header";
+    if (head.hosts > 1) {
+        *why_out = "more than one Host header";
         return 400;
     }
     if (head.encodings > 0 && head.lengths > 0) {
@@ -785,12 +777,7 @@ static unsigned check_head(const struct http_server *server, struct MHD_Connecti
         *why_out = "a Transfer-Encoding other than chunked";
         return 501;
     }
-    if (head.lengths == 1 && !is_digits(head.length)) {
-        *why_out = "Content-Length is not a number";
-        return 400;
-    }
-    if (head.lengths == 1 &&
-        (strlen(head.length) > 18 || strtoull(head.length, NULL, 10) > server->body_bytes_max)) {
+    if (head.lengths == 1 && strtoull(head.length, NULL, 10) > server->body_bytes_max) {
         *why_out = "the request body is longer than this server takes";
         return 413;
     }
@@ -824,7 +811,7 @@ static unsigned find_route(const struct http_server *server, const char *url, co
 static const char *near_path(const struct http_server *server, const char *url)
 {
     size_t n = strlen(url);
-    for (uint32_t i = 0; i < server->n_routes && n > 1; i++) {
+    for (uint32_t i = 0; i < server->n_routes; i++) {
         const char *path = server->routes[i].path;
         size_t m = strlen(path);
         if (m > 1 && strcmp(m > n ? path + (m - n) : path, n > m ? url + (n - m) : url) == 0)
@@ -860,7 +847,7 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
 {
     const char *why = NULL, *allow = NULL;
     uint32_t route = 0;
-    unsigned status = check_head(server, connection, url, version, &why);
+    unsigned status = check_head(server, connection, url, &why);
     if (status != 0)
         return refuse(server, connection, status, why, NULL);
     status = find_route(server, url, method, &route, &allow);
@@ -884,7 +871,7 @@ static enum MHD_Result read_body(struct http_server *server, struct http_exchang
     if (*bytes > server->body_bytes_max - exchange->body.bytes)
         return refuse_raw(server, exchange->connection, 413,
                           "the request body is longer than this server takes");
-    if (sl_real_us() - exchange->body_start_us > BODY_US)
+    if (sl_now_us() - exchange->start_us > BODY_US)
         return refuse_raw(server, exchange->connection, 408,
                           "the request body took longer than 60 s");
     sl_buf_add(&exchange->body, data, *bytes);

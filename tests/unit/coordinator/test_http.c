@@ -12,17 +12,32 @@
 #include <stdatomic.h>
 #include <sys/socket.h>
 
-enum { ECHO, HOLD, PAGE };
+#define BODY_MAX 10000u
 
-static const struct http_route routes[] = {
-    {"POST", "/echo", ECHO}, {"POST", "/hold", HOLD}, {"GET", "/page", PAGE}};
+enum { ECHO, HOLD, PAGE, BLOCK };
+
+static const struct http_route routes[] = {{"POST", "/echo", ECHO},
+                                           {"POST", "/hold", HOLD},
+                                           {"GET", "/page", PAGE},
+                                           {"GET", "/v1/block", BLOCK}};
 
 struct fixture {
     struct http_server *server;
     uint16_t port;
     atomic_uint gone;
     _Atomic(struct http_exchange *) held;
+    atomic_uint n_blocked;
+    atomic_bool unblock;
 };
+
+/* The thread of the connection is kept, and so all its connections. */
+static void block(struct fixture *f, struct http_exchange *exchange)
+{
+    atomic_fetch_add(&f->n_blocked, 1);
+    for (int i = 0; i < 10000 && !atomic_load(&f->unblock); i++)
+        sl_sleep_us(1000);
+    http_reply(exchange, 200, "text/plain", "unblocked", 9, 0);
+}
 
 static void on_request(void *arg, struct http_exchange *exchange)
 {
@@ -33,6 +48,8 @@ static void on_request(void *arg, struct http_exchange *exchange)
         atomic_store(&f->held, http_exchange_acquire(exchange));
     else if (http_exchange_route(exchange) == ECHO)
         http_reply(exchange, 200, "text/plain", body, n, 0);
+    else if (http_exchange_route(exchange) == BLOCK)
+        block(f, exchange);
     else
         http_reply(exchange, 429, "text/plain", "later", 5, 7);
 }
@@ -44,20 +61,35 @@ static void on_gone(void *arg, struct http_exchange *exchange)
     atomic_fetch_add(&f->gone, 1);
 }
 
-static int setup(void **state)
+static struct http_args args_of(struct fixture *f, const char *listen, uint32_t threads)
+{
+    return (struct http_args){.listen = listen,
+                              .routes = routes,
+                              .n_routes = sizeof(routes) / sizeof(routes[0]),
+                              .handler = {on_request, on_gone, f},
+                              .threads = threads,
+                              .connections_max = 64,
+                              .body_bytes_max = BODY_MAX};
+}
+
+static int setup_threads(void **state, uint32_t threads)
 {
     struct fixture *f = sl_zalloc(1, sizeof(*f));
-    struct http_args args = {.listen = "127.0.0.1:0",
-                             .routes = routes,
-                             .n_routes = 3,
-                             .handler = {on_request, on_gone, f},
-                             .threads = 2,
-                             .connections_max = 64,
-                             .body_bytes_max = 10000};
+    struct http_args args = args_of(f, "127.0.0.1:0", threads);
     assert_ok(http_server_start(&args, &f->server));
     f->port = http_server_port(f->server);
     *state = f;
     return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_threads(state, 2);
+}
+
+static int setup_one_thread(void **state)
+{
+    return setup_threads(state, 1);
 }
 
 static int teardown(void **state)
@@ -81,6 +113,25 @@ static char *raw(struct fixture *f, const char *bytes, const char *until, uint32
     char *text = sl_strdup(answer.bytes > 0 ? answer.data : "");
     sl_buf_fini(&answer);
     return text;
+}
+
+static unsigned open_descriptors(void)
+{
+    unsigned n = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    assert_non_null(dir);
+    while (readdir(dir) != NULL)
+        n++;
+    (void)closedir(dir);
+    return n;
+}
+
+/* Not only the exchange is over: the socket is closed, long before any timeout. */
+static void await_descriptors(unsigned n)
+{
+    for (int i = 0; i < 6000 && open_descriptors() > n; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(open_descriptors(), n);
 }
 
 static void expect_refusal(struct fixture *f, const char *bytes, int status)
@@ -113,6 +164,43 @@ static void ambiguous_framing(void **state)
                    "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
                    400);
     expect_refusal(f, "GET /page HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400);
+    expect_refusal(f, "GET /page HTTP/1.1\r\nHost: a\r\na(b: c\r\n\r\n", 400);
+}
+
+/* Names of fields, and "chunked", are the same in any case. */
+static void case_of_names(void **state)
+{
+    struct fixture *f = *state;
+    expect_refusal(f,
+                   "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n"
+                   "transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+                   400);
+    expect_refusal(
+        f, "POST /echo HTTP/1.1\r\nHOST: a\r\ncontent-length: 3\r\nCONTENT-LENGTH: 3\r\n\r\nabc",
+        400);
+    expect_refusal(f, "POST /echo HTTP/1.1\r\nHost: a\r\ntransfer-ENCODING: gzip\r\n\r\n", 501);
+    expect_refusal(f, "GET /page HTTP/1.1\r\nhost: a\r\nHost: b\r\n\r\n", 400);
+    char *answer = raw(f,
+                       "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: Chunked\r\n\r\n"
+                       "3\r\nabc\r\n0\r\n\r\n",
+                       "abc", 3000);
+    assert_int_equal(client_status(answer), 200);
+    sl_free(answer);
+}
+
+/* libmicrohttpd's own refusals, without a body of ours. */
+static void lengths_that_are_no_numbers(void **state)
+{
+    static const char *const lengths[] = {"3x", "+3", "-3", "0x3", "3 3", "3,3"};
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+        char request[128];
+        snprintf(request, sizeof(request),
+                 "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: %s\r\n\r\nabc", lengths[i]);
+        char *answer = raw(*state, request, NULL, 3000);
+        if (client_status(answer) != 400)
+            fail_msg("%s: %.200s", lengths[i], answer);
+        sl_free(answer);
+    }
 }
 
 static void hosts(void **state)
@@ -124,6 +212,7 @@ static void hosts(void **state)
     answer = raw(f, "GET /page HTTP/1.0\r\n\r\n", NULL, 3000);
     assert_int_equal(client_status(answer), 429);
     assert_non_null(strstr(answer, "Retry-After: 7"));
+    assert_non_null(strstr(answer, "x-should-retry: false"));
     sl_free(answer);
 }
 
@@ -134,6 +223,25 @@ static void paths_and_methods(void **state)
     expect_refusal(f, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n", 405);
     expect_refusal(f, "DELETE /page HTTP/1.1\r\nHost: a\r\n\r\n", 405);
     expect_refusal(f, "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", 404);
+    char *answer =
+        raw(f, "HEAD /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", NULL, 3000);
+    assert_int_equal(client_status(answer), 429);
+    assert_string_equal(client_body(answer), "");
+    sl_free(answer);
+}
+
+/* What follows a refused request on its connection may be its body: it is not read as a request. */
+static void a_refusal_ends_the_connection(void **state)
+{
+    struct fixture *f = *state;
+    char *answer = raw(f,
+                       "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n"
+                       "GET /page HTTP/1.1\r\nHost: a\r\n\r\n",
+                       NULL, 3000);
+    assert_int_equal(client_status(answer), 404);
+    assert_non_null(strstr(answer, "Connection: close\r\n"));
+    assert_null(strstr(answer, "later"));
+    sl_free(answer);
 }
 
 static void expect_sentence(struct fixture *f, const char *bytes, const char *sentence)
@@ -155,8 +263,11 @@ static void wrong_paths_are_explained(void **state)
                     "\"message\":\"there is no path /v1/page; did you mean /page?\"");
     expect_sentence(f, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n",
                     "\"message\":\"/echo takes POST only\"");
+    expect_sentence(f, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n", "\r\nAllow: POST\r\n");
     expect_sentence(f, "DELETE /page HTTP/1.1\r\nHost: a\r\n\r\n",
                     "\"message\":\"/page takes GET, HEAD only\"");
+    expect_sentence(f, "DELETE /page HTTP/1.1\r\nHost: a\r\n\r\n", "\r\nAllow: GET, HEAD\r\n");
+    expect_sentence(f, "GET /block HTTP/1.1\r\nHost: a\r\n\r\n", "did you mean /v1/block?");
     char path[200], request[300];
     memset(path, 'x', sizeof(path));
     path[0] = '/';
@@ -182,9 +293,19 @@ static void long_headers(void **state)
     for (int i = 0; i < 120; i++)
         sl_buf_add_format(&head, "X%d: y\r\n", i);
     sl_buf_add_text(&head, "\r\n");
-    answer = raw(f, head.data, "}}", 3000);
-    assert_int_equal(client_status(answer), 431);
-    sl_free(answer);
+    expect_sentence(f, head.data, "\"code\":\"headers_too_large\"");
+    /* Each of them short, and few; the target counts. */
+    for (size_t target = 1; target < 30000; target += 20000) {
+        sl_buf_reset(&head);
+        sl_buf_add_text(&head, "GET /");
+        for (size_t i = 1; i < target; i++)
+            sl_buf_add_text(&head, "p");
+        sl_buf_add_text(&head, " HTTP/1.1\r\nHost: a\r\n");
+        for (size_t i = 0; i < (target > 1 ? 35 : 85); i++)
+            sl_buf_add_format(&head, "X%zu: %0400d\r\n", i, 0);
+        sl_buf_add_text(&head, "\r\n");
+        expect_sentence(f, head.data, "\"code\":\"headers_too_large\"");
+    }
     sl_buf_fini(&head);
 }
 
@@ -213,6 +334,84 @@ static void long_bodies(void **state)
     }
     expect_refusal(f, body.data, 413);
     sl_buf_fini(&body);
+}
+
+/* A client that sends on while its answer is there: nothing that it sends fails, so it comes to read. */
+static void refused_uploads_are_read(void **state)
+{
+    static const char *const heads[] = {
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n"};
+    static char block[20000];
+    struct fixture *f = *state;
+    unsigned before = open_descriptors();
+    for (size_t i = 0; i < 2; i++) {
+        struct sl_buf got;
+        int fd = client_connect(f->port);
+        sl_buf_init(&got, 1 << 20);
+        client_send(fd, heads[i]);
+        for (int n = 0; n < 30; n++) {
+            assert_int_equal(send(fd, block, sizeof(block), MSG_NOSIGNAL), sizeof(block));
+            sl_sleep_us(2000);
+        }
+        assert_true(client_read(fd, &got, "}}", 3000));
+        assert_int_equal(client_status(got.data), 413);
+        assert_non_null(strstr(got.data, "\"code\":\"body_too_large\""));
+        if (i == 0) {
+            await_descriptors(before + 1); /* but not for ever */
+            close(fd);
+        } else {
+            uint64_t from = sl_real_us();
+            close(fd);
+            await_descriptors(before); /* and no longer than the client stays */
+            assert_true(sl_real_us() - from < 1500000);
+        }
+        sl_buf_fini(&got);
+    }
+}
+
+/* The longest that is taken; one byte more is refused above. */
+static void bodies_of_the_limit(void **state)
+{
+    struct fixture *f = *state;
+    for (int chunked = 0; chunked < 2; chunked++) {
+        struct sl_buf request;
+        sl_buf_init(&request, 1 << 16);
+        sl_buf_add_text(&request, "POST /echo HTTP/1.1\r\nHost: a\r\n");
+        sl_buf_add_format(&request,
+                          chunked ? "Transfer-Encoding: chunked\r\n\r\n%x\r\n"
+                                  : "Content-Length: %u\r\n\r\n",
+                          BODY_MAX);
+        sl_buf_add_format(&request, "%0*d", (int)BODY_MAX, 7);
+        sl_buf_add_text(&request, chunked ? "\r\n0\r\n\r\n" : "");
+        char *answer = raw(f, request.data, "0007", 5000);
+        assert_int_equal(client_status(answer), 200);
+        assert_int_equal(strlen(client_body(answer)), BODY_MAX);
+        sl_free(answer);
+        sl_buf_fini(&request);
+    }
+}
+
+static void a_body_that_takes_too_long(void **state)
+{
+    struct fixture *f = *state;
+    int fd = client_connect(f->port);
+    struct sl_buf got;
+    sl_buf_init(&got, 1 << 20);
+    sl_clock_fake(1000 * SL_SECOND_US);
+    client_send(fd, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+    sl_clock_advance(59 * SL_SECOND_US); /* it may have begun, or not */
+    client_send(fd, "b");
+    assert_false(client_read(fd, &got, "}}", 50));
+    for (int i = 0; i < 100 && !client_read(fd, &got, "}}", 20); i++) {
+        client_send(fd, "b");
+        sl_clock_advance(10 * SL_SECOND_US);
+    }
+    sl_clock_real();
+    assert_int_equal(client_status(got.data), 408);
+    assert_non_null(strstr(got.data, "\"code\":\"request_timeout\""));
+    close(fd);
+    sl_buf_fini(&got);
 }
 
 static void bodies_that_fit(void **state)
@@ -268,6 +467,7 @@ static void a_stream(void **state)
     struct http_exchange *exchange = await_held(f);
     assert_true(http_stream_begin(exchange));
     assert_false(http_stream_begin(exchange));
+    assert_false(http_add_header(exchange, "x-late", "1"));
     /* The headers leave before anything is written. */
     assert_true(client_read(fd, &got, "text/event-stream", 3000));
     for (int i = 0; i < 200; i++) {
@@ -305,6 +505,7 @@ static void added_headers(void **state)
     memset(long_value, 'v', HTTP_HEADER_VALUE_MAX + 1);
     assert_false(http_add_header(exchange, "x-long", long_value));
     assert_false(http_add_header(exchange, "x-bad", "a\r\nx-worse: 1"));
+    assert_false(http_add_header(exchange, "x-bad", "a\x7f"));
     snprintf(name, sizeof(name), "p%d", 0); /* the value is copied */
     assert_true(http_add_header(exchange, "x-node", name));
     name[1] = '9';
@@ -319,6 +520,24 @@ static void added_headers(void **state)
     assert_null(strcasestr(got.data, "x-bad"));
     assert_null(strcasestr(got.data, "x-worse"));
     assert_null(strcasestr(got.data, "x-ninth"));
+    close(fd);
+    sl_buf_fini(&got);
+}
+
+/* Whoever answers has looked at the limit; here is only seen that nothing is sent by halves. */
+static void an_answer_over_the_limit(void **state)
+{
+    struct fixture *f = *state;
+    int fd = client_connect(f->port);
+    struct sl_buf got;
+    sl_buf_init(&got, 1 << 20);
+    char *body = sl_zalloc(HTTP_REPLY_BYTES_MAX + 1, 1);
+    client_post(fd, "/hold", "{}");
+    http_reply(await_held(f), 200, "text/plain", body, HTTP_REPLY_BYTES_MAX + 1, 0);
+    assert_true(client_read(fd, &got, "\r\n\r\n", 3000));
+    assert_int_equal(client_status(got.data), 500);
+    assert_non_null(strstr(got.data, "Content-Length: 0\r\n"));
+    sl_free(body);
     close(fd);
     sl_buf_fini(&got);
 }
@@ -392,6 +611,35 @@ static void a_client_that_only_stops_sending(void **state)
         half_closed(*state, i % 3 > 0, i % 3 == 2, i / 3 * 20);
 }
 
+/* The end of the client's side has come before its body is read: it is asked once the handler has it. */
+static void an_end_that_comes_with_the_body(void **state)
+{
+    struct fixture *f = *state;
+    struct sl_buf got;
+    int fd = client_connect(f->port), other = client_connect(f->port);
+    sl_buf_init(&got, 1 << 20);
+    client_send(
+        fd, "POST /hold HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    assert_true(client_read(fd, &got, "100 Continue\r\n\r\n", 3000)); /* the head has been read */
+    sl_buf_reset(&got);
+    client_send(other, "GET /v1/block HTTP/1.1\r\nHost: a\r\n\r\n");
+    for (int i = 0; i < 3000 && atomic_load(&f->n_blocked) == 0; i++)
+        sl_sleep_us(1000);
+    client_send(fd, "{}");
+    shutdown(fd, SHUT_WR);
+    sl_sleep_us(50000); /* for the watcher */
+    atomic_store(&f->unblock, true);
+    struct http_exchange *exchange = await_held(f);
+    assert_true(client_read(fd, &got, "100 Continue\r\n\r\n", 3000));
+    assert_false(http_exchange_is_gone(exchange));
+    http_reply(exchange, 200, "text/plain", "the answer", 10, 0);
+    client_read(fd, &got, NULL, 3000);
+    assert_non_null(strstr(got.data, "the answer"));
+    close(fd);
+    close(other);
+    sl_buf_fini(&got);
+}
+
 /* HTTP/1.0 has nothing to ask such a client with: it counts as gone. */
 static void an_old_client_that_stops_sending(void **state)
 {
@@ -403,25 +651,6 @@ static void an_old_client_that_stops_sending(void **state)
     await_gone(f);
     assert_true(http_exchange_is_gone(exchange));
     close(fd);
-}
-
-static unsigned open_descriptors(void)
-{
-    unsigned n = 0;
-    DIR *dir = opendir("/proc/self/fd");
-    assert_non_null(dir);
-    while (readdir(dir) != NULL)
-        n++;
-    (void)closedir(dir);
-    return n;
-}
-
-/* Not only the exchange is over: the socket is closed, long before any timeout. */
-static void await_descriptors(unsigned n)
-{
-    for (int i = 0; i < 3000 && open_descriptors() > n; i++)
-        sl_sleep_us(1000);
-    assert_int_equal(open_descriptors(), n);
 }
 
 static void sockets_of_clients_that_left(void **state)
@@ -449,6 +678,7 @@ static void sockets_of_clients_that_left(void **state)
         close(half);
     }
     await_descriptors(before);
+    assert_int_equal(http_server_open(f->server), 0);
 }
 
 static void a_client_that_leaves_a_stream(void **state)
@@ -487,6 +717,118 @@ static void a_client_that_does_not_read(void **state)
         sl_sleep_us(1000);
     assert_int_equal(http_server_open(f->server), 0); /* though it still does not read */
     close(fd);
+}
+
+/* More of a stream: the bytes of its chunks go into `content`, what is not whole stays in `got`. */
+static void take_chunks(int fd, struct sl_buf *got, struct sl_buf *content)
+{
+    char bytes[16384];
+    size_t at = 0;
+    ssize_t n = recv(fd, bytes, sizeof(bytes), 0);
+    assert_true(n > 0);
+    sl_buf_add(got, bytes, (size_t)n);
+    for (const char *end; (end = strstr(got->data + at, "\r\n")) != NULL;) {
+        size_t from = (size_t)(end - got->data) + 2, bytes_in = strtoul(got->data + at, NULL, 16);
+        if (from + bytes_in + 2 > got->bytes)
+            break;
+        sl_buf_add(content, got->data + from, bytes_in);
+        at = from + bytes_in + 2;
+    }
+    sl_buf_consume(got, at);
+}
+
+/* The stream of a client that does not read; the sizes of sockets are fixed. */
+static struct http_exchange *begin_unread(struct fixture *f, int *fd_out)
+{
+    int fd = client_connect(f->port), small = 1 << 18;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+    client_post(fd, "/hold", "{}");
+    struct http_exchange *exchange = await_held(f);
+    atomic_store(&f->held, NULL);
+    assert_true(http_stream_begin(exchange));
+    *fd_out = fd;
+    return exchange;
+}
+
+enum { LINES = 14000, LINE = 1024 };
+
+static bool write_line(struct http_exchange *exchange, uint32_t i)
+{
+    char line[LINE + 1];
+    snprintf(line, sizeof(line), "%0*u", LINE, i);
+    return http_stream_write(exchange, line, LINE);
+}
+
+/* A client that lags behind, so far that half of what may be unsent is: what it gets is what was written. */
+static void a_client_that_lags(void **state)
+{
+    struct fixture *f = *state;
+    struct sl_buf got, content;
+    uint32_t lag = 0;
+    int fd;
+    struct http_exchange *exchange = begin_unread(f, &fd);
+    while (write_line(exchange, lag) && lag < LINES)
+        lag++;
+    assert_in_range(lag, HTTP_STREAM_BYTES_MAX / LINE, LINES - 1);
+    lag -= HTTP_STREAM_BYTES_MAX / LINE / 2;
+    http_exchange_release(exchange);
+    close(fd);
+
+    sl_buf_init(&got, 1 << 20);
+    sl_buf_init(&content, LINES * LINE);
+    exchange = begin_unread(f, &fd);
+    assert_true(client_read(fd, &got, "\r\n\r\n", 3000));
+    sl_buf_consume(&got, (size_t)(strstr(got.data, "\r\n\r\n") - got.data) + 4);
+    for (uint32_t i = 0; i < LINES; i++) {
+        assert_true(write_line(exchange, i));
+        while (content.bytes / LINE + lag < i)
+            take_chunks(fd, &got, &content);
+    }
+    http_stream_end(exchange);
+    while (content.bytes < LINES * LINE)
+        take_chunks(fd, &got, &content);
+    for (uint32_t i = 0; i < LINES; i++) {
+        char line[LINE + 1];
+        snprintf(line, sizeof(line), "%0*u", LINE, i);
+        assert_memory_equal(content.data + (size_t)i * LINE, line, LINE);
+    }
+    http_exchange_release(exchange);
+    close(fd);
+    sl_buf_fini(&got);
+    sl_buf_fini(&content);
+}
+
+/* Its stream breaks off: it must not look whole. Nothing more is written, and nobody is told. */
+static void a_stream_that_is_cut(void **state)
+{
+    static char block[65536];
+    struct fixture *f = *state;
+    memset(block, 'x', sizeof(block));
+    for (int aborted = 0; aborted < 2; aborted++) {
+        struct sl_buf got;
+        int fd = client_connect(f->port);
+        sl_buf_init(&got, 64u << 20);
+        client_post(fd, "/hold", "{}");
+        struct http_exchange *exchange = await_held(f);
+        assert_true(http_stream_begin(exchange));
+        if (aborted) {
+            assert_true(http_stream_write(exchange, "data: 1\n\n", 9));
+            assert_true(client_read(fd, &got, "data: 1\n\n", 3000));
+            http_abort(exchange);
+        } else {
+            for (int i = 0; i < 10000 && http_stream_write(exchange, block, sizeof(block));)
+                i++;
+        }
+        assert_false(http_stream_write(exchange, "x", 1));
+        assert_true(http_exchange_is_gone(exchange));
+        client_read(fd, &got, NULL, 10000);
+        assert_true(got.bytes > 9 && strstr(got.data, "\r\n0\r\n") == NULL);
+        assert_int_equal(atomic_load(&f->gone), 0);
+        atomic_store(&f->held, NULL);
+        http_exchange_release(exchange);
+        close(fd);
+        sl_buf_fini(&got);
+    }
 }
 
 /* One event may be longer than what a client may leave unread. */
@@ -542,13 +884,7 @@ static void a_port_that_is_taken(void **state)
     struct http_server *server;
     char listen[32];
     snprintf(listen, sizeof(listen), "127.0.0.1:%u", f->port);
-    struct http_args args = {.listen = listen,
-                             .routes = routes,
-                             .n_routes = 3,
-                             .handler = {on_request, on_gone, f},
-                             .threads = 1,
-                             .connections_max = 4,
-                             .body_bytes_max = 100};
+    struct http_args args = args_of(f, listen, 1);
     assert_fails(http_server_start(&args, &server), SL_DEVICE, listen);
     args.listen = "nonsense";
     assert_fails(http_server_start(&args, &server), SL_INVALID, "nonsense");
@@ -562,20 +898,31 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(ambiguous_framing, setup, teardown),
+        cmocka_unit_test_setup_teardown(case_of_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(lengths_that_are_no_numbers, setup, teardown),
         cmocka_unit_test_setup_teardown(hosts, setup, teardown),
         cmocka_unit_test_setup_teardown(paths_and_methods, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_refusal_ends_the_connection, setup, teardown),
         cmocka_unit_test_setup_teardown(wrong_paths_are_explained, setup, teardown),
         cmocka_unit_test_setup_teardown(long_headers, setup, teardown),
         cmocka_unit_test_setup_teardown(long_bodies, setup, teardown),
+        cmocka_unit_test_setup_teardown(refused_uploads_are_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(bodies_of_the_limit, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_body_that_takes_too_long, setup, teardown),
         cmocka_unit_test_setup_teardown(bodies_that_fit, setup, teardown),
         cmocka_unit_test_setup_teardown(a_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(added_headers, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_answer_over_the_limit, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_leaves, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_leaves_a_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_only_stops_sending, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_end_that_comes_with_the_body, setup_one_thread,
+                                        teardown),
         cmocka_unit_test_setup_teardown(an_old_client_that_stops_sending, setup, teardown),
         cmocka_unit_test_setup_teardown(sockets_of_clients_that_left, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_client_that_lags, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_stream_that_is_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(a_long_event, setup, teardown),
         cmocka_unit_test_setup_teardown(stop_with_all_open, setup, teardown),
         cmocka_unit_test_setup_teardown(a_port_that_is_taken, setup, teardown),
