@@ -3,9 +3,11 @@
  *   worker: DOWN ── due ──► started ── ends (waitpid) ──► DOWN, due after a back-off
  *                              └── actuator_kill (it hangs) ──► SIGKILL, then as above, at once
  *
- * The back-off grows with restarts in a row and is forgotten after a life of STEADY_US. A worker that was
- * killed because it hung has lived and is not punished. Every end is logged with its signal or exit
- * code, since this is often the only place that knows. Workers die with this process: serve_spawn. */
+ * The back-off grows with the ends in a row, and is forgotten after STEADY_US as a ready node: a worker that
+ * takes a minute to find its weights damaged has not lived. It is never given up, since what it fails at may
+ * be repaired. One that was killed because it hung is not punished. Every end is logged with its signal or
+ * exit code, since this is often the only place that knows, and with the worker's last sentence, which it
+ * leaves in a pipe (serve_spawn); /ready repeats it. Workers die with this process. */
 #include "coordinator/actuator.h"
 
 #include "base/clock.h"
@@ -15,12 +17,14 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define POLL_US         (50 * SL_MS_US)
 #define BACKOFF_MIN_US  (100 * SL_MS_US)
@@ -35,10 +39,12 @@ struct worker {
     char cpus[64];
     bool has_cpus;
     pid_t pid; /* 0: not running */
-    uint64_t started_us;
     uint64_t due_us;
-    uint32_t restarts;
-    bool killed; /* by us, because it hung */
+    uint64_t ready_us;              /* as a node; 0: not yet */
+    uint32_t ends;                  /* in a row */
+    bool killed;                    /* by us, because it hung */
+    int report_fd;                  /* what it says at its end; -1 */
+    char error[SL_ERROR_BYTES_MAX]; /* of the last end */
 };
 
 struct actuator {
@@ -50,10 +56,10 @@ struct actuator {
     uint32_t n_workers;
 };
 
-uint64_t actuator_backoff_us(uint32_t restarts)
+uint64_t actuator_backoff_us(uint32_t ends)
 {
     uint64_t us = BACKOFF_MIN_US;
-    for (uint32_t i = 1; i < restarts && us < BACKOFF_MAX_US; i++)
+    for (uint32_t i = 1; i < ends && us < BACKOFF_MAX_US; i++)
         us *= 2;
     return us < BACKOFF_MAX_US ? us : BACKOFF_MAX_US;
 }
@@ -161,6 +167,7 @@ static void add_worker(struct actuator *actuator, char letter, uint32_t number, 
     struct worker *worker = &actuator->workers[actuator->n_workers++];
     snprintf(worker->id, sizeof(worker->id), "%c%u", letter, number);
     worker->path = path;
+    worker->report_fd = -1;
 }
 
 sl_status actuator_create(const struct actuator_args *args, const char *nodes_address,
@@ -195,10 +202,26 @@ sl_status actuator_create(const struct actuator_args *args, const char *nodes_ad
 
 static void fail_start(struct worker *worker, uint64_t now_us)
 {
-    worker->restarts++;
-    worker->due_us = now_us + actuator_backoff_us(worker->restarts);
-    sl_error_log("worker_start", "id=%s error=\"%s\" again_ms=%llu", worker->id, sl_error(),
-                 (unsigned long long)(worker->due_us - now_us) / 1000);
+    worker->ends++;
+    worker->due_us = now_us + actuator_backoff_us(worker->ends);
+    snprintf(worker->error, sizeof(worker->error), "%s", sl_error());
+    sl_error_log("worker_start", "id=%s in_a_row=%u again_ms=%llu error=\"%s\"", worker->id,
+                 worker->ends, (unsigned long long)(worker->due_us - now_us) / 1000, worker->error);
+}
+
+/* With a pipe for its last sentence, if there is one. */
+static sl_status spawn(struct worker *worker, char *const argv[])
+{
+    int ends[2] = {-1, -1};
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
+        return sl_fail(SL_DEVICE, "start %s: pipe: %s", worker->id, strerror(errno));
+    sl_status status = serve_spawn(argv, ends[1], &worker->pid);
+    close(ends[1]);
+    if (status == SL_OK)
+        worker->report_fd = ends[0];
+    else
+        close(ends[0]);
+    return status;
 }
 
 static void start_worker(struct actuator *actuator, struct worker *worker, uint64_t now_us)
@@ -210,6 +233,7 @@ static void start_worker(struct actuator *actuator, struct worker *worker, uint6
     made[n_made++] = sl_asprintf("--id=%s", worker->id);
     made[n_made++] = sl_asprintf("--coordinator=%s", actuator->nodes_address);
     made[n_made++] = sl_strdup("--admin=127.0.0.1:0");
+    made[n_made++] = sl_asprintf("--report-fd=%d", SERVE_REPORT_FD);
     if (worker->has_cpus)
         made[n_made++] = sl_asprintf("--cpus=%s", worker->cpus);
     for (uint32_t i = 0; i < n_made; i++)
@@ -217,7 +241,8 @@ static void start_worker(struct actuator *actuator, struct worker *worker, uint6
     for (uint32_t i = 0; i < actuator->n_options; i++)
         argv[n++] = actuator->options[i];
     worker->killed = false;
-    sl_status status = serve_spawn(argv, &worker->pid);
+    worker->ready_us = 0;
+    sl_status status = spawn(worker, argv);
     for (uint32_t i = 0; i < n_made; i++)
         sl_free(made[i]);
     if (status != SL_OK) {
@@ -225,21 +250,27 @@ static void start_worker(struct actuator *actuator, struct worker *worker, uint6
         fail_start(worker, now_us);
         return;
     }
-    worker->started_us = now_us;
-    sl_info("worker_started", "id=%s pid=%d restarts=%u cpus=%s", worker->id, (int)worker->pid,
-            worker->restarts, worker->has_cpus ? worker->cpus : "shared");
+    sl_info("worker_started", "id=%s pid=%d ends=%u cpus=%s", worker->id, (int)worker->pid,
+            worker->ends, worker->has_cpus ? worker->cpus : "shared");
 }
 
-static void log_end(const struct worker *worker, int status, uint64_t again_us)
+/* Why it has ended: the signal, or its own words, or where these may be found. */
+static void read_error(struct worker *worker, int status)
 {
-    unsigned long long again_ms = (unsigned long long)again_us / 1000;
+    char *text = worker->error;
+    ssize_t n = read(worker->report_fd, text, sizeof(worker->error) - 1);
+    text[n > 0 ? n : 0] = '\0';
+    close(worker->report_fd);
+    worker->report_fd = -1;
     if (WIFSIGNALED(status)) {
         const char *name = sigabbrev_np(WTERMSIG(status));
-        sl_error_log("worker_died", "id=%s pid=%d signal=SIG%s hung=%d again_ms=%llu", worker->id,
-                     (int)worker->pid, name != NULL ? name : "?", worker->killed, again_ms);
-    } else {
-        sl_error_log("worker_died", "id=%s pid=%d exit=%d again_ms=%llu", worker->id,
-                     (int)worker->pid, WEXITSTATUS(status), again_ms);
+        snprintf(text, sizeof(worker->error), "%sSIG%s", worker->killed ? "it hung: " : "",
+                 name != NULL ? name : "?");
+    } else if (WEXITSTATUS(status) == SERVE_EXIT_OK) {
+        snprintf(text, sizeof(worker->error), "none, it was asked to end");
+    } else if (text[0] == '\0') {
+        snprintf(text, sizeof(worker->error), "exit %d, of which its log lines may say more",
+                 WEXITSTATUS(status));
     }
 }
 
@@ -249,10 +280,14 @@ static void reap(struct worker *worker, uint64_t now_us)
     pid_t pid = waitpid(worker->pid, &status, WNOHANG);
     if (pid == 0 || (pid < 0 && errno == EINTR))
         return;
-    bool steady = now_us - worker->started_us >= STEADY_US;
-    worker->restarts = steady || worker->killed ? 1 : worker->restarts + 1;
-    uint64_t wait_us = worker->killed ? 0 : actuator_backoff_us(worker->restarts);
-    log_end(worker, status, wait_us);
+    bool steady = worker->ready_us != 0 && now_us - worker->ready_us >= STEADY_US;
+    worker->ends = steady || worker->killed ? 1 : worker->ends + 1;
+    uint64_t wait_us = worker->killed ? 0 : actuator_backoff_us(worker->ends);
+    worker->ready_us = 0;
+    read_error(worker, status);
+    sl_error_log("worker_died", "id=%s pid=%d exit=%d in_a_row=%u again_ms=%llu error=\"%s\"",
+                 worker->id, (int)worker->pid, WIFSIGNALED(status) ? -1 : WEXITSTATUS(status),
+                 worker->ends, (unsigned long long)wait_us / 1000, worker->error);
     worker->due_us = now_us + wait_us;
     worker->pid = 0;
 }
@@ -269,18 +304,52 @@ uint64_t actuator_tick(struct actuator *actuator, uint64_t now_us)
     return now_us + POLL_US;
 }
 
-bool actuator_kill(struct actuator *actuator, const char *id, pid_t pid)
+static struct worker *find(struct actuator *actuator, const char *id, pid_t pid)
 {
     for (uint32_t i = 0; i < actuator->n_workers; i++) {
         struct worker *worker = &actuator->workers[i];
-        if (strcmp(worker->id, id) != 0 || worker->pid == 0 || worker->pid != pid)
-            continue;
-        sl_warn("worker_kill", "id=%s pid=%d reason=hung", id, (int)pid);
-        worker->killed = true;
-        kill(worker->pid, SIGKILL);
-        return true;
+        if (strcmp(worker->id, id) == 0 && worker->pid != 0 && worker->pid == pid)
+            return worker;
     }
-    return false;
+    return NULL;
+}
+
+void actuator_ready(struct actuator *actuator, const char *id, pid_t pid, uint64_t now_us)
+{
+    struct worker *worker = find(actuator, id, pid);
+    if (worker != NULL && worker->ready_us == 0)
+        worker->ready_us = now_us;
+}
+
+bool actuator_kill(struct actuator *actuator, const char *id, pid_t pid)
+{
+    struct worker *worker = find(actuator, id, pid);
+    if (worker == NULL)
+        return false;
+    sl_warn("worker_kill", "id=%s pid=%d reason=hung", id, (int)pid);
+    worker->killed = true;
+    kill(worker->pid, SIGKILL);
+    return true;
+}
+
+uint32_t actuator_failing(const struct actuator *actuator, char *out, size_t bytes)
+{
+    uint32_t n = 0;
+    const struct worker *worst = NULL;
+    for (uint32_t i = 0; i < actuator->n_workers; i++) {
+        const struct worker *worker = &actuator->workers[i];
+        if (worker->ready_us != 0 || worker->ends == 0)
+            continue;
+        n++;
+        worst = worst == NULL || worker->ends > worst->ends ? worker : worst;
+    }
+    out[0] = '\0';
+    if (worst != NULL)
+        snprintf(out, bytes,
+                 "%u of %u workers fail; %s has ended %u times in a row and is started again, the "
+                 "last error: %s",
+                 n, actuator->n_workers, worst->id, worst->ends, worst->error);
+    return n;
 }
 
 uint32_t actuator_workers(const struct actuator *actuator)
@@ -324,6 +393,9 @@ void actuator_destroy(struct actuator *actuator, uint64_t grace_us)
         signal_all(actuator, SIGKILL);
         wait_all(actuator, UINT64_MAX);
     }
+    for (uint32_t i = 0; i < actuator->n_workers; i++)
+        if (actuator->workers[i].report_fd >= 0)
+            close(actuator->workers[i].report_fd);
     for (uint32_t i = 0; i < actuator->n_options; i++)
         sl_free(actuator->options[i]);
     sl_free(actuator->prefill_path);

@@ -7,6 +7,7 @@
 #include "base/status.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -32,15 +33,19 @@ sl_status actuator_create(const struct actuator_args *args, const char *nodes_ad
 /* Starts what is due, reaps what has ended. Call it every few tens of ms. Returns when it wants to
  * be called next, at the latest. */
 uint64_t actuator_tick(struct actuator *actuator, uint64_t now_us);
+/* The worker with this id has become a node that is ready. */
+void actuator_ready(struct actuator *actuator, const char *id, pid_t pid, uint64_t now_us);
 /* The node with this id hangs: kill it now (it is started again). False: not one of its workers. */
 bool actuator_kill(struct actuator *actuator, const char *id, pid_t pid);
-/* Workers that have no process now, or one younger than its first hello: for the load's progress. */
 uint32_t actuator_workers(const struct actuator *actuator);
+/* Workers that have ended, and not become ready since. Of the one that ended most often in a row `out` says
+ * how often, and with what error; "" without one. */
+uint32_t actuator_failing(const struct actuator *actuator, char *out, size_t bytes);
 /* SIGTERM to all, SIGKILL after grace_us, waits for all. Then destroys. NULL is fine. */
 void actuator_destroy(struct actuator *actuator, uint64_t grace_us);
 
-/* How long the nth restart in a row waits: 0.1 s doubling to 5 s. */
-uint64_t actuator_backoff_us(uint32_t restarts);
+/* How long the start after the nth end in a row waits: 0.1 s doubling to 5 s. */
+uint64_t actuator_backoff_us(uint32_t ends);
 
 /* CPU lists for n workers out of `cpus` ("0-3,8"): disjoint when each can have `need` of them (0: an equal
  * share, at least 1). lists_out[n][64]; false when there are too few: all share. Pure. */

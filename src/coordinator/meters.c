@@ -135,6 +135,8 @@ void meters_init(struct meters *m, const char *model)
     sl_metric_get(sources, "fetched");
     m->running = gauge(m, "requests_running", "Requests that nodes have admitted");
     m->waiting = gauge(m, "requests_waiting", "Requests not yet admitted");
+    m->failing =
+        gauge(m, "workers_failing", "Workers of local pools that ended and are not ready again");
     m->kv_usage = gauge(m, "kv_cache_usage_ratio", "Blocks in use over all, decode nodes");
     struct sl_metric_family *blocks = sl_metrics_family(m->metrics, SL_METRIC_GAUGE, "kv_blocks",
                                                         "KV blocks of the fleet", "state", NULL, 0);

@@ -20,7 +20,7 @@ struct meters {
     struct sl_metric *stages[STAGE_COUNT];
     struct sl_metric *prompt_tokens, *generation_tokens;
     struct sl_metric *computed, *local_hit;
-    struct sl_metric *running, *waiting, *kv_usage, *blocks[BLOCKS_STATE_COUNT];
+    struct sl_metric *running, *waiting, *failing, *kv_usage, *blocks[BLOCKS_STATE_COUNT];
     struct sl_metric *prefix_queries, *prefix_hits;
     struct sl_metric *index_entries, *gaps, *stale_tokens, *overtakes;
     struct sl_metric_family *requests, *decisions, *rejected, *migrations, *replicas, *preemptions;

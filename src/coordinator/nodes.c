@@ -137,6 +137,8 @@ static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
         adopt_model(c);
         if (!was_ready) /* it says hello again when it drains */
             log_ready(c, node);
+        if (c->actuator != NULL)
+            actuator_ready(c->actuator, node->id, (pid_t)node->hello->pid, now_us);
         c->place_again = true;
     }
     return true;

@@ -10,6 +10,7 @@
 
 #define JSON           "application/json"
 #define PAGE_BYTES_MAX (32u << 20)
+#define REASON_BYTES   1024
 
 static void add_identities(const struct coordinator *c, char *out, size_t bytes)
 {
@@ -23,6 +24,15 @@ static void add_identities(const struct coordinator *c, char *out, size_t bytes)
                               registry_state_name(registry_state(&c->registry, node)), id[0], id[1],
                               id[2], id[3]);
     }
+}
+
+/* What keeps workers of local pools from becoming nodes, if something does. */
+static void add_failing(const struct coordinator *c, char *out, size_t bytes)
+{
+    char text[REASON_BYTES];
+    size_t n = strlen(out);
+    if (c->actuator != NULL && actuator_failing(c->actuator, text, sizeof(text)) > 0)
+        snprintf(out + n, bytes - n, "; %s", text);
 }
 
 void pages_not_ready(struct coordinator *c, char *out, size_t bytes)
@@ -51,6 +61,7 @@ void pages_not_ready(struct coordinator *c, char *out, size_t bytes)
         snprintf(out + n, bytes - n, "; in the fleet (node=state/identity):");
         add_identities(c, out, bytes);
     }
+    add_failing(c, out, bytes);
 }
 
 /* At the start a decode node; of local pools all, so that a script that waits for it measures what it
@@ -72,12 +83,13 @@ static void waits_for(const struct coordinator *c, char *out, size_t bytes)
                  c->want_prefill, c->want_decode);
     else
         snprintf(out, bytes, "prefill nodes serve; ready once a decode node has joined");
+    add_failing(c, out, bytes);
 }
 
 static void answer_ready(struct coordinator *c, struct sl_buf *out, int *status_out,
                          uint32_t *retry_out)
 {
-    char why[API_MESSAGE_BYTES] = "";
+    char why[REASON_BYTES] = "";
     uint64_t done = 0, total = 0;
     uint32_t loading = 0;
     bool ready = is_ready(c);
@@ -170,6 +182,13 @@ static void answer_models(const struct coordinator *c, struct sl_buf *out)
     sl_buf_add_text(out, "]}\n");
 }
 
+static void set_failing(struct coordinator *c)
+{
+    char text[REASON_BYTES];
+    uint32_t n = c->actuator != NULL ? actuator_failing(c->actuator, text, sizeof(text)) : 0;
+    sl_metric_set(c->meters.failing, n);
+}
+
 void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_t now_us)
 {
     (void)now_us;
@@ -195,6 +214,7 @@ void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_
         type = "text/plain; version=0.0.4; charset=utf-8";
         meters_fleet(&c->meters, &c->registry, c->n_running, c->admission.requests,
                      prefix_index_entries(c->index));
+        set_failing(c);
         sl_metrics_render(c->meters.metrics, &page);
         break;
     default:

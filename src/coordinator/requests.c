@@ -418,7 +418,7 @@ static bool refuse_now(struct coordinator *c, struct group *group, uint64_t now_
     }
     bool lately = c->registry.ready_us != 0 && now_us - c->registry.ready_us < c->config.lost_us;
     if (!registry_serves(&c->registry) && !lately) {
-        char why[API_MESSAGE_BYTES / 2];
+        char why[API_MESSAGE_BYTES];
         pages_not_ready(c, why, sizeof(why));
         api_fail(&error, 503, "not_ready", NULL, "%s", why);
         error.retry_after_s = 2;

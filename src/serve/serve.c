@@ -59,6 +59,14 @@ const struct sl_option serve_options[] = {
      .offset = offsetof(struct serve_config, fault),
      .value_name = "SPEC", /* no help: hidden, for tests only */
      .group = "Process"},
+    {.name = "report-fd",
+     .type = SL_OPTION_UINT,
+     .offset = offsetof(struct serve_config, report_fd),
+     .value_name = "FD", /* hidden: for who starts the process */
+     .default_text = "0",
+     .min = 0,
+     .max = 1 << 20,
+     .group = "Process"},
 };
 const size_t serve_option_count = sizeof(serve_options) / sizeof(serve_options[0]);
 
@@ -81,6 +89,7 @@ static _Atomic bool stopping;
 static _Atomic uint64_t deadline_us = UINT64_MAX;
 static _Atomic uint64_t drain_us;
 static int drain_fd = -1;
+static int report_fd = -1;
 
 static void begin_drain(uint64_t bound_us)
 {
@@ -136,6 +145,7 @@ sl_status serve_start(const struct serve_config *config, const char *node)
 {
     SL_ASSERT(!atomic_load(&started));
     sl_log_set_level((enum sl_log_level)config->log_level);
+    report_fd = config->report_fd > 0 ? (int)config->report_fd : -1;
     if (node != NULL)
         sl_log_set_node(node);
     if (config->fault != NULL && config->fault[0] != '\0') {
@@ -218,29 +228,45 @@ int serve_exit_code(const char *program, sl_status status)
     if (status == SL_OK || status == SL_CANCELLED)
         return SERVE_EXIT_OK;
     fprintf(stderr, "%s: %s\n", program, sl_error());
+    if (report_fd >= 0 && write(report_fd, sl_error(), strlen(sl_error())) < 0)
+        sl_debug("report", "error=\"%s\"", strerror(errno));
     return status == SL_INVALID || status == SL_NOT_FOUND ? SERVE_EXIT_USAGE : SERVE_EXIT_FAILED;
 }
 
-/* Between fork and exec: only async-signal-safe calls. Writes errno to `report` and exits on failure;
- * a successful exec closes `report`. */
-static void child_main(char *const argv[], char *const envp[], pid_t parent, int report)
+/* Gives `fd` the number SERVE_REPORT_FD, which `*error_fd` makes free first. */
+static bool place_report(int fd, int *error_fd)
+{
+    int moved = fcntl(*error_fd, F_DUPFD_CLOEXEC, SERVE_REPORT_FD + 1);
+    if (moved < 0)
+        return false;
+    *error_fd = moved;
+    return fd == SERVE_REPORT_FD ? fcntl(fd, F_SETFD, 0) == 0 : dup2(fd, SERVE_REPORT_FD) >= 0;
+}
+
+/* Between fork and exec: only async-signal-safe calls. Writes errno to `error_fd` and exits on failure;
+ * a successful exec closes it. */
+static void child_main(char *const argv[], char *const envp[], pid_t parent, int error_fd,
+                       int report)
 {
     sigset_t none;
     sigemptyset(&none);
     struct sigaction usual = {.sa_handler = SIG_DFL};
     int error = 0;
-    if (setpgid(0, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 ||
-        sigaction(SIGPIPE, &usual, NULL) != 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
+    if (report >= 0 && !place_report(report, &error_fd))
+        error = errno;
+    else if (setpgid(0, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 ||
+             sigaction(SIGPIPE, &usual, NULL) != 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
         error = errno;
     else if (getppid() != parent) /* it died before the prctl */
         _exit(SERVE_EXIT_FAILED);
     if (error == 0) {
         /* What libraries left open across exec is not the child's. */
-        syscall(SYS_close_range, 3u, ~0u, 1u << 2 /* CLOSE_RANGE_CLOEXEC */);
+        unsigned from = report >= 0 ? SERVE_REPORT_FD + 1 : SERVE_REPORT_FD;
+        syscall(SYS_close_range, from, ~0u, 1u << 2 /* CLOSE_RANGE_CLOEXEC */);
         execve(argv[0], argv, envp);
         error = errno;
     }
-    ssize_t written = write(report, &error, sizeof(error));
+    ssize_t written = write(error_fd, &error, sizeof(error));
     _exit(written == (ssize_t)sizeof(error) ? SERVE_EXIT_FAILED : SERVE_EXIT_USAGE);
 }
 
@@ -259,29 +285,29 @@ static char **child_environment(void)
     return envp;
 }
 
-sl_status serve_spawn(char *const argv[], pid_t *pid_out)
+sl_status serve_spawn(char *const argv[], int report, pid_t *pid_out)
 {
-    int report[2];
-    if (pipe2(report, O_CLOEXEC) != 0)
+    int failure[2];
+    if (pipe2(failure, O_CLOEXEC) != 0)
         return sl_fail(SL_DEVICE, "spawn %s: pipe: %s", argv[0], strerror(errno));
     char **envp = child_environment();
     pid_t parent = getpid();
     pid_t pid = fork();
     if (pid == 0)
-        child_main(argv, envp, parent, report[1]);
+        child_main(argv, envp, parent, failure[1], report);
     int fork_error = errno;
     sl_free(envp);
-    close(report[1]);
+    close(failure[1]);
     if (pid < 0) {
-        close(report[0]);
+        close(failure[0]);
         return sl_fail(SL_DEVICE, "spawn %s: fork: %s", argv[0], strerror(fork_error));
     }
     int error = 0;
     ssize_t n;
     do {
-        n = read(report[0], &error, sizeof(error));
+        n = read(failure[0], &error, sizeof(error));
     } while (n < 0 && errno == EINTR);
-    close(report[0]);
+    close(failure[0]);
     if (n == (ssize_t)sizeof(error)) {
         waitpid(pid, NULL, 0);
         return sl_fail(SL_DEVICE, "spawn %s: %s", argv[0], strerror(error));

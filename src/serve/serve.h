@@ -22,10 +22,11 @@ struct serve_config {
     char *admin;        /* "host:port"; port 0 takes a free one */
     uint32_t log_level; /* enum sl_log_level */
     double drain_seconds;
-    char *fault; /* base/fault.h; NULL for none */
+    char *fault;        /* base/fault.h; NULL for none */
+    uint64_t report_fd; /* a pipe to who has started this process; 0: none */
 };
 
-/* --log-level, --drain-seconds, --fault: for all programs. */
+/* --log-level, --drain-seconds, --fault, --report-fd: for all programs. */
 extern const struct sl_option serve_options[];
 extern const size_t serve_option_count;
 /* --admin: for programs with a page of their own (admin.h). */
@@ -51,16 +52,18 @@ void serve_drain(const char *why, uint64_t bound_us);
 uint64_t serve_drain_deadline_us(void);
 
 enum { SERVE_EXIT_OK = 0, SERVE_EXIT_FAILED = 1, SERVE_EXIT_USAGE = 2 };
-/* SL_OK and SL_CANCELLED: 0; SL_INVALID and SL_NOT_FOUND: 2; else 1. Prints sl_error() to standard
- * error unless 0. */
+/* SL_OK and SL_CANCELLED: 0; SL_INVALID and SL_NOT_FOUND: 2; else 1. Unless 0, sl_error() goes to standard
+ * error, and to --report-fd. */
 int serve_exit_code(const char *program, sl_status status);
 
 /* Starts a child that dies (SIGKILL) when this process does, in a process group of its own so that
  * Ctrl-C in a terminal reaches only this one, with the signal mask cleared and every descriptor but
- * 0, 1, 2 closed on exec; the environment is inherited but for SLUICE_CONFIG. argv[0] is a path. Wait
+ * 0, 1, 2 closed on exec; `report`, unless it is -1, is the child's SERVE_REPORT_FD, for --report-fd. The
+ * environment is inherited but for SLUICE_CONFIG. argv[0] is a path. Wait
  * for it with waitpid. The kernel ties a child's life to the *thread* that started it: call from one
  * that lives as long as the process. SL_DEVICE fork or exec failed. */
-sl_status serve_spawn(char *const argv[], pid_t *pid_out) SL_MUST_USE;
+#define SERVE_REPORT_FD 3
+sl_status serve_spawn(char *const argv[], int report, pid_t *pid_out) SL_MUST_USE;
 
 /* Random, never 0: incarnations, stream keys. */
 uint64_t serve_random_id(void);

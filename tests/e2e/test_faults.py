@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import os
+import re
+import shutil
 import signal
 import time
 
@@ -236,6 +238,34 @@ def test_a_worker_that_drains_while_it_loads_leaves(tiny, tmp_path):
         assert log.count("event=loading_ended node=d0") == 1
         assert log.count("event=node_left node=coordinator id=d0") == 2, log
         assert "event=node_lost" not in log
+
+
+def test_a_worker_that_cannot_start_says_why(tiny, tmp_path):
+    """A damaged file: /ready and the log have the worker's error, and a repair is all that it takes."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    weights = model / "model.safetensors"
+    whole = weights.read_bytes()
+    with Fleet(model, options=OPTIONS) as fleet:
+        weights.write_bytes(whole[:len(whole) // 2])
+        for node in fleet.nodes():
+            os.kill(node["pid"], signal.SIGKILL)
+
+        def reason():
+            answer = fleet.client.get("/ready")
+            text = answer.json()["reason"]
+            return text if answer.status_code == 503 and "ended 3 times in a row" in text else None
+        text = wait_until(reason, 20 * SLOW, "/ready says that workers fail")
+        assert text.startswith("no node has joined; 2 of 2 workers fail; "), text
+        assert str(weights) in text.split("the last error: ")[1], text
+        late = fleet.client.post("/v1/completions", json={"prompt": "x"})
+        assert late.status_code == 503 and str(weights) in late.json()["error"]["message"]
+        assert metric(fleet.metrics(), "sluice_workers_failing") == 2
+        assert re.search(rf'worker_died .*in_a_row=3 again_ms=400 error=".*{weights}', fleet.log())
+        weights.write_bytes(whole)
+        wait_until(fleet.is_ready, 30 * SLOW, "ready again")
+        assert metric(fleet.metrics(), "sluice_workers_failing") == 0
+        assert fleet.client.get("/ready").json()["reason"] == ""
 
 
 def test_workers_die_with_the_coordinator(tiny):

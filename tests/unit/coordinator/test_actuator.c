@@ -35,7 +35,9 @@ static int setup(void **state)
                                f->dir, f->dir, f->dir, f->dir);
     f->sleeper = write_script(f->dir, "sleeper", script);
     sl_free(script);
-    script = sl_asprintf("#!/bin/sh\necho x >> %s/fails\nexit 3\n", f->dir);
+    script = sl_asprintf("#!/bin/sh\necho x >> %s/fails\n"
+                         "printf 'the weights are damaged' >&3\nexit 3\n",
+                         f->dir);
     f->failer = write_script(f->dir, "failer", script);
     sl_free(script);
     *state = f;
@@ -80,14 +82,15 @@ static char *read_text(struct fixture *f, const char *name)
     return text;
 }
 
-/* Ticks until the worker has written a pid other than `not`. */
-static pid_t await_pid(struct fixture *f, const char *id, pid_t not, uint32_t ms)
+/* Ticks until the worker has written a pid other than `not`; at one instant, or by the clock (0). */
+static pid_t await_pid_at(struct fixture *f, const char *id, pid_t not, uint64_t now_us,
+                          uint32_t ms)
 {
     char name[32];
     snprintf(name, sizeof(name), "%s.pid", id);
     uint64_t end = sl_real_us() + ms * 1000ull;
     while (sl_real_us() < end) {
-        actuator_tick(f->actuator, sl_now_us());
+        actuator_tick(f->actuator, now_us > 0 ? now_us : sl_now_us());
         const char *text = read_text(f, name);
         pid_t pid = text != NULL ? (pid_t)strtol(text, NULL, 10) : 0;
         if (pid > 0 && pid != not )
@@ -95,6 +98,11 @@ static pid_t await_pid(struct fixture *f, const char *id, pid_t not, uint32_t ms
         sl_sleep_us(5000);
     }
     return 0;
+}
+
+static pid_t await_pid(struct fixture *f, const char *id, pid_t not, uint32_t ms)
+{
+    return await_pid_at(f, id, not, 0, ms);
 }
 
 static void starts_and_restarts(void **state)
@@ -105,8 +113,8 @@ static void starts_and_restarts(void **state)
     assert_true(p > 0 && d > 0 && p != d);
     assert_int_equal(getpgid(p), p); /* Ctrl-C of the terminal does not reach it */
     assert_string_equal(read_text(f, "d0.args"),
-                        "--id=d0 --coordinator=127.0.0.1:5 --admin=127.0.0.1:0 --kv-blocks=7 "
-                        "--backend=ref\n");
+                        "--id=d0 --coordinator=127.0.0.1:5 --admin=127.0.0.1:0 --report-fd=3 "
+                        "--kv-blocks=7 --backend=ref\n");
     kill(d, SIGKILL);
     uint64_t from = sl_real_us();
     pid_t again = await_pid(f, "d0", d, 3000);
@@ -140,6 +148,75 @@ static void backs_off(void **state)
     }
     /* At 0, 0.1, 0.3 and 0.7 s, and what starting takes. */
     assert_in_range(strlen(read_text(f, "fails")) / 2, 2, 4);
+}
+
+/* Ticks at one instant until p0 has ended n times in a row, as `out` says then. */
+static void await_ends(struct fixture *f, uint32_t n, uint64_t now_us, char out[600])
+{
+    char part[40];
+    snprintf(part, sizeof(part), "p0 has ended %u times in a row", n);
+    uint64_t end = sl_real_us() + 5000000;
+    do {
+        actuator_tick(f->actuator, now_us);
+        sl_sleep_us(2000);
+        (void)actuator_failing(f->actuator, out, 600);
+    } while (strstr(out, part) == NULL && sl_real_us() < end);
+    if (strstr(out, part) == NULL)
+        fail_msg("want %s: %s", part, out);
+}
+
+/* By a clock of the test's own: up to the longest wait, and never given up. */
+static void says_why_it_fails(void **state)
+{
+    struct fixture *f = *state;
+    char text[600];
+    uint64_t now = 1000;
+    start(f, f->failer, f->sleeper);
+    assert_int_equal(actuator_failing(f->actuator, text, sizeof(text)), 0);
+    assert_string_equal(text, "");
+    for (uint32_t n = 1; n <= 9; n++) {
+        await_ends(f, n, now, text);
+        assert_string_equal(strchr(text, ';') + 1 + strlen(" p0 has ended 1 times in a row"),
+                            " and is started again, the last error: the weights are damaged");
+        assert_int_equal(actuator_failing(f->actuator, text, sizeof(text)), 1);
+        assert_memory_equal(text, "1 of 2 workers fail; ", 21);
+        uint64_t wait = n < 7 ? 100000u << (n - 1) : 5000000;
+        actuator_tick(f->actuator, now + wait - 1);
+        sl_sleep_us(20000);
+        assert_int_equal(strlen(read_text(f, "fails")) / 2, n);
+        now += wait;
+    }
+}
+
+/* A life counts from when it was ready on: it ends a row of ends, once it was long enough. */
+static void lives_of_workers(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        uint64_t ready_us; /* how long before its end it was; 0: never */
+        uint32_t ends;     /* in a row then */
+    } lives[] = {{0, 1}, {0, 2}, {19999999, 3}, {20000000, 1}, {0, 2}};
+    char text[600];
+    uint64_t now = 1000;
+    pid_t pid = 0;
+    start(f, f->sleeper, f->sleeper);
+    for (size_t i = 0; i < sizeof(lives) / sizeof(lives[0]); i++) {
+        pid = await_pid_at(f, "p0", pid, now, 3000);
+        assert_true(pid > 0);
+        actuator_ready(f->actuator, "p0", pid + 1, now); /* another one's */
+        if (lives[i].ready_us > 0)
+            actuator_ready(f->actuator, "p0", pid, now);
+        now += lives[i].ready_us > 0 ? lives[i].ready_us : 100000000;
+        actuator_ready(f->actuator, "d0", pid, now);
+        if (lives[i].ready_us > 0) {
+            assert_int_equal(actuator_failing(f->actuator, text, sizeof(text)), 0);
+            actuator_ready(f->actuator, "p0", pid, now); /* said again: no other instant */
+        }
+        kill(pid, SIGTERM);
+        await_ends(f, lives[i].ends, now, text);
+        assert_non_null(strstr(text, "the last error: SIGTERM"));
+        now += 5000000;
+    }
 }
 
 static void programs_that_are_not_there(void **state)
@@ -238,6 +315,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(starts_and_restarts, setup, teardown),
         cmocka_unit_test_setup_teardown(backs_off, setup, teardown),
+        cmocka_unit_test_setup_teardown(says_why_it_fails, setup, teardown),
+        cmocka_unit_test_setup_teardown(lives_of_workers, setup, teardown),
         cmocka_unit_test_setup_teardown(programs_that_are_not_there, setup, teardown),
         cmocka_unit_test_setup_teardown(cpu_lists, setup, teardown),
         cmocka_unit_test_setup_teardown(own_cpus, setup, teardown),

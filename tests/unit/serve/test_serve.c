@@ -66,7 +66,7 @@ static int parent_main(void)
     char role[] = "sleep", self[] = SELF;
     char *argv[] = {self, role, NULL};
     pid_t pid;
-    if (serve_spawn(argv, &pid) != SL_OK)
+    if (serve_spawn(argv, -1, &pid) != SL_OK)
         return 1;
     printf("%d\n", (int)pid);
     fflush(stdout);
@@ -74,8 +74,21 @@ static int parent_main(void)
     return 0;
 }
 
+/* Fails, and says why to who has started it, too. */
+static int report_main(void)
+{
+    struct serve_config config = {
+        .log_level = SL_LOG_ERROR, .drain_seconds = 5.0, .report_fd = SERVE_REPORT_FD};
+    if (fcntl(SERVE_REPORT_FD + 1, F_GETFD) >= 0 || serve_start(&config, "t0") != SL_OK)
+        return 90;
+    serve_stop();
+    return serve_exit_code("child", sl_fail(SL_CORRUPT, "tensor 7 is damaged"));
+}
+
 static int role_main(const char *role)
 {
+    if (strcmp(role, "report") == 0)
+        return report_main();
     if (strcmp(role, "drain") == 0)
         return drain_main(true);
     if (strcmp(role, "hang") == 0)
@@ -175,7 +188,7 @@ static void test_spawned_child_is_clean(void **state)
     char role[] = "group", self[] = SELF;
     char *argv[] = {self, role, NULL};
     pid_t pid;
-    assert_ok(serve_spawn(argv, &pid));
+    assert_ok(serve_spawn(argv, -1, &pid));
     sigprocmask(SIG_SETMASK, &before, NULL);
     close(77);
     int status;
@@ -190,9 +203,37 @@ static void test_spawn_of_nothing_fails(void **state)
     char path[] = "/nonexistent/sluice";
     char *argv[] = {path, NULL};
     pid_t pid = -5;
-    assert_fails(serve_spawn(argv, &pid), SL_DEVICE, "/nonexistent/sluice");
+    assert_fails(serve_spawn(argv, -1, &pid), SL_DEVICE, "/nonexistent/sluice");
     assert_int_equal(pid, -5);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no zombie */
+}
+
+/* Whatever numbers the pipe has here. */
+static void test_last_words(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        int fds[2], status;
+        assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+        /* High numbers, then the child's own and the next one, which serve_spawn's pipe may get. */
+        int high = fcntl(fds[0], F_DUPFD_CLOEXEC, 100);
+        int end = fcntl(fds[1], F_DUPFD_CLOEXEC, i == 0 ? 101 : SERVE_REPORT_FD);
+        close(fds[0]);
+        close(fds[1]);
+        fds[0] = high;
+        fds[1] = end;
+        char role[] = "report", self[] = SELF, text[64] = "";
+        char *argv[] = {self, role, NULL};
+        pid_t pid;
+        assert_ok(serve_spawn(argv, fds[1], &pid));
+        close(fds[1]);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(WEXITSTATUS(status), SERVE_EXIT_FAILED);
+        assert_true(read(fds[0], text, sizeof(text) - 1) > 0);
+        assert_string_equal(text, "tensor 7 is damaged");
+        assert_int_equal(read(fds[0], text, sizeof(text)), 0);
+        close(fds[0]);
+    }
 }
 
 static void test_child_dies_with_its_parent(void **state)
@@ -249,6 +290,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_second_signal_ends_at_once),
         cmocka_unit_test(test_spawned_child_is_clean),
         cmocka_unit_test(test_spawn_of_nothing_fails),
+        cmocka_unit_test(test_last_words),
         cmocka_unit_test(test_child_dies_with_its_parent),
         cmocka_unit_test(test_exit_codes),
         cmocka_unit_test(test_random_ids_differ),
