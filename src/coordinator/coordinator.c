@@ -100,12 +100,12 @@ static void reply_health(struct coordinator *c, struct http_exchange *exchange)
     http_reply(exchange, ok ? 200 : 503, JSON, body, (size_t)n, 0);
 }
 
-static void reply_later(struct http_exchange *exchange)
+static void reply_later(struct coordinator *c, struct http_exchange *exchange)
 {
     struct api_error error;
     api_fail(&error, 501, "not_implemented", NULL,
              "this path is not served yet; /v1/chat/completions and /v1/completions are");
-    reply_error(exchange, &error);
+    reply_refusal(c, exchange, &error);
 }
 
 static void push_http(struct coordinator *c, enum http_event_kind kind,
@@ -131,7 +131,7 @@ static void on_request(void *arg, struct http_exchange *exchange)
             struct api_error error;
             api_fail(&error, 503, "overloaded", NULL, "too many requests wait to be read");
             error.retry_after_s = 1;
-            reply_error(exchange, &error);
+            reply_refusal(c, exchange, &error);
         }
         break;
     case ROUTE_HEALTH:
@@ -141,12 +141,18 @@ static void on_request(void *arg, struct http_exchange *exchange)
         playground_reply(exchange);
         break;
     case ROUTE_LATER:
-        reply_later(exchange);
+        reply_later(c, exchange);
         break;
     default:
         push_http(c, HTTP_EVENT_PAGE, exchange);
         break;
     }
+}
+
+static void on_refused(void *arg, const char *code)
+{
+    struct coordinator *c = arg;
+    sl_metric_add(sl_metric_get(c->meters.rejected, code), 1);
 }
 
 static void on_gone(void *arg, struct http_exchange *exchange)
@@ -367,13 +373,14 @@ static sl_status start_servers(struct coordinator *c)
     if (status != SL_OK)
         return status;
     uint32_t n_routes = make_routes(c);
-    struct http_args http = {.listen = c->config.listen,
-                             .routes = c->routes,
-                             .n_routes = n_routes,
-                             .handler = {.request = on_request, .gone = on_gone, .arg = c},
-                             .threads = c->config.http_threads,
-                             .connections_max = c->config.connections_max,
-                             .body_bytes_max = c->config.body_bytes_max};
+    struct http_args http = {
+        .listen = c->config.listen,
+        .routes = c->routes,
+        .n_routes = n_routes,
+        .handler = {.request = on_request, .gone = on_gone, .refused = on_refused, .arg = c},
+        .threads = c->config.http_threads,
+        .connections_max = c->config.connections_max,
+        .body_bytes_max = c->config.body_bytes_max};
     return http_server_start(&http, &c->http);
 }
 
@@ -386,6 +393,7 @@ static sl_status create_actuator(struct coordinator *c)
     sl_status status = actuator_create(c->config.actuator, address, &c->actuator);
     c->want_prefill = c->config.actuator->n_prefill;
     c->want_decode = c->config.actuator->n_decode;
+    meters_desired(&c->meters, c->want_prefill, c->want_decode);
     c->config.actuator = NULL; /* borrowed until here */
     return status;
 }

@@ -183,6 +183,9 @@ bool prepare_push(struct prepare *prepare, struct http_exchange *exchange);
 void group_destroy(struct group *group);
 /* Answers with an error object. Any thread. */
 void reply_error(struct http_exchange *exchange, const struct api_error *error);
+/* The same, and counts it among the rejected by its code. */
+void reply_refusal(struct coordinator *c, struct http_exchange *exchange,
+                   const struct api_error *error);
 
 /* requests.c: the life of a request. */
 void requests_admit(struct coordinator *c, struct group *group, uint64_t now_us);

@@ -565,6 +565,13 @@ static int refusal_text(char *out, size_t bytes, unsigned status, const char *me
                     message, type, refusal_code(status));
 }
 
+static void tell_refused(const struct http_server *server, unsigned status, const char *message)
+{
+    sl_debug("http_refused", "status=%u why=\"%s\"", status, message);
+    if (server->handler.refused != NULL)
+        server->handler.refused(server->handler.arg, refusal_code(status));
+}
+
 /* Answers before the body was read; the connection ends after it. `message` needs no escaping. */
 static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection *connection,
                               unsigned status, const char *message, const char *allow)
@@ -584,7 +591,7 @@ static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection 
     enum MHD_Result result = MHD_queue_response(connection, status, response);
     MHD_destroy_response(response);
     linger_start(server, connection);
-    sl_debug("http_refused", "status=%u why=\"%s\"", status, message);
+    tell_refused(server, status, message);
     return result;
 }
 
@@ -603,6 +610,7 @@ static enum MHD_Result refuse_raw(struct http_server *server, struct MHD_Connect
     if (info != NULL &&
         send(info->connect_fd, head, (size_t)bytes, MSG_DONTWAIT | MSG_NOSIGNAL) == bytes)
         linger_start(server, connection);
+    tell_refused(server, status, message);
     return MHD_NO;
 }
 

@@ -32,11 +32,13 @@ struct http_route {
 
 /* The calls hold no lock. request: on an HTTP thread, must not block; the exchange is borrowed,
  * acquire it to answer later. gone: at most once, on the server's watcher or an HTTP thread, when the client left
- * before the answer was complete; the connection ends by itself. */
+ * before the answer was complete; the connection ends by itself. refused (may be NULL): what the guards answered
+ * themselves, by the code in the error object; on an HTTP thread. */
 struct http_handler {
     void (*request)(void *arg, struct http_exchange *exchange);
     void (*gone)(void *arg, struct http_exchange *exchange);
     void *arg;
+    void (*refused)(void *arg, const char *code);
 };
 
 struct http_args {

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "coordinator/router.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -40,10 +41,12 @@ static const double e2e_buckets[] = {0.05, 0.1, 0.2, 0.3, 0.5,  0.8,  1,   1.5, 
                                      120,  240, 480, 960, 1920, 3840, 7680};
 static const double stage_buckets[] = {0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3,
                                        1,      2.5,    5,     10,    30,   60,   300};
-static const double transfer_buckets[] = {0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03,
-                                          0.1,    0.3,    1,     3,     10,   30};
-static const double throughput_buckets[] = {1e8,  2e8,  5e8,  1e9,  2e9,  3e9,  5e9,
-                                            1e10, 2e10, 3e10, 5e10, 1e11, 2e11, 4e11};
+/* Those of the workers' pages, so that both can be read as one. */
+static const double transfer_buckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005,
+                                          0.01,   0.025,   0.05,   0.1,   0.25,   0.5,
+                                          1,      2.5,     5,      10,    30};
+static const double throughput_buckets[] = {1e8,    2.5e8,  5e8,  1e9,  2e9,  4e9, 8e9,
+                                            1.6e10, 3.2e10, 5e10, 1e11, 2e11, 4e11};
 
 #define COUNT(array) ((uint32_t)(sizeof(array) / sizeof((array)[0])))
 
@@ -61,6 +64,36 @@ static struct sl_metric_family *counters(struct meters *m, const char *name, con
                                          const char *labels)
 {
     return sl_metrics_family(m->metrics, SL_METRIC_COUNTER, name, help, labels, NULL, 0);
+}
+
+/* Series that are there from the start: a rate over one that appears with its first event misses it. */
+static void begin(struct sl_metric_family *family, const char *const *values, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        sl_metric_get(family, values[i]);
+}
+
+static void init_reasons(struct meters *m)
+{
+    static const char *const outcomes[] = {"stop", "length", "error", "rejected", "cancelled"};
+    static const char *const rejected[] = {"draining", "not_ready", "too_large", "queue_full",
+                                           "queue_timeout"};
+    static const char *const migrations[] = {"redirect", "refused", "stream_failed",
+                                             "finished", "gap",     "node_lost"};
+    m->requests = counters(m, "requests_total", "Requests by outcome", "outcome");
+    m->decisions =
+        counters(m, "routing_decisions_total", "Placements by the router's reason", "reason");
+    m->rejected = counters(m, "requests_rejected_total", "Requests refused, by reason", "reason");
+    m->migrations =
+        counters(m, "request_migrations_total", "Requests placed again, by reason", "reason");
+    m->preemptions =
+        counters(m, "preemptions_total", "Sequences that gave their blocks back", "reason");
+    begin(m->requests, outcomes, COUNT(outcomes));
+    begin(m->rejected, rejected, COUNT(rejected));
+    begin(m->migrations, migrations, COUNT(migrations));
+    sl_metric_get(m->preemptions, "blocks");
+    for (uint32_t i = 0; i < ROUTER_NONE; i++)
+        sl_metric_get(m->decisions, router_reason_name((enum router_reason)i));
 }
 
 static void init_latencies(struct meters *m, const char *model)
@@ -86,7 +119,7 @@ static void init_latencies(struct meters *m, const char *model)
     m->handover = sl_metric_get(
         sl_metrics_family(m->metrics, SL_METRIC_HISTOGRAM, "handover_seconds",
                           "End of prefill compute to the destination's acknowledgement", "",
-                          stage_buckets, COUNT(stage_buckets)));
+                          transfer_buckets, COUNT(transfer_buckets)));
     m->second_token = sl_metric_get(sl_metrics_family(
         m->metrics, SL_METRIC_HISTOGRAM, "second_token_delay_seconds",
         "First token sent to second token sent, less a step of the node that gave it", "",
@@ -101,7 +134,8 @@ static void init_transfers(struct meters *m)
     m->transfer_pieces =
         counters(m, "kv_transfer_pieces_total", "Pieces of KV blocks transferred", labels);
     m->transfer_streams =
-        counters(m, "kv_transfer_streams_total", "Streams of KV blocks that ended well", labels);
+        counters(m, "kv_transfer_streams_total",
+                 "Streams of KV blocks that are over, however they ended", labels);
     m->transfer_busy = counters(m, "kv_transfer_busy_seconds_total",
                                 "Time with at least one piece in flight", labels);
     m->transfer_exposed = counters(m, "kv_transfer_exposed_seconds_total",
@@ -152,16 +186,15 @@ void meters_init(struct meters *m, const char *model)
     m->overtakes = counter(m, "placement_overtakes_total",
                            "Requests placed while one before them found no place");
     m->stale_tokens = counter(m, "stale_token_runs_total", "Token runs of attempts that were over");
-    m->requests = counters(m, "requests_total", "Requests by outcome", "outcome");
-    m->decisions =
-        counters(m, "routing_decisions_total", "Placements by the router's reason", "reason");
-    m->rejected = counters(m, "requests_rejected_total", "Requests refused, by reason", "reason");
-    m->migrations =
-        counters(m, "request_migrations_total", "Requests placed again, by reason", "reason");
-    m->preemptions =
-        counters(m, "preemptions_total", "Sequences that gave their blocks back", "reason");
+    init_reasons(m);
     m->replicas = sl_metrics_family(m->metrics, SL_METRIC_GAUGE, "pool_replicas",
                                     "Nodes of a pool by state", "pool state", NULL, 0);
+}
+
+void meters_desired(struct meters *m, uint32_t n_prefill, uint32_t n_decode)
+{
+    sl_metric_set(sl_metric_get(m->replicas, "prefill", "desired"), n_prefill);
+    sl_metric_set(sl_metric_get(m->replicas, "decode", "desired"), n_decode);
 }
 
 void meters_fini(struct meters *m)
@@ -269,7 +302,7 @@ void meters_request(struct meters *m, const struct stages *stages, uint64_t whol
             sl_metric_observe(m->stages[i], (double)stages->spent_us[i] / SL_SECOND_US);
 }
 
-void meters_finished(struct meters *m, const struct registry_node *node, const char *d,
+void meters_finished(struct meters *m, const struct registry_node *node,
                      const Sluice__Finished *finished)
 {
     const Sluice__StageTimes *times = finished->times;
@@ -278,7 +311,8 @@ void meters_finished(struct meters *m, const struct registry_node *node, const c
     if (finished->finish != SLUICE__FINISH__FINISH_SENT)
         return;
     observe(m->handover, times->handover_us);
-    if (d == NULL || times->transfer_busy_us == 0)
+    const char *d = finished->destination;
+    if (d[0] == '\0' || times->transfer_busy_us == 0)
         return;
     double seconds = (double)times->transfer_busy_us / SL_SECOND_US;
     const char *transport = node->hello->transport;

@@ -33,6 +33,8 @@ struct meters {
 /* model: the served name, a label. */
 void meters_init(struct meters *meters, const char *model);
 void meters_fini(struct meters *meters);
+/* How many nodes of each pool there are to be; never asked for where somebody else decides. */
+void meters_desired(struct meters *meters, uint32_t n_prefill, uint32_t n_decode);
 /* A node joined: its totals start from nothing. */
 void meters_node_joined(struct meters *meters, const struct registry_node *node);
 /* Adds what grew since the node's last heartbeat. */
@@ -40,8 +42,8 @@ void meters_heartbeat(struct meters *meters, const struct registry_node *node,
                       const Sluice__Heartbeat *heartbeat);
 /* A request was served: its latency, and the stages that it was in. */
 void meters_request(struct meters *meters, const struct stages *stages, uint64_t whole_us);
-/* A node's part in a request; d: the destination's id, or NULL. */
-void meters_finished(struct meters *meters, const struct registry_node *node, const char *d,
+/* A node's part in a request, which may be over: a short answer is before its source has heard of it. */
+void meters_finished(struct meters *meters, const struct registry_node *node,
                      const Sluice__Finished *finished);
 /* Gauges of the fleet and of open requests. */
 void meters_fleet(struct meters *meters, const struct registry *registry, uint32_t running,

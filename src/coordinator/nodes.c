@@ -239,9 +239,7 @@ static void take_finished(struct coordinator *c, struct registry_node *node,
                           const Sluice__Finished *finished, uint64_t now_us)
 {
     struct request *request = requests_find(c, finished->request);
-    const struct registry_node *d =
-        request != NULL ? registry_find(&c->registry, request->flow.d) : NULL;
-    meters_finished(&c->meters, node, d != NULL ? d->id : NULL, finished);
+    meters_finished(&c->meters, node, finished);
     if (request == NULL)
         return;
     bool computed = finished->computed_tokens > 0 && finished->attempt == request->flow.attempt;

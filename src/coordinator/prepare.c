@@ -57,6 +57,13 @@ void reply_error(struct http_exchange *exchange, const struct api_error *error)
     sl_buf_fini(&body);
 }
 
+void reply_refusal(struct coordinator *c, struct http_exchange *exchange,
+                   const struct api_error *error)
+{
+    sl_metric_add(sl_metric_get(c->meters.rejected, error->code), 1);
+    reply_error(exchange, error);
+}
+
 static void request_destroy(struct request *request)
 {
     output_fini(&request->output);
@@ -440,7 +447,7 @@ static void prepare_completion(struct coordinator *c, struct http_exchange *exch
     sl_status status = build_group(c, exchange, group, &error);
     http_exchange_drop_body(exchange);
     if (status != SL_OK) {
-        reply_error(exchange, &error);
+        reply_refusal(c, exchange, &error);
         group_destroy(group);
         return;
     }
@@ -449,7 +456,7 @@ static void prepare_completion(struct coordinator *c, struct http_exchange *exch
     if (!inbox_push(&c->http_inbox, &event)) {
         api_fail(&error, 503, "overloaded", NULL, "the server's inbox is full");
         error.retry_after_s = 1;
-        reply_error(exchange, &error);
+        reply_refusal(c, exchange, &error);
         group_destroy(group);
     }
 }
@@ -499,7 +506,7 @@ static void answer_tokenize(struct coordinator *c, struct http_exchange *exchang
     if (status == SL_OK)
         status = api_parse_tokenize(body, bytes, &params, &error);
     if (status != SL_OK) {
-        reply_error(exchange, &error);
+        reply_refusal(c, exchange, &error);
         return;
     }
     text_ids_init(&ids, TOKENIZE_MAX);
@@ -507,7 +514,7 @@ static void answer_tokenize(struct coordinator *c, struct http_exchange *exchang
     if (status == SL_OK)
         reply_ids(c, exchange, &ids);
     else
-        reply_error(exchange, &error);
+        reply_refusal(c, exchange, &error);
     text_ids_fini(&ids);
     api_tokenize_fini(&params);
 }
@@ -523,7 +530,7 @@ static void answer_detokenize(struct coordinator *c, struct http_exchange *excha
     if (status == SL_OK)
         status = api_parse_detokenize(body, bytes, &params, &error);
     if (status != SL_OK) {
-        reply_error(exchange, &error);
+        reply_refusal(c, exchange, &error);
         return;
     }
     text_ids_init(&ids, TOKENIZE_MAX);
@@ -544,7 +551,7 @@ static void answer_detokenize(struct coordinator *c, struct http_exchange *excha
     if (status == SL_OK)
         http_reply(exchange, 200, JSON, out.data, out.bytes, 0);
     else
-        reply_error(exchange, &error);
+        reply_refusal(c, exchange, &error);
     sl_buf_fini(&text);
     sl_buf_fini(&out);
     text_ids_fini(&ids);

@@ -132,6 +132,7 @@ static const struct limit finished_limits[] = {
     NEEDED(Sluice__Finished, times),
     LIMIT(Sluice__Finished, computed_tokens, 0, RPC_CONTEXT_MAX),
     LIMIT(Sluice__Finished, cached_tokens, 0, RPC_CONTEXT_MAX),
+    LIMIT(Sluice__Finished, destination, 0, RPC_NODE_ID_BYTES_MAX),
 };
 static const struct limit times_limits[] = {
     LIMIT(Sluice__StageTimes, handover_us, 0, RPC_DURATION_US_MAX),

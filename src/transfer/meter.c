@@ -48,7 +48,8 @@ struct meter_link {
     uint64_t busy_counted_us;
     uint64_t window_bytes, window_busy_us; /* for the limit */
     double limit;
-    struct sl_metric *bytes, *pieces, *seconds, *throughput, *busy_seconds, *exposed_seconds;
+    struct sl_metric *bytes, *pieces, *piece_seconds, *busy_seconds, *exposed_seconds;
+    struct sl_metric *seconds, *throughput; /* of streams */
     struct sl_metric *limit_gauge, *handover, *lost_bytes, *wasted_bytes;
     struct sl_metric *credit_stall, *window_stall;
     struct sl_metric *failures[TRANSFER_REASON_COUNT];
@@ -128,9 +129,12 @@ static void make_counters(struct meter *meter, struct meter_link *link)
 
 static void make_histograms(struct meter *meter, struct meter_link *link)
 {
-    link->seconds = link_series(meter, link, SL_METRIC_HISTOGRAM, "kv_transfer_seconds",
-                                "One piece from post to completion", seconds_buckets,
-                                COUNT_OF(seconds_buckets));
+    link->piece_seconds = link_series(meter, link, SL_METRIC_HISTOGRAM, "kv_transfer_piece_seconds",
+                                      "One piece from post to completion", seconds_buckets,
+                                      COUNT_OF(seconds_buckets));
+    link->seconds =
+        link_series(meter, link, SL_METRIC_HISTOGRAM, "kv_transfer_seconds",
+                    "Busy time of one stream", seconds_buckets, COUNT_OF(seconds_buckets));
     link->throughput = link_series(
         meter, link, SL_METRIC_HISTOGRAM, "kv_transfer_throughput_bytes_per_second",
         "Bytes of one stream over its busy time", throughput_buckets, COUNT_OF(throughput_buckets));
@@ -308,7 +312,7 @@ void meter_end(struct meter *meter, struct meter_link *link, uint64_t now_us, ui
         return;
     sl_metric_add(link->bytes, (double)bytes);
     sl_metric_add(link->pieces, 1);
-    sl_metric_observe(link->seconds, seconds_of(now_us - begun_us));
+    sl_metric_observe(link->piece_seconds, seconds_of(now_us - begun_us));
     update_limit(link, now_us, bytes);
     pthread_mutex_lock(&meter->lock);
     link->totals.bytes += bytes;
@@ -319,8 +323,10 @@ void meter_end(struct meter *meter, struct meter_link *link, uint64_t now_us, ui
 static void stream_done(struct meter_link *link, const struct transfer_stats *stats)
 {
     sl_metric_add(link->ends[METER_DONE], 1);
-    if (stats->busy_us > 0 && stats->bytes > 0)
+    if (stats->busy_us > 0 && stats->bytes > 0) {
+        sl_metric_observe(link->seconds, seconds_of(stats->busy_us));
         sl_metric_observe(link->throughput, (double)stats->bytes / seconds_of(stats->busy_us));
+    }
     if (!link->totals.send)
         return;
     sl_metric_add(link->exposed_seconds, seconds_of(stats->exposed_us));

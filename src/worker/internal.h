@@ -155,6 +155,7 @@ struct outbox_finished {
     Sluice__Finished message;
     Sluice__StageTimes times;
     char text[WORKER_TEXT_BYTES];
+    char destination[WORKER_TEXT_BYTES];
 };
 
 struct worker_batch {

@@ -43,6 +43,7 @@ void report_flush(struct worker *worker)
     for (uint32_t i = 0; i < worker->n_finished; i++) {
         struct outbox_finished *finished = &worker->finished[i];
         finished->message.times = &finished->times;
+        finished->message.destination = finished->destination;
         finished->message.message = finished->text;
         Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
         message.body_case = SLUICE__NODE_MESSAGE__BODY_FINISHED;
@@ -172,14 +173,19 @@ void report_stream_failed(struct worker *worker, uint64_t id, uint32_t attempt,
     send(worker, RPC_URGENT, &message);
 }
 
-static void set_times(const struct worker_request *request, Sluice__StageTimes *times)
+/* What is said of its streams: that of this attempt, and the bytes and time of all. */
+static void set_times(const struct worker_request *request, struct outbox_finished *out)
 {
+    Sluice__StageTimes *times = &out->times;
     sluice__stage_times__init(times);
+    out->destination[0] = '\0';
     for (const struct worker_stream *s = request->streams; s != NULL; s = s->next) {
         times->transfer_bytes += s->stats.bytes;
         times->transfer_busy_us += s->stats.busy_us;
-        if (s->attempt == request->attempt)
+        if (s->attempt == request->attempt) {
             times->handover_us = s->stats.handover_us;
+            copy_text(out->destination, s->source ? s->peer.node_id : "");
+        }
     }
 }
 
@@ -197,7 +203,7 @@ void report_finished(struct worker *worker, const struct worker_request *request
     out->message.computed_tokens = request->computed_tokens;
     out->message.cached_tokens = request->cached_tokens;
     copy_text(out->text, text);
-    set_times(request, &out->times);
+    set_times(request, out);
     uint32_t generated =
         request->n_tokens > request->n_submitted ? request->n_tokens - request->n_submitted : 0;
     sl_info("request_finished",

@@ -38,8 +38,9 @@ static void reasons(struct worker *worker, const char *name, const char *help,
 {
     struct sl_metric_family *family =
         sl_metrics_family(worker->args.metrics, SL_METRIC_COUNTER, name, help, "reason", NULL, 0);
-    for (uint32_t i = 0; i < WORKER_REASONS; i++)
+    for (uint32_t i = 1; i < WORKER_REASONS; i++) /* none is no reason */
         metrics[i] = sl_metric_get(family, reason_names[i]);
+    metrics[0] = metrics[WORKER_REASONS - 1];
 }
 
 static void steps(struct worker *worker)
@@ -96,8 +97,11 @@ void worker_metrics_init(struct worker *worker)
     blocks(worker);
     m->running = gauge(worker, "requests_running", "Requests that compute or decode");
     m->waiting = gauge(worker, "requests_waiting", "Requests that wait for blocks");
-    m->preemptions = counter(worker, "preemptions_total",
-                             "Sequences that gave their blocks back to be recomputed");
+    m->preemptions = sl_metric_get(
+        sl_metrics_family(worker->args.metrics, SL_METRIC_COUNTER, "preemptions_total",
+                          "Sequences that gave their blocks back to be recomputed", "reason", NULL,
+                          0),
+        "blocks");
     m->overtakes = counter(worker, "admission_overtakes_total",
                            "Requests admitted while one before them found no room");
     m->queue_seconds = seconds(worker, "admission_wait_seconds", "Arrival to promise");

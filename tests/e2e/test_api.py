@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from fleet import events, metric, wait_until
+from fleet import events, metric, parse_metrics, wait_until
 
 PASSAGE = "Berth 17 holds copper.\nBerth 42 holds tea and sugar.\nBerth 99 holds silk.\n"
 
@@ -131,22 +131,38 @@ def test_multibyte_text_streams_whole_characters(random_fleet):
     assert any(ord(c) > 127 for c in whole), "no character of several bytes was sampled"
 
 
+# What operators' dashboards name, whether or not it has happened yet.
+FLEET_METRICS = """time_to_first_token_seconds inter_token_latency_seconds e2e_request_latency_seconds
+    request_stage_seconds prompt_tokens_total generation_tokens_total prompt_tokens_by_source_total requests_running
+    requests_waiting kv_cache_usage_ratio kv_blocks prefix_cache_queries_tokens_total prefix_cache_hits_tokens_total
+    kv_transfer_bytes_total kv_transfer_seconds kv_transfer_throughput_bytes_per_second
+    kv_transfer_busy_seconds_total kv_transfer_exposed_seconds_total handover_seconds second_token_delay_seconds
+    pool_replicas routing_decisions_total requests_rejected_total preemptions_total
+    request_migrations_total""".split()
+NODE_METRICS = """prompt_tokens_by_source_total generation_tokens_total requests_running requests_waiting
+    kv_cache_usage_ratio kv_blocks prefix_cache_queries_tokens_total prefix_cache_hits_tokens_total
+    kv_transfer_bytes_total kv_transfer_seconds kv_transfer_throughput_bytes_per_second kv_transfer_busy_seconds_total
+    kv_transfer_exposed_seconds_total kv_transfer_failures_total kv_link_limit_bytes_per_second handover_seconds
+    requests_rejected_total preemptions_total engine_steps_total engine_step_sequences_total""".split()
+
+
 def test_pages(fleet):
-    fleet.complete("A prompt that is long enough to be sent from node to node. " * 20, max_tokens=2)
-    wait_until(lambda: metric(fleet.metrics(), "sluice_kv_transfer_bytes_total") > 0, 5, "counted bytes")
+    fleet.complete("A prompt that is long enough to be sent from node to node. " * 20, max_tokens=2,
+                   ignore_eos=True)
+    for name in ("sluice_kv_transfer_bytes_total", "sluice_kv_transfer_seconds_count"):
+        wait_until(lambda name=name: metric(fleet.metrics(), name) > 0, 5, name)
     assert fleet.client.get("/health").status_code == 200
     assert fleet.client.get("/ready").status_code == 200
     assert fleet.client.get("/version").json()["version"]
-    text = fleet.client.get("/metrics")
-    assert text.headers["content-type"].startswith("text/plain")
-    for name in ("time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket",
-                 "e2e_request_latency_seconds_bucket", "request_stage_seconds_bucket",
-                 "prompt_tokens_total", "generation_tokens_total", "requests_running",
-                 "requests_waiting", "kv_cache_usage_ratio", "kv_blocks",
-                 "prefix_cache_queries_tokens_total", "prefix_cache_hits_tokens_total",
-                 "kv_transfer_bytes_total", "kv_transfer_busy_seconds_total", "pool_replicas",
-                 "routing_decisions_total"):
-        assert f"\nsluice_{name}" in text.text, name
+    page = fleet.client.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain")
+    names = {name for name, _ in parse_metrics(page.text)}
+    for name in FLEET_METRICS:
+        assert {f"sluice_{name}", f"sluice_{name}_bucket"} & names, name
+    pages = [fleet.node_metrics(node) for node in fleet.nodes()]
+    for name in NODE_METRICS:
+        assert all({f"sluice_{name}", f"sluice_{name}_bucket"} & {n for n, _ in page} for page in pages), name
+    assert metric(fleet.metrics(), "sluice_pool_replicas", state="desired") == fleet.n_nodes
     for node in fleet.nodes():
         base = f"http://{node['admin']}"
         assert httpx.get(base + "/health").status_code == httpx.get(base + "/ready").status_code == 200

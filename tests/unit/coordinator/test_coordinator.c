@@ -568,6 +568,28 @@ static void bad_requests(void **state)
     expect_error(f, path, body.data, 400, "context_length_exceeded");
     sl_buf_fini(&body);
     assert_int_equal(fake_node_submits(d), 0);
+    expect_error(f, "/nothing", "{}", 404, "not_found");
+    char *page = client_request(f->port, "GET", "/metrics", NULL);
+    static const struct {
+        const char *reason;
+        int n;
+    } counted[] = {{"invalid_json", 1},
+                   {"context_length_exceeded", 3},
+                   {"model_not_found", 1},
+                   {"not_implemented", 1},
+                   {"not_found", 1},
+                   {"too_large", 1},
+                   {"missing_required_parameter", 1},
+                   {"queue_full", 0},
+                   {"queue_timeout", 0}};
+    for (size_t i = 0; i < sizeof(counted) / sizeof(counted[0]); i++) {
+        char *line = sl_asprintf("sluice_requests_rejected_total{reason=\"%s\"} %d\n",
+                                 counted[i].reason, counted[i].n);
+        if (strstr(page, line) == NULL)
+            fail_msg("%s is not in the page", line);
+        sl_free(line);
+    }
+    sl_free(page);
     fake_node_stop(d);
 }
 
@@ -722,6 +744,49 @@ static void transfers_add_up(void **state)
     fake_node_stop(d);
 }
 
+/* A short answer is over before its source says how the blocks went: they count all the same. */
+static void a_transfer_of_a_request_that_is_over(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true), *d = start_node(f, "d0", false);
+    await(f, 1, 1);
+    char text[] = "", destination[] = "d0";
+    Sluice__StageTimes times = SLUICE__STAGE_TIMES__INIT;
+    times.transfer_busy_us = 2000;
+    times.transfer_bytes = 3000000;
+    times.handover_us = 40000;
+    Sluice__Finished finished = SLUICE__FINISHED__INIT;
+    finished.request = 999;
+    finished.finish = SLUICE__FINISH__FINISH_SENT;
+    finished.message = text;
+    finished.destination = destination;
+    finished.times = &times;
+    Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;
+    message.body_case = SLUICE__NODE_MESSAGE__BODY_FINISHED;
+    message.finished = &finished;
+    fake_node_send(p, &message);
+    sl_sleep_us(100000);
+    char *page = client_request(f->port, "GET", "/metrics", NULL);
+    const char *link = "{src=\"p0\",dst=\"d0\",transport=\"loop\"} ";
+    static const struct {
+        const char *name;
+        double value;
+    } sums[] = {{"sluice_kv_transfer_seconds_sum", 0.002},
+                {"sluice_kv_transfer_throughput_bytes_per_second_sum", 1.5e9}};
+    for (size_t i = 0; i < sizeof(sums) / sizeof(sums[0]); i++) {
+        char *series = sl_asprintf("%s%s", sums[i].name, link);
+        const char *line = strstr(page, series);
+        assert_non_null(line);
+        double value = strtod(line + strlen(series), NULL);
+        assert_true(value > 0.999999 * sums[i].value && value < 1.000001 * sums[i].value);
+        sl_free(series);
+    }
+    assert_non_null(strstr(page, "\nsluice_handover_seconds_sum 0.04\n"));
+    sl_free(page);
+    fake_node_stop(p);
+    fake_node_stop(d);
+}
+
 static void random_faults(void **state)
 {
     static const char *const bodies[] = {
@@ -764,6 +829,7 @@ int main(void)
         TEST(pages),
         TEST(text_pages),
         TEST(transfers_add_up),
+        TEST(a_transfer_of_a_request_that_is_over),
         TEST(random_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -426,9 +426,12 @@ static void test_tokens(void **state)
 static void test_ends_and_cache(void **state)
 {
     (void)state;
+    static char long_id[] = "0123456789abcdef";
     REFUSED(check_finished, "Finished.times is missing", s->finished.times = NULL);
     REFUSED(check_finished, "Finished.finish is missing", s->finished.finish = 0);
     REFUSED(check_finished, "Finished.finish 6", s->finished.finish = (Sluice__Finish)6);
+    REFUSED(check_finished, "Finished.destination of 16 bytes; want 0..15",
+            s->finished.destination = long_id);
     REFUSED(check_finished, "StageTimes.handover_us", s->times.handover_us = UINT64_MAX);
     REFUSED(check_events, "CacheEvent.hash of 15 bytes; want 16..16", s->event.hash.len = 15);
     REFUSED(check_events, "CacheEvents.first_seq 0", s->cache_events.first_seq = 0);

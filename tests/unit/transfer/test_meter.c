@@ -92,8 +92,9 @@ static void test_pieces(void **state)
     assert_value(f, "kv_transfer_busy_seconds_total", SENT(""), 0.005);
     assert_value(f, "kv_transfer_bytes_total", SENT(""), 700);
     assert_value(f, "kv_transfer_pieces_total", SENT(""), 1);
-    assert_value(f, "kv_transfer_seconds_count", SENT(""), 1);
-    assert_value(f, "kv_transfer_seconds_sum", SENT(""), 0.003);
+    assert_value(f, "kv_transfer_piece_seconds_count", SENT(""), 1);
+    assert_value(f, "kv_transfer_piece_seconds_sum", SENT(""), 0.003);
+    assert_value(f, "kv_transfer_seconds_count", SENT(""), 0); /* of whole streams */
     struct transfer_totals totals = totals_of(f, 0);
     assert_string_equal(totals.src, "p0");
     assert_string_equal(totals.dst, "d1");
@@ -146,6 +147,8 @@ static void test_streams_that_end_well(void **state)
     assert_value(f, "kv_transfer_streams_total", SENT(",end=\"done\""), 1);
     assert_value(f, "kv_transfer_streams_total", GOT(",end=\"done\""), 1);
     assert_value(f, "kv_transfer_streams_total", SENT(",end=\"failed\""), 0);
+    assert_value(f, "kv_transfer_seconds_sum", SENT(""), 0.002);
+    assert_value(f, "kv_transfer_seconds_sum", GOT(""), 0.002);
     assert_value(f, "kv_transfer_throughput_bytes_per_second_sum", SENT(""), 1.5e9);
     assert_value(f, "kv_transfer_throughput_bytes_per_second_sum", GOT(""), 1.5e9);
     assert_value(f, "kv_transfer_exposed_seconds_total", SENT(""), 0.0015);

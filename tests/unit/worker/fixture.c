@@ -218,6 +218,7 @@ static void take_finished(struct fx *fx, const Sluice__Finished *finished)
     if (finished->finish == SLUICE__FINISH__FINISH_SENT) {
         r->sent = finished->finish;
         r->transfer_bytes += finished->times->transfer_bytes;
+        snprintf(r->destination, sizeof(r->destination), "%s", finished->destination);
         return;
     }
     r->finish = finished->finish;

@@ -65,6 +65,7 @@ struct fx_request {
     uint32_t n_failed;
     uint32_t computed; /* sum over Finished */
     uint64_t transfer_bytes;
+    char destination[16]; /* … that its source names */
 };
 
 struct fx {

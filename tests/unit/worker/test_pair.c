@@ -179,6 +179,7 @@ static void test_repeat_sends_nothing(void **state)
         struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
         fx_wait_sent(&fx, r);
         assert_int_equal(r->transfer_bytes, cases[i].blocks_sent * block_bytes());
+        assert_string_equal(r->destination, fx.nodes[1].id);
         fx_expect(r, &submit);
         fx_settled(&fx);
     }
