@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fleet import MODELS, ROOT, Fleet
+from fleet import MODELS, ROOT, SLOW, Fleet
 
 
 def make(name, *command):
@@ -40,10 +40,11 @@ def other():
 
 @pytest.fixture(scope="session")
 def slow():
-    """Big enough that a prompt of thousands of tokens takes seconds on two cores."""
-    return make("slow", "make_random.py", "--family", "llama", "--hidden", "768", "--layers", "10",
-                "--heads", "12", "--kv-heads", "4", "--head-dim", "64", "--mlp", "2048", "--vocab",
-                "2048", "--seed", "13")
+    """Big enough that a prompt of thousands of tokens takes seconds on two cores; sanitizers need less for that."""
+    hidden, layers, heads, kv_heads, mlp = (768, 10, 12, 4, 2048) if SLOW == 1 else (384, 5, 6, 2, 1024)
+    return make("slow", "make_random.py", "--family", "llama", "--hidden", str(hidden), "--layers", str(layers),
+                "--heads", str(heads), "--kv-heads", str(kv_heads), "--head-dim", "64", "--mlp", str(mlp),
+                "--vocab", "2048", "--seed", "13")
 
 
 @pytest.fixture(scope="module")
