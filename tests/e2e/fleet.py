@@ -83,7 +83,7 @@ class Fleet:
         self.process = None
         self.lines = []
         self.reader = None
-        self.client = httpx.Client(base_url=self.url, timeout=120)
+        self.client = httpx.Client(base_url=self.url, timeout=120 * SLOW)
 
     def __enter__(self):
         self.process = subprocess.Popen(self.command, env=self.env, stderr=subprocess.PIPE,

@@ -48,7 +48,7 @@ def test_a_spoilt_block_shows(recall, verify):
             if verify:
                 assert answer == question["answer"], "a block that fails its digest must never be used"
                 wait_until(lambda: metric(fleet.metrics(), "sluice_kv_transfer_failures_total",
-                                          reason="corrupt") > 0, 5, "the failure is counted")
+                                          reason="corrupt") > 0, 5 * SLOW, "the failure is counted")
                 fleet.settled(15 * SLOW)
     if not verify:
         assert changed >= asked * 0.7, f"only {changed} of {asked} answers noticed"
