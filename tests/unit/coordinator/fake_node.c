@@ -40,11 +40,7 @@ struct fake_node {
     atomic_bool stopping, frozen, draining;
     atomic_int behaviour;
     atomic_uint submits, cancels, redirects, running;
-    Sluice__Mode last_mode;
-    uint32_t last_total, last_first_index;
-    int32_t last_priority;
-    uint32_t last_salt_bytes;
-    uint8_t last_salt[RPC_SALT_BYTES_MAX];
+    struct fake_submit last; /* the mutex guards it, and the seeds */
     uint64_t seeds[FAKE_SEEDS];
     uint64_t incarnation;
 };
@@ -232,17 +228,26 @@ static void send_scores(struct fake_node *node, const Sluice__Submit *submit)
     }
 }
 
+static void remember_submit(struct fake_node *node, const Sluice__Submit *submit)
+{
+    struct fake_submit now = {
+        .mode = submit->mode,
+        .total_tokens = submit->total_tokens,
+        .first_index = submit->first_index,
+        .priority = submit->priority,
+        .salt_bytes = (uint32_t)submit->salt.len,
+    };
+    if (submit->salt.len > 0)
+        memcpy(now.salt, submit->salt.data, submit->salt.len);
+    pthread_mutex_lock(&node->mutex);
+    node->last = now;
+    node->seeds[atomic_fetch_add(&node->submits, 1) % FAKE_SEEDS] = submit->sampling->seed;
+    pthread_mutex_unlock(&node->mutex);
+}
+
 static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
 {
-    atomic_fetch_add(&node->submits, 1);
-    node->last_mode = submit->mode;
-    node->last_total = submit->total_tokens;
-    node->last_first_index = submit->first_index;
-    node->last_priority = submit->priority;
-    node->last_salt_bytes = (uint32_t)submit->salt.len;
-    if (submit->salt.len > 0)
-        memcpy(node->last_salt, submit->salt.data, submit->salt.len);
-    node->seeds[(atomic_load(&node->submits) - 1) % FAKE_SEEDS] = submit->sampling->seed;
+    remember_submit(node, submit);
     enum fake_behaviour behaviour = (enum fake_behaviour)atomic_load(&node->behaviour);
     bool prefill = submit->mode == SLUICE__MODE__MODE_PREFILL;
     if (behaviour == FAKE_REFUSES_FULL) {
@@ -456,36 +461,20 @@ uint32_t fake_node_running(struct fake_node *node)
     return atomic_load(&node->running);
 }
 
-/* The thread wrote these before it sent anything that the test has seen by now. */
-Sluice__Mode fake_node_last_mode(struct fake_node *node)
+struct fake_submit fake_node_last(struct fake_node *node)
 {
-    return node->last_mode;
-}
-
-uint32_t fake_node_last_total(struct fake_node *node)
-{
-    return node->last_total;
-}
-
-uint32_t fake_node_last_first_index(struct fake_node *node)
-{
-    return node->last_first_index;
-}
-
-uint32_t fake_node_last_salt(struct fake_node *node, uint8_t salt_out[RPC_SALT_BYTES_MAX])
-{
-    memcpy(salt_out, node->last_salt, node->last_salt_bytes);
-    return node->last_salt_bytes;
-}
-
-int32_t fake_node_last_priority(struct fake_node *node)
-{
-    return node->last_priority;
+    pthread_mutex_lock(&node->mutex);
+    struct fake_submit last = node->last;
+    pthread_mutex_unlock(&node->mutex);
+    return last;
 }
 
 uint64_t fake_node_seed(struct fake_node *node, uint32_t back)
 {
-    return node->seeds[(atomic_load(&node->submits) - 1 - back) % FAKE_SEEDS];
+    pthread_mutex_lock(&node->mutex);
+    uint64_t seed = node->seeds[(atomic_load(&node->submits) - 1 - back) % FAKE_SEEDS];
+    pthread_mutex_unlock(&node->mutex);
+    return seed;
 }
 
 void fake_node_store(struct fake_node *node, uint64_t first_seq, const uint32_t *tokens,

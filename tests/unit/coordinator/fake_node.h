@@ -42,6 +42,15 @@ struct fake_args {
     enum fake_behaviour behaviour;
 };
 
+/* What a Submit said. */
+struct fake_submit {
+    Sluice__Mode mode;
+    uint32_t total_tokens, first_index;
+    int32_t priority;
+    uint32_t salt_bytes;
+    uint8_t salt[RPC_SALT_BYTES_MAX];
+};
+
 struct fake_node *fake_node_start(const struct fake_args *args);
 void fake_node_stop(struct fake_node *node);
 /* Heartbeats and answers stop, the connection stays: as after SIGSTOP. */
@@ -53,13 +62,8 @@ uint32_t fake_node_cancels(struct fake_node *node);
 uint32_t fake_node_redirects(struct fake_node *node);
 /* Live sequences. */
 uint32_t fake_node_running(struct fake_node *node);
-/* Of the last Submit. */
-Sluice__Mode fake_node_last_mode(struct fake_node *node);
-uint32_t fake_node_last_total(struct fake_node *node);
-uint32_t fake_node_last_first_index(struct fake_node *node);
-int32_t fake_node_last_priority(struct fake_node *node);
-/* Returns its bytes. */
-uint32_t fake_node_last_salt(struct fake_node *node, uint8_t salt_out[RPC_SALT_BYTES_MAX]);
+/* The last Submit; all 0 before the first. */
+struct fake_submit fake_node_last(struct fake_node *node);
 /* Of the submit that came so many before the last one, below FAKE_SEEDS. */
 uint64_t fake_node_seed(struct fake_node *node, uint32_t back);
 /* Sends cache events: n blocks of the given tokens, stored, numbered from first_seq. */

@@ -26,7 +26,7 @@ static void choices_follow_the_first(void **state)
     assert_int_equal(fake_node_submits(p), 1);
     struct fake_node *used = fake_node_submits(d[0]) > 0 ? d[0] : d[1];
     assert_int_equal(fake_node_submits(used), 3);
-    assert_int_equal(fake_node_last_mode(used), SLUICE__MODE__MODE_LOCAL);
+    assert_int_equal(fake_node_last(used).mode, SLUICE__MODE__MODE_LOCAL);
     uint64_t sum = 0;
     for (uint32_t i = 0; i < 3; i++)
         sum += fake_node_seed(used, i);

@@ -11,7 +11,7 @@ static void one_completion(void **state)
     assert_int_equal(usage_of(json, "prompt_tokens"), 3);
     assert_int_equal(usage_of(json, "completion_tokens"), 5);
     assert_int_equal(usage_of(json, "total_tokens"), 8);
-    assert_int_equal(fake_node_last_mode(d), SLUICE__MODE__MODE_LOCAL);
+    assert_int_equal(fake_node_last(d).mode, SLUICE__MODE__MODE_LOCAL);
     json_decref(json);
     fake_node_stop(d);
 }
@@ -30,8 +30,8 @@ static void pair_and_stream(void **state)
     assert_int_equal(r.n_chunks, strlen(HELLO_TEXT) + 1);
     assert_int_equal(json_integer_value(json_object_get(r.usage, "completion_tokens")),
                      strlen(HELLO_TEXT) + 1);
-    assert_int_equal(fake_node_last_mode(p), SLUICE__MODE__MODE_PREFILL);
-    assert_int_equal(fake_node_last_mode(d), SLUICE__MODE__MODE_DECODE);
+    assert_int_equal(fake_node_last(p).mode, SLUICE__MODE__MODE_PREFILL);
+    assert_int_equal(fake_node_last(d).mode, SLUICE__MODE__MODE_DECODE);
     stream_fini(&r);
     /* One token: no destination. */
     uint32_t before = fake_node_submits(d);
@@ -40,7 +40,7 @@ static void pair_and_stream(void **state)
     assert_string_equal(text_of(json), "h");
     json_decref(json);
     assert_int_equal(fake_node_submits(d), before);
-    assert_int_equal(fake_node_last_mode(p), SLUICE__MODE__MODE_LOCAL);
+    assert_int_equal(fake_node_last(p).mode, SLUICE__MODE__MODE_LOCAL);
     fake_node_stop(p);
     fake_node_stop(d);
 }
@@ -86,7 +86,7 @@ static void a_chat(void **state)
     assert_string_equal(said(json, "reasoning_content"), "hello world");
     assert_string_equal(said(json, "content"), "");
     assert_int_equal(usage_of(json, "prompt_tokens"), strlen("[user]hi<think>"));
-    assert_int_equal(fake_node_last_total(d), strlen("[user]hi<think>"));
+    assert_int_equal(fake_node_last(d).total_tokens, strlen("[user]hi<think>"));
     assert_int_equal(usage_of(json, "completion_tokens"), strlen("hello world,"));
     json_decref(json);
     json = post_json(f, "/v1/chat/completions",
@@ -110,25 +110,27 @@ static void a_chat(void **state)
 static void salts(void **state)
 {
     struct fixture *f = *state;
-    uint8_t first[RPC_SALT_BYTES_MAX], other[RPC_SALT_BYTES_MAX];
     struct fake_node *d = start_node(f, "d0", false);
     await(f, 0, 1);
     json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":2}", 200));
-    assert_int_equal(fake_node_last_salt(d, first), 0);
+    assert_int_equal(fake_node_last(d).salt_bytes, 0);
     json_decref(post_json(f, "/v1/completions",
                           "{\"prompt\":\"abc\",\"max_tokens\":2,\"cache_salt\":\"\"}", 200));
-    assert_int_equal(fake_node_last_salt(d, first), 0);
+    assert_int_equal(fake_node_last(d).salt_bytes, 0);
     const char *with = "{\"prompt\":\"abc\",\"max_tokens\":2,\"cache_salt\":\"0123456789abcdef\"}";
     json_decref(post_json(f, "/v1/completions", with, 200));
-    assert_int_equal(fake_node_last_salt(d, first), 16);
-    assert_memory_not_equal(first, "0123456789abcdef", 16);
+    struct fake_submit first = fake_node_last(d);
+    assert_int_equal(first.salt_bytes, 16);
+    assert_memory_not_equal(first.salt, "0123456789abcdef", 16);
     json_decref(post_json(f, "/v1/chat/completions",
                           "{" CHAT ",\"cache_salt\":\"0123456789abcdeg\"}", 200));
-    assert_int_equal(fake_node_last_salt(d, other), 16);
-    assert_memory_not_equal(first, other, 16);
+    struct fake_submit other = fake_node_last(d);
+    assert_int_equal(other.salt_bytes, 16);
+    assert_memory_not_equal(first.salt, other.salt, 16);
     json_decref(post_json(f, "/v1/completions", with, 200));
-    assert_int_equal(fake_node_last_salt(d, other), 16);
-    assert_memory_equal(first, other, 16);
+    struct fake_submit again = fake_node_last(d);
+    assert_int_equal(again.salt_bytes, 16);
+    assert_memory_equal(first.salt, again.salt, 16);
     fake_node_stop(d);
 }
 
@@ -209,8 +211,8 @@ static void a_decode_node_dies(void **state)
     fake_node_stop(d0);
     finish_stream(fd, &r);
     expect_hello(&r); /* no token lost, none twice */
-    assert_true(fake_node_last_first_index(d1) >= 5);
-    assert_int_equal(fake_node_last_total(d1), 3 + fake_node_last_first_index(d1));
+    assert_true(fake_node_last(d1).first_index >= 5);
+    assert_int_equal(fake_node_last(d1).total_tokens, 3 + fake_node_last(d1).first_index);
     stream_fini(&r);
     fake_node_stop(d1);
 }
@@ -290,7 +292,7 @@ static void no_decode_node_left(void **state)
     finish_stream(fd, &r);
     expect_hello(&r);
     stream_fini(&r);
-    assert_int_equal(fake_node_last_mode(p), SLUICE__MODE__MODE_LOCAL);
+    assert_int_equal(fake_node_last(p).mode, SLUICE__MODE__MODE_LOCAL);
     await(f, 1, 0);
     json_t *json = post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":100}", 200);
     assert_string_equal(text_of(json), HELLO_TEXT);
@@ -321,7 +323,7 @@ static void a_prefill_node_dies(void **state)
     fake_node_stop(p);
     finish_stream(fd, &r);
     expect_hello(&r); /* local on D */
-    assert_int_equal(fake_node_last_mode(d), SLUICE__MODE__MODE_LOCAL);
+    assert_int_equal(fake_node_last(d).mode, SLUICE__MODE__MODE_LOCAL);
     stream_fini(&r);
     fake_node_stop(d);
 }

@@ -84,7 +84,7 @@ static void priorities(void **state)
         close(sockets[i]);
         await_submits(d, FILL + i + 1);
         assert_int_equal(fake_node_seed(d, 0), 100 + order[i]);
-        assert_int_equal(fake_node_last_priority(d), given[order[i]]);
+        assert_int_equal(fake_node_last(d).priority, given[order[i]]);
     }
     for (uint32_t i = 4; i < FILL; i++)
         close(sockets[i]);
