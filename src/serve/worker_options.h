@@ -29,6 +29,7 @@ struct serve_worker_config {
     uint64_t max_seqs;
     uint64_t transfer_layers; /* 0: the engine's choice */
     bool transfer_verify;
+    uint64_t transfer_probe_bytes;
     uint32_t backend; /* enum serve_backend */
     uint64_t local_prefill_max_tokens;
     char *cpus; /* "0-3,8"; NULL: any */
@@ -40,7 +41,8 @@ struct serve_worker_config {
 };
 
 /* Handed on: --model --kv-blocks --kv-type --block-tokens --context-tokens --threads --chunk-tokens --max-seqs
- * --transfer-layers --transfer-verify --backend --local-prefill-max-tokens --cpus --bind --advertise. */
+ * --transfer-layers --transfer-verify --transfer-probe-bytes --backend --local-prefill-max-tokens --cpus --bind
+ * --advertise. */
 extern const struct sl_option serve_worker_options[];
 extern const size_t serve_worker_option_count;
 /* --coordinator --id: for the workers only. */

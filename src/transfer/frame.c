@@ -29,6 +29,7 @@ static const struct row rows[FRAME_TYPE_COUNT] = {
     [FRAME_SEAL_ACK] = {"seal_ack", 32, 0},
     [FRAME_CANCEL] = {"cancel", 48, 0},
     [FRAME_CANCELLED] = {"cancelled", 48, 0},
+    [FRAME_PROBE] = {"probe", 64, 0},
 };
 
 const char *frame_type_name(unsigned type)
@@ -121,6 +122,16 @@ static void put_seal(struct writer *w, const struct frame_seal *seal)
     put(w, seal->digest[1], 8);
 }
 
+static void put_probe(struct writer *w, const struct frame_probe *probe)
+{
+    put(w, probe->number, 4);
+    put(w, probe->count, 4);
+    put(w, probe->bytes, 4);
+    put(w, 0, 4);
+    put(w, probe->timed_bytes, 8);
+    put(w, probe->busy_us, 8);
+}
+
 static void put_fields(struct writer *w, const struct frame *frame)
 {
     switch (frame->type) {
@@ -160,6 +171,9 @@ static void put_fields(struct writer *w, const struct frame *frame)
         break;
     case FRAME_CANCELLED:
         put(w, frame->quiet, 2);
+        break;
+    case FRAME_PROBE:
+        put_probe(w, &frame->probe);
         break;
     case FRAME_SEAL_ACK:
     case FRAME_TYPE_COUNT:
@@ -343,6 +357,16 @@ static sl_status get_quiet(struct reader *r, bool *quiet_out)
     return SL_OK;
 }
 
+static void get_probe(struct reader *r, struct frame_probe *probe)
+{
+    probe->number = get32(r);
+    probe->count = get32(r);
+    probe->bytes = get32(r);
+    get_reserved(r, 4);
+    probe->timed_bytes = get(r, 8);
+    probe->busy_us = get(r, 8);
+}
+
 static sl_status get_fields(struct reader *r, struct frame *frame)
 {
     switch (frame->type) {
@@ -375,6 +399,9 @@ static sl_status get_fields(struct reader *r, struct frame *frame)
         return get_reason(r, "cancel", &frame->cancel_reason);
     case FRAME_CANCELLED:
         return get_quiet(r, &frame->quiet);
+    case FRAME_PROBE:
+        get_probe(r, &frame->probe);
+        return SL_OK;
     case FRAME_SEAL_ACK:
     case FRAME_TYPE_COUNT:
         break;

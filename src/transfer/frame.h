@@ -20,6 +20,7 @@
 #define FRAME_TRANSPORT_UCX  1u
 #define FRAME_TRANSPORT_NCCL 2u
 #define FRAME_TRANSPORT_LOOP 4u
+#define FRAME_TAKES_PROBES   0x80000000u /* among the transports of a hello */
 
 enum frame_type {
     FRAME_HELLO = 1,
@@ -33,6 +34,7 @@ enum frame_type {
     FRAME_SEAL_ACK,
     FRAME_CANCEL,
     FRAME_CANCELLED,
+    FRAME_PROBE, /* only to those that take probes */
     FRAME_TYPE_COUNT
 };
 
@@ -46,7 +48,7 @@ struct frame_hello {
     uint16_t n_classes;
     uint64_t block_bytes;  /* over all classes */
     uint64_t classes_hash; /* of (layers, bytes of a layer) of each class */
-    uint32_t transports;   /* FRAME_TRANSPORT_* that the sender can */
+    uint32_t transports;   /* FRAME_TRANSPORT_* that the sender can, FRAME_TAKES_PROBES */
     uint16_t offers_per_lane, offers_per_session;
     uint64_t answers; /* the number in the hello that this one answers; 0: none seen */
 };
@@ -88,6 +90,12 @@ struct frame_seal {
     uint64_t digest[2];
 };
 
+/* With bytes, or the answer to such a one. key of the header: the source's number of its connection. */
+struct frame_probe {
+    uint32_t number, count, bytes;
+    uint64_t timed_bytes, busy_us; /* in an answer: all that was timed so far */
+};
+
 struct frame {
     enum frame_type type;
     uint16_t flags;
@@ -104,6 +112,7 @@ struct frame {
         struct frame_offer offer;
         struct frame_refuse refuse;
         struct frame_seal seal;
+        struct frame_probe probe;
         uint16_t cancel_reason;
         bool quiet; /* cancelled */
     };

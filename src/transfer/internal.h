@@ -8,6 +8,7 @@
 #include "transfer/destination.h"
 #include "transfer/frame.h"
 #include "transfer/meter.h"
+#include "transfer/probe.h"
 #include "transfer/shape.h"
 #include "transfer/source.h"
 #include "transfer/stream.h"
@@ -40,6 +41,7 @@ struct peer {
     bool answer_wanted;   /* the peer waits for a hello: connect though no stream needs it */
     bool mismatch;        /* the two nodes cannot exchange blocks */
     bool suspect;         /* silent for suspect_us: no new streams */
+    bool takes_probes;    /* its hello says so */
     uint32_t misbehaviours;
     uint32_t offers_per_lane, offers_per_session;
     uint32_t n_sends, n_receives; /* outstanding */
@@ -51,6 +53,7 @@ struct peer {
     struct send_stream *turn; /* whose offer is next */
     uint32_t n_parked;
     struct meter_link *send_link, *recv_link;
+    struct probe probe; /* of the session it has now */
     struct peer *next;
 };
 
@@ -134,6 +137,7 @@ struct transfer {
     uint32_t tombstone_heads[STREAM_BUCKETS]; /* index + 1 */
     struct transfer_op *free_ops;
     struct transfer_op_slab *op_slabs;
+    uint8_t *probe_buffer; /* probe.c; NULL: no probes */
 };
 
 /* ---- transfer.c ---- */
@@ -166,6 +170,8 @@ void peer_misbehaved(struct transfer *transfer, struct peer *peer, const char *w
 /* Breaks the session by force; streams bound to it are lost. Nothing if it is closing already. */
 void peer_lose(struct transfer *transfer, struct peer *peer, enum transfer_reason reason,
                const char *why);
+/* What came shows that the peer's side of the session is up. */
+void session_proven(struct transfer *transfer, struct peer *peer);
 void session_closed(struct transfer *transfer, struct peer *peer);
 void session_control(struct transfer *transfer, uint64_t route, const uint8_t *bytes,
                      size_t n_bytes, const void *data, size_t data_bytes);

@@ -7,9 +7,9 @@
  * METER_PEERS_MAX peers the rest is one link named "other".
  *
  * Totals are updated by the transfer thread and read by any: one mutex, held for a few stores. The
- * limit of a link is the best throughput of a window of at least LIMIT_WINDOW_US busy time or
- * LIMIT_WINDOW_BYTES since the link was opened: it is measured with the traffic itself, costs nothing,
- * and needs some traffic before it says anything; it only grows. */
+ * limit of a link is the best of its probes (probe.c) and of its traffic over windows of at least
+ * LIMIT_WINDOW_US busy time or LIMIT_WINDOW_BYTES; it only grows. What a probe carries counts nowhere
+ * else. */
 #include "transfer/meter.h"
 
 #include "base/mem.h"
@@ -141,8 +141,9 @@ static void make_histograms(struct meter *meter, struct meter_link *link)
     link->handover = link_series(meter, link, SL_METRIC_HISTOGRAM, "handover_seconds",
                                  "End of the last compute to the destination's confirmation",
                                  handover_buckets, COUNT_OF(handover_buckets));
-    link->limit_gauge = link_series(meter, link, SL_METRIC_GAUGE, "kv_link_limit_bytes_per_second",
-                                    "Best throughput seen over a window of busy time", NULL, 0);
+    link->limit_gauge =
+        link_series(meter, link, SL_METRIC_GAUGE, "kv_link_limit_bytes_per_second",
+                    "Best throughput of a probe or over a window of busy time", NULL, 0);
 }
 
 static void make_labelled(struct meter *meter, struct meter_link *link)
@@ -281,17 +282,22 @@ static void update_busy(struct meter *meter, struct meter_link *link, uint64_t n
     pthread_mutex_unlock(&meter->lock);
 }
 
+static void raise_limit(struct meter_link *link, uint64_t bytes, uint64_t busy_us)
+{
+    double limit = (double)bytes / seconds_of(busy_us > 0 ? busy_us : 1);
+    if (limit <= link->limit)
+        return;
+    link->limit = limit;
+    sl_metric_set(link->limit_gauge, limit);
+}
+
 static void update_limit(struct meter_link *link, uint64_t now_us, size_t bytes)
 {
     link->window_bytes += bytes;
     uint64_t busy = busy_total(&link->busy, now_us) - link->window_busy_us;
     if (link->window_bytes < LIMIT_WINDOW_BYTES && busy < LIMIT_WINDOW_US)
         return;
-    double limit = (double)link->window_bytes / seconds_of(busy > 0 ? busy : 1);
-    if (limit > link->limit) {
-        link->limit = limit;
-        sl_metric_set(link->limit_gauge, limit);
-    }
+    raise_limit(link, link->window_bytes, busy);
     link->window_bytes = 0;
     link->window_busy_us += busy;
 }
@@ -355,6 +361,11 @@ void meter_stream(struct meter *meter, struct meter_link *link, enum transfer_re
     link->totals.exposed_us += reason == 0 ? stats->exposed_us : 0;
     link->totals.failures[reason] += reason != 0;
     pthread_mutex_unlock(&meter->lock);
+}
+
+void meter_probe(struct meter_link *link, uint64_t bytes, uint64_t busy_us)
+{
+    raise_limit(link, bytes, busy_us);
 }
 
 void meter_refused(struct meter *meter, struct meter_link *link, enum transfer_reason reason)

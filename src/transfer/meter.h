@@ -50,6 +50,8 @@ void meter_end(struct meter *meter, struct meter_link *link, uint64_t now_us, ui
 /* A stream is over. reason 0: it reached its good end. */
 void meter_stream(struct meter *meter, struct meter_link *link, enum transfer_reason reason,
                   const struct transfer_stats *stats);
+/* A link was probed: its limit is at least bytes over busy_us. */
+void meter_probe(struct meter_link *link, uint64_t bytes, uint64_t busy_us);
 void meter_refused(struct meter *meter, struct meter_link *link, enum transfer_reason reason);
 void meter_count(struct meter *meter, enum meter_count what);
 void meter_gauge(struct meter *meter, enum meter_gauge what, uint32_t value);

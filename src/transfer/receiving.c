@@ -4,7 +4,8 @@
  * The one place where a peer's bytes get an address is recv_offer: it finds the stream by key, checks
  * that the offer comes in the session of the stream's peer, that it is a rendezvous, and that shape,
  * length, credit and bitmaps agree; only then a block is taken from the ring and its address inside the
- * pool is handed to the transport. Whatever else comes is refused by the callback's status.
+ * pool is handed to the transport. Messages of the link's probe get one outside the pool (probe.c).
+ * Whatever else comes is refused by the callback's status.
  *
  * A stream that is over leaves a tombstone (key, reason, whether it was sealed) for a while: a late open
  * or offer is refused with its reason, a repeated seal is acknowledged again. The table is a ring of
@@ -533,6 +534,7 @@ static void post(struct transfer *transfer, struct recv_stream *stream, const st
                                .digest = offer->digest,
                                .begun_us = transfer->now_us};
     stream->peer->n_receives++;
+    stream->peer->probe.alone = false;
     busy_begin(&stream->busy, transfer->now_us);
     meter_begin(transfer->meter, stream->peer->recv_link, transfer->now_us);
     *to_out = transfer_piece_address(transfer, piece, id);
@@ -569,18 +571,26 @@ enum transfer_reason recv_offer(struct transfer *transfer, uint64_t route, const
 {
     struct peer *peer = peer_by_route(transfer, route);
     struct frame frame;
-    if (frame_unpack(bytes, n_bytes, &frame) != SL_OK || frame.type != FRAME_OFFER ||
-        frame.lane != 0) {
+    if (frame_unpack(bytes, n_bytes, &frame) != SL_OK || frame.lane != 0 ||
+        (frame.type != FRAME_OFFER && frame.type != FRAME_PROBE)) {
         peer_misbehaved(transfer, peer, "offer");
         return refuse_offer(transfer, peer, TRANSFER_MISBEHAVED);
     }
+    bool for_us = frame.incarnation == transfer->args.incarnation;
+    if (peer != NULL && frame.type == FRAME_PROBE && for_us)
+        session_proven(transfer, peer); /* it may follow our hello at once */
     if (peer == NULL || peer->session != SESSION_UP) {
         meter_count(transfer->meter, METER_UNKNOWN);
         return refuse_offer(transfer, peer, TRANSFER_LOST); /* of a session that is over */
     }
-    if (frame.incarnation != transfer->args.incarnation)
+    if (!for_us)
         return refuse_offer(transfer, peer, TRANSFER_INCARNATION);
     peer->heard_us = transfer->now_us;
+    if (frame.type == FRAME_PROBE) {
+        enum transfer_reason no =
+            probe_offered(transfer, peer, &frame, length, rendezvous, to_out, op_out);
+        return no == 0 ? 0 : refuse_offer(transfer, peer, no);
+    }
     struct recv_stream *stream = recv_find(transfer, frame.key);
     if (stream == NULL)
         return offer_unknown(transfer, peer, &frame);

@@ -162,7 +162,8 @@ static void send_hello(struct transfer *transfer, struct peer *peer)
     hello->n_classes = (uint16_t)args->n_classes;
     hello->block_bytes = shape_block_bytes(&transfer->shape);
     hello->classes_hash = shape_hash(&transfer->shape);
-    hello->transports = transfer->transport->ops->frame_bit;
+    hello->transports = transfer->transport->ops->frame_bit |
+                        (transfer->probe_buffer != NULL ? FRAME_TAKES_PROBES : 0);
     hello->offers_per_lane = (uint16_t)args->limits.offers_per_lane;
     hello->offers_per_session = (uint16_t)args->limits.offers_per_session;
     hello->answers = peer->peer_number;
@@ -218,6 +219,7 @@ static void connect_peer(struct transfer *transfer, struct peer *peer)
     peer->misbehaviours = 0;
     peer->answered = false;
     peer->suspect = false;
+    peer->probe = (struct probe){0};
     if (peer->peer_number != 0)
         transport->ops->bind(peer->connection, peer->peer_route);
     send_hello(transfer, peer);
@@ -232,6 +234,14 @@ static void session_up(struct transfer *transfer, struct peer *peer)
     sl_info("transfer_session_up", "peer=%s peer_incarnation=%" PRIx64 " transport=%s",
             peer->node_id, peer->incarnation, transfer->transport->ops->name);
     send_session_up(transfer, peer);
+    probe_pump(transfer, peer);
+}
+
+void session_proven(struct transfer *transfer, struct peer *peer)
+{
+    /* It was up, so it has our answer: its own last hello was overtaken. */
+    if (peer->session == SESSION_CONNECTING && peer->answered && !peer->mismatch)
+        session_up(transfer, peer);
 }
 
 void peer_lose(struct transfer *transfer, struct peer *peer, enum transfer_reason reason,
@@ -324,6 +334,7 @@ static void note_hello(struct transfer *transfer, struct peer *peer, uint64_t ro
     peer->peer_route = route;
     peer->answered = false;
     peer->answer_wanted = true;
+    peer->takes_probes = (frame->hello.transports & FRAME_TAKES_PROBES) != 0;
     peer->offers_per_lane = lesser(limits->offers_per_lane, frame->hello.offers_per_lane);
     peer->offers_per_session = lesser(limits->offers_per_session, frame->hello.offers_per_session);
     if (peer->connection != NULL && peer->session == SESSION_CONNECTING)
@@ -462,6 +473,9 @@ static void dispatch(struct transfer *transfer, struct peer *peer, const struct 
         break;
     case FRAME_CANCELLED:
         break; /* only one-sided schemes wait for it: there it ends a quarantine */
+    case FRAME_PROBE:
+        probe_answered(transfer, peer, frame);
+        break;
     case FRAME_HELLO:
     case FRAME_OFFER:
     case FRAME_TYPE_COUNT:
@@ -505,10 +519,8 @@ void session_control(struct transfer *transfer, uint64_t route, const uint8_t *b
         return;
     }
     peer->heard_us = transfer->now_us;
-    /* The peer was up, so it has our answer: its own last hello was overtaken. */
-    if (peer->session == SESSION_CONNECTING && peer->answered && !peer->mismatch &&
-        frame.type != FRAME_REFUSE)
-        session_up(transfer, peer);
+    if (frame.type != FRAME_REFUSE)
+        session_proven(transfer, peer);
     dispatch(transfer, peer, &frame);
 }
 
@@ -556,6 +568,7 @@ static void sweep_peer(struct transfer *transfer, struct peer *peer)
         } else if (now - peer->beat_us >= limits->beat_us) {
             send_beat(transfer, peer);
         }
+        probe_pump(transfer, peer);
         break;
     case SESSION_CLOSING:
         break;

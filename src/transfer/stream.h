@@ -8,6 +8,7 @@
 #include "transfer/source.h"
 
 struct peer;
+struct transfer;
 
 struct send_stream {
     struct source source;
@@ -62,9 +63,9 @@ struct tombstone {
     uint32_t hash_next; /* index + 1 */
 };
 
-/* One piece on its way. */
+/* One piece on its way, or a message of the probe. */
 struct transfer_op {
-    struct send_stream *send; /* one of the two */
+    struct send_stream *send; /* one of the two; neither: the probe's */
     struct recv_stream *recv;
     struct peer *peer;
     struct piece piece;

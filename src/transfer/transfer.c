@@ -181,14 +181,20 @@ static void sink_landed(void *arg, void *op, enum transfer_reason reason)
 {
     struct transfer *transfer = arg;
     transfer->now_us = sl_now_us();
-    recv_completed(transfer, op, reason);
+    if (((struct transfer_op *)op)->recv == NULL)
+        probe_landed(transfer, op, reason);
+    else
+        recv_completed(transfer, op, reason);
 }
 
 static void sink_sent(void *arg, void *op, enum transfer_reason reason)
 {
     struct transfer *transfer = arg;
     transfer->now_us = sl_now_us();
-    send_completed(transfer, op, reason);
+    if (((struct transfer_op *)op)->send == NULL)
+        probe_sent(transfer, op, reason);
+    else
+        send_completed(transfer, op, reason);
 }
 
 static void sink_lost(void *arg, void *user, const char *why)
@@ -428,7 +434,9 @@ sl_status transfer_create(const struct transfer_args *args, struct transfer **tr
         status = sl_fail(SL_NO_MEMORY, "transfer: tombstones");
         goto fail;
     }
-    status = create_transport(transfer);
+    status = probe_init(transfer);
+    if (status == SL_OK)
+        status = create_transport(transfer);
     if (status != SL_OK)
         goto fail;
     transfer->meter =
@@ -519,6 +527,7 @@ void transfer_destroy(struct transfer *transfer)
     sl_wake_fini(&transfer->wake);
     meter_destroy(transfer->meter);
     free_slabs(transfer);
+    probe_fini(transfer);
     sl_free(transfer->backlog);
     sl_free(transfer->tombstones);
     sl_free(transfer);

@@ -27,6 +27,7 @@
 #define TRANSFER_EVENTS_MAX        4096
 #define TRANSFER_COMMANDS_MAX      4096
 #define TRANSFER_STREAM_BLOCKS_MAX 65536
+#define TRANSFER_PROBE_BYTES_MAX   (16u << 20)
 
 struct transfer;
 struct transfer_loop; /* in-process network for tests and simulation: loop.h */
@@ -84,6 +85,7 @@ struct transfer_args {
     struct transfer_class classes[TRANSFER_CLASSES_MAX];
     uint32_t layers_per_piece; /* 0: all layers of a block in one piece */
     bool verify;               /* digests per piece and per stream */
+    uint64_t probe_bytes;      /* measured when a link opens, beside a first message; 0: no probe */
     const char *bind;          /* ucx: IP or interface the transport uses; NULL: any */
     struct transfer_limits limits;
     struct sl_metrics *metrics;

@@ -382,6 +382,7 @@ static sl_status start_transfer(struct node *node)
         .n_classes = info->geometry.n_classes,
         .layers_per_piece = info->layers_per_group,
         .verify = node->config.transfer_verify,
+        .probe_bytes = node->config.transfer_probe_bytes,
         .bind = node->config.bind,
         .metrics = node->metrics,
         .notify = wake_up,

@@ -4,7 +4,9 @@
  *
  * The input is a list of messages, each behind two bytes: what to do (below) and a length. "Shaped"
  * messages get the version, the size and the addressee right, and so reach what lies behind the
- * checks of the frame. After each the node runs, and in the end every block must come back. */
+ * checks of the frame. After each the node runs, and its real peer unless ALONE is set: what it would say
+ * to a probe that it has not sent ends the session. The node's own probe is under way when the first
+ * message comes. In the end every block must come back. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -25,7 +27,12 @@
 #define NODE     100u
 #define PEER     200u
 #define DO_RAW   0
-#define DO_OFFER 1 /* the rest: shaped control messages of that type */
+#define DO_PROBE 1 /* the rest: shaped control messages of that type */
+#define ALONE    0x20
+#define OUT      0x40 /* it is about what the node sends */
+#define OFFERED  0x80 /* raw bytes: as an offer */
+/* Of the first connection that a node makes. */
+#define NUMBER(incarnation) (((incarnation) + 0x9E3779B97F4A7C15ull) << 16 | 1)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -58,6 +65,7 @@ static void start_side(struct world *world, struct side *side, const char *name,
             {{.pool = &side->pools[0], .n_blocks = BLOCKS, .n_layers = 4, .layer_bytes = 64},
              {.pool = &side->pools[1], .n_blocks = BLOCKS, .n_layers = 2, .layer_bytes = 64}},
         .layers_per_piece = 2,
+        .probe_bytes = 64,
         .manual = true,
     };
     transfer_limits_default(&args.limits);
@@ -78,11 +86,12 @@ static void poll_node(struct world *world)
         continue;
 }
 
-static void run(struct world *world, uint32_t turns, uint64_t step_us)
+static void run(struct world *world, bool alone, uint32_t turns, uint64_t step_us)
 {
     for (uint32_t i = 0; i < turns; i++) {
         (void)transfer_progress(world->node.transfer);
-        (void)transfer_progress(world->peer.transfer);
+        if (!alone)
+            (void)transfer_progress(world->peer.transfer);
         poll_node(world);
         sl_clock_advance(step_us);
     }
@@ -118,7 +127,7 @@ static void open_streams(struct world *world, const uint32_t *blocks)
     SL_ASSERT(transfer_send_ready(world->node.transfer, KEY_OUT, 0, 5, layers) == SL_OK);
     SL_ASSERT(transfer_recv_admit(world->node.transfer, KEY_IN, lacking, given, 7) == SL_OK);
     world->n_out = 7;
-    run(world, 12, 10);
+    run(world, false, 4, 10);
 }
 
 static void put64(uint8_t *at, uint64_t value)
@@ -131,27 +140,29 @@ static void put64(uint8_t *at, uint64_t value)
 static size_t send_one(struct world *world, const uint8_t *data, size_t size)
 {
     uint8_t bytes[FRAME_BYTES_MAX] = {0};
-    uint32_t what = data[0] % (FRAME_TYPE_COUNT + 1);
+    uint32_t what = data[0] % FRAME_TYPE_COUNT;
     size_t n = data[1] % (FRAME_BYTES_MAX + 1);
     if (n > size - 2)
         n = size - 2;
     memcpy(bytes, data + 2, n);
     if (what == DO_RAW) {
-        transfer_loop_inject(world->loop, PEER, NODE, (data[0] & 0x80) != 0, bytes, n, data[1]);
+        transfer_loop_inject(world->loop, PEER, NODE, (data[0] & OFFERED) != 0, bytes, n, data[1]);
         return n + 2;
     }
-    unsigned type = what == DO_OFFER ? (unsigned)FRAME_OFFER : what - 1;
-    if (frame_bytes(type) == 0)
-        type = FRAME_OFFER;
+    unsigned type = what == DO_PROBE ? (unsigned)FRAME_PROBE : what - 1;
     bytes[0] = FRAME_VERSION;
     bytes[1] = (uint8_t)type;
-    put64(bytes + 8, (data[0] & 0x40) != 0 ? KEY_OUT : KEY_IN);
+    bool out = (data[0] & OUT) != 0;
+    if (type == FRAME_PROBE)
+        put64(bytes + 8, out ? NUMBER(NODE) : NUMBER(PEER));
+    else
+        put64(bytes + 8, out ? KEY_OUT : KEY_IN);
     put64(bytes + 16, NODE);
     memset(bytes + 24, 0, 8);
     bytes[24] = 1;
-    size_t n_data = type == FRAME_OFFER ? 128 : type == FRAME_HELLO ? 8 : 0;
-    transfer_loop_inject(world->loop, PEER, NODE, type == FRAME_OFFER, bytes, frame_bytes(type),
-                         n_data);
+    bool offer = type == FRAME_OFFER || (type == FRAME_PROBE && !out);
+    size_t n_data = offer ? 128 : type == FRAME_HELLO ? 8 : 0;
+    transfer_loop_inject(world->loop, PEER, NODE, offer, bytes, frame_bytes(type), n_data);
     return n + 2;
 }
 
@@ -180,14 +191,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     start_side(&world, &world.peer, "peer", PEER);
     open_streams(&world, blocks);
     for (uint32_t i = 0; i < STEPS && size > 2; i++) {
+        bool alone = (data[0] & ALONE) != 0;
         size_t used = send_one(&world, data, size);
         data += used;
         size -= used;
-        run(&world, 2, 50);
+        run(&world, alone, 2, 50);
     }
     SL_ASSERT(transfer_recv_cancel(world.node.transfer, KEY_IN, TRANSFER_CANCELLED) == SL_OK);
     SL_ASSERT(transfer_send_cancel(world.node.transfer, KEY_OUT, TRANSFER_CANCELLED) == SL_OK);
-    run(&world, 20, SL_SECOND_US);
+    run(&world, false, 20, SL_SECOND_US);
     SL_ASSERT(world.sealed || world.n_out == 0);
     transfer_destroy(world.node.transfer);
     transfer_destroy(world.peer.transfer);

@@ -79,6 +79,7 @@ static void set_args(struct rig_node *node, const struct rig_options *options)
         .n_classes = options->n_classes > 0 ? options->n_classes : 1,
         .layers_per_piece = options->layers_per_piece > 0 ? options->layers_per_piece : 1,
         .verify = options->verify,
+        .probe_bytes = options->probe_bytes,
         .metrics = node->metrics,
         .notify = options->notify,
         .notify_arg = options->notify_arg,

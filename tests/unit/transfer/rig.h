@@ -64,6 +64,7 @@ struct rig_options {
     enum device_kind kind;
     uint32_t n_blocks, n_layers, layers_per_piece, n_classes;
     size_t layer_bytes;
+    uint64_t probe_bytes;
     bool threaded, verify, canary;
     uint8_t identity;
     const struct transfer_limits *limits;

@@ -82,6 +82,10 @@ static struct frame sample(enum frame_type type)
     case FRAME_CANCELLED:
         frame.quiet = true;
         break;
+    case FRAME_PROBE:
+        frame.probe = (struct frame_probe){
+            .number = 3, .count = 5, .bytes = 1 << 20, .timed_bytes = 3 << 20, .busy_us = 0x0102};
+        break;
     default:
         break;
     }
@@ -162,6 +166,14 @@ static void assert_same_seal(const struct frame_seal *a, const struct frame_seal
     assert_true(a->digest[0] == b->digest[0] && a->digest[1] == b->digest[1]);
 }
 
+static void assert_same_probe(const struct frame_probe *a, const struct frame_probe *b)
+{
+    assert_int_equal(a->number, b->number);
+    assert_int_equal(a->count, b->count);
+    assert_int_equal(a->bytes, b->bytes);
+    assert_true(a->timed_bytes == b->timed_bytes && a->busy_us == b->busy_us);
+}
+
 static void assert_same(const struct frame *a, const struct frame *b)
 {
     assert_int_equal(a->type, b->type);
@@ -189,15 +201,17 @@ static void assert_same(const struct frame *a, const struct frame *b)
         assert_int_equal(a->cancel_reason, b->cancel_reason);
     else if (a->type == FRAME_CANCELLED)
         assert_int_equal(a->quiet, b->quiet);
+    else if (a->type == FRAME_PROBE)
+        assert_same_probe(&a->probe, &b->probe);
 }
 
 static void test_round_trip(void **state)
 {
     (void)state;
     static const size_t bytes_of[FRAME_TYPE_COUNT] = {
-        [FRAME_HELLO] = 128,   [FRAME_BEAT] = 48,   [FRAME_OPEN] = 80,     [FRAME_WANT] = 64,
-        [FRAME_GRANT] = 48,    [FRAME_OFFER] = 64,  [FRAME_REFUSE] = 48,   [FRAME_SEAL] = 80,
-        [FRAME_SEAL_ACK] = 32, [FRAME_CANCEL] = 48, [FRAME_CANCELLED] = 48};
+        [FRAME_HELLO] = 128,   [FRAME_BEAT] = 48,   [FRAME_OPEN] = 80,      [FRAME_WANT] = 64,
+        [FRAME_GRANT] = 48,    [FRAME_OFFER] = 64,  [FRAME_REFUSE] = 48,    [FRAME_SEAL] = 80,
+        [FRAME_SEAL_ACK] = 32, [FRAME_CANCEL] = 48, [FRAME_CANCELLED] = 48, [FRAME_PROBE] = 64};
     for (unsigned type = 1; type < FRAME_TYPE_COUNT; type++) {
         struct frame frame = full_sample((enum frame_type)type), back;
         uint8_t bytes[FRAME_BYTES_MAX], again[FRAME_BYTES_MAX];
@@ -231,6 +245,12 @@ static void test_layout(void **state)
                                      4, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     assert_int_equal(frame_pack(&frame, bytes), 32 + sizeof(want));
     assert_memory_equal(bytes + 32, want, sizeof(want));
+
+    frame = sample(FRAME_PROBE);
+    static const uint8_t probe[32] = {3, 0, 0,  0, 5, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0,
+                                      0, 0, 48, 0, 0, 0, 0, 0, 2, 1, 0,  0, 0, 0, 0, 0};
+    assert_int_equal(frame_pack(&frame, bytes), 32 + sizeof(probe));
+    assert_memory_equal(bytes + 32, probe, sizeof(probe));
 
     frame = sample(FRAME_OPEN); /* its first blocks come last */
     static const uint8_t first_blocks[16] = {0x0b, 0x0a, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0};
@@ -300,7 +320,8 @@ static void test_bad_fields(void **state)
         {FRAME_CANCEL, 33, 1},    {FRAME_CANCEL, 34, 1},
         {FRAME_CANCEL, 47, 1},    {FRAME_CANCELLED, 32, 2},
         {FRAME_CANCELLED, 33, 1}, {FRAME_CANCELLED, 34, 1},
-        {FRAME_CANCELLED, 47, 1},
+        {FRAME_CANCELLED, 47, 1}, {FRAME_PROBE, 44, 1},
+        {FRAME_PROBE, 47, 1},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct frame frame = sample(rows[i].type);

@@ -30,6 +30,9 @@
 #define BLOCKS      24
 #define END_US      (40 * SL_SECOND_US)
 #define LIVELY_US   (2 * SL_SECOND_US) /* faults and cancels happen before */
+/* What goes on when the streams are over, a probe: a node that is stopped waits for it, in vain with a
+ * clock that stands still. */
+#define SETTLE_US (200 * SL_MS_US)
 
 enum fault {
     FAULT_CUT = 1,
@@ -114,7 +117,8 @@ static void start_world(struct world *world, uint64_t seed, unsigned faults)
                                       .n_classes = 1 + (uint32_t)(seed & 1),
                                       .layers_per_piece = 1 + (uint32_t)(seed % 3),
                                       .canary = true,
-                                      .verify = (seed & 2) != 0};
+                                      .verify = (seed & 2) != 0,
+                                      .probe_bytes = (seed + i) % 4 == 0 ? 0 : 1024};
         rig_start(&world->nodes[i], &options);
         world->all[i] = &world->nodes[i];
     }
@@ -326,10 +330,12 @@ static void cancel_orphans(struct world *world)
 
 static void run_world(struct world *world)
 {
-    uint64_t begin = sl_now_us(), orphans_us = 15 * SL_SECOND_US;
+    uint64_t begin = sl_now_us(), orphans_us = 15 * SL_SECOND_US, over_us = 0;
     for (;;) {
         uint64_t at = sl_now_us() - begin;
-        if (at > END_US || (at > 700000 && is_over(world)))
+        if (over_us == 0 && at > 700000 && is_over(world))
+            over_us = at;
+        if (at > END_US || (over_us > 0 && at > over_us + SETTLE_US))
             return;
         step_faults(world, at);
         if (++world->step == world->blow_step)

@@ -129,6 +129,29 @@ static void test_limit(void **state)
     assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 4000.0);
 }
 
+/* A probe says at once what the link can; less than is known, or nothing at all, changes nothing. It is
+ * no traffic: not in the windows either. */
+static void test_probe(void **state)
+{
+    struct fixture *f = *state;
+    struct meter_link *link = meter_link(f->meter, "d1", true);
+    meter_probe(link, 4 * MIB, 2000);
+    assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 2000.0);
+    meter_probe(link, 4 * MIB, 4000);
+    meter_probe(link, 0, 0);
+    assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 2000.0);
+    meter_begin(f->meter, link, 0);
+    meter_end(f->meter, link, 1000, 0, 7 * MIB, true); /* a window is not full by it */
+    assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 2000.0);
+    meter_begin(f->meter, link, 1000);
+    meter_end(f->meter, link, 2000, 1000, MIB, true);
+    assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 4000.0);
+    assert_value(f, "kv_transfer_bytes_total", SENT(""), 8 * MIB);
+    assert_value(f, "kv_transfer_pieces_total", SENT(""), 2);
+    assert_value(f, "kv_transfer_busy_seconds_total", SENT(""), 0.002);
+    assert_int_equal(totals_of(f, 0).bytes, 8 * MIB);
+}
+
 static void test_streams_that_end_well(void **state)
 {
     struct fixture *f = *state;
@@ -274,6 +297,7 @@ int main(void)
         cmocka_unit_test(test_busy_is_a_union),
         WITH(test_pieces),
         WITH(test_limit),
+        WITH(test_probe),
         WITH(test_streams_that_end_well),
         WITH(test_streams_that_fail),
         WITH(test_peers_are_bounded),

@@ -546,6 +546,7 @@ static sl_status scenario(void *arg)
     struct rig_options options = options_of("p0", 1);
     options.loop = own;
     options.canary = true;
+    options.probe_bytes = 4096;
     status = rig_try_start(&from, &options);
     options.name = "d0";
     options.incarnation = 2;

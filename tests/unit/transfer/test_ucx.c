@@ -35,7 +35,8 @@
 #define LARGE_LAYER ((size_t)256 << 10)
 #define BLOCK       ((size_t)LAYERS * layer_bytes)
 #define RING        "8" /* entries of a ring in shared memory, for the cases that fill it */
-#define OFFERS      4   /* after which the stopping source stops */
+#define PROBE       ((uint64_t)4 << 20)
+#define OFFERS      4 /* after which the stopping source stops */
 
 static struct rig_node a, b;
 static struct rig_node *both[] = {&a, &b};
@@ -156,6 +157,7 @@ static void quick_limits(struct transfer_limits *limits)
 }
 
 static bool patient; /* the default limits */
+static uint64_t probe_bytes;
 
 static struct rig_options options_of(const char *name, uint64_t incarnation)
 {
@@ -169,6 +171,7 @@ static struct rig_options options_of(const char *name, uint64_t incarnation)
                                 .n_layers = LAYERS,
                                 .layer_bytes = layer_bytes,
                                 .threaded = true,
+                                .probe_bytes = probe_bytes,
                                 .limits = &limits};
 }
 
@@ -270,6 +273,51 @@ static void case_stream(void **state)
         assert_int_equal(totals[i].streams, totals[i].send ? 0 : 4);
         assert_int_equal(totals[i].bytes, totals[i].send ? 0 : (38 + 1 + 63) * BLOCK);
     }
+    stop_pair();
+}
+
+static double limit_of(struct rig_node *node, const char *side)
+{
+    return rig_metric(node, "kv_link_limit_bytes_per_second", side);
+}
+
+static bool is_probed(void *arg)
+{
+    (void)arg;
+    return limit_of(&a, "side=\"send\"") > 0;
+}
+
+/* The link is probed while the stream that opened it waits; both ends say the same, and what the probe
+ * carried counts as no piece. */
+static void case_probe(void **state)
+{
+    (void)state;
+    patient = true;
+    probe_bytes = PROBE;
+    struct rig_options options = options_of("p0", 0x1111);
+    rig_start(&a, &options);
+    probe_bytes = 1; /* takes what is larger all the same */
+    options = options_of("d0", 0x2222);
+    rig_start(&b, &options);
+    struct transfer_peer from = rig_peer(&a), to = rig_peer(&b);
+    struct pair pair = {.recv = rig_expect(&b, &from, 5, 90)};
+    pair.send = rig_send(&a, &to, 5, 90);
+    assert_true(rig_run(both, 2, is_probed, NULL, WAIT_US));
+    assert_false(pair.send->wanted);
+    double limit = limit_of(&a, "side=\"send\"");
+    assert_true(limit == limit_of(&b, "side=\"recv\"") && limit > 1e6);
+    assert_true(limit_of(&a, "side=\"recv\"") == 0);
+    assert_int_equal(n_receives, 5);
+    for (uint32_t i = 0; i < 5; i++) {
+        assert_int_equal(receives[i].bytes, i == 0 ? 64 << 10 : 1 << 20);
+        assert_ptr_equal(receives[i].to, receives[0].to);
+    }
+    rig_admit(&b, pair.recv, 0, 6);
+    run_to_end(&pair);
+    assert_true(pair.recv->sealed);
+    rig_release(&b, pair.recv);
+    whole_stream(6, 90, 0);
+    assert_true(rig_metric(&b, "kv_transfer_bytes_total", NULL) == (double)(12 * BLOCK));
     stop_pair();
 }
 
@@ -385,6 +433,7 @@ static void case_mismatch(void **state)
 static void case_eager(void **state)
 {
     (void)state;
+    probe_bytes = PROBE;
     start_pair(false);
     send_eagerly = true;
     struct pair pair = begin(9, 16 * 6, 0);
@@ -590,6 +639,8 @@ static bool stops_itself; /* in its second stream, at the moment that the case i
 static int role_destination(void)
 {
     struct rig_options options = options_of("d0", 0x2222);
+    if (probe_bytes > 0)
+        stop_after = 1; /* behind the first message of the probe */
     rig_start(&b, &options);
     struct transfer_peer from = receive_address(10, "p0");
     send_address(11, &b);
@@ -751,6 +802,35 @@ static void wait_stopped(const struct child *child)
     }
     assert_int_equal(pid, child->pid);
     assert_true(WIFSTOPPED(status));
+}
+
+/* The destination stops with a message of the probe on its way to it. The session is given up like any
+ * other; when the process goes on, what is late lands where nobody reads, and the next session is probed
+ * again. Then it dies, and this side stops without waiting for it. */
+static void case_full_probe(void **state)
+{
+    (void)state;
+    probe_bytes = PROBE;
+    struct child child = spawn("role_probed");
+    struct rig_options options = options_of("p0", 0x1111);
+    rig_start(&a, &options);
+    send_address(child.out, &a);
+    struct transfer_peer to = receive_address(child.in, "d0");
+    struct rig_job *job = send_to(&to, (1 << 16) + 16 * 20, false);
+    wait_stopped(&child);
+    assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
+    assert_int_equal(job->reason, TRANSFER_LOST);
+    assert_true(job->wanted || limit_of(&a, NULL) == 0);
+    assert_int_equal(rig_free_blocks(&a), 64);
+    kill(child.pid, SIGCONT);
+    send_whole(&to, (2 << 16) + 16 * 20);
+    assert_true(rig_run(only_a, 1, is_probed, NULL, WAIT_US));
+    assert_int_equal(rig_free_blocks(&a), 64);
+    kill(child.pid, SIGKILL);
+    uint64_t begun = sl_real_us();
+    rig_stop(&a);
+    assert_true(sl_real_us() - begun < 6 * SLOW * SL_SECOND_US);
+    reap(&child);
 }
 
 /* The destination stops as soon as it has asked for the bytes of a piece: these are many times what the
@@ -963,14 +1043,24 @@ static void case_full_way_back(void **state)
 /* ---- the cases as processes ---- */
 
 static const struct CMUnitTest cases[] = {
-    cmocka_unit_test(case_fake_memory),      cmocka_unit_test(case_stream),
-    cmocka_unit_test(case_layers_overlap),   cmocka_unit_test(case_cancel),
-    cmocka_unit_test(case_spoilt),           cmocka_unit_test(case_send_fails),
-    cmocka_unit_test(case_mismatch),         cmocka_unit_test(case_eager),
-    cmocka_unit_test(case_reconnect),        cmocka_unit_test(case_torture),
-    cmocka_unit_test(case_destination_dies), cmocka_unit_test(case_source_dies),
-    cmocka_unit_test(case_long_stop),        cmocka_unit_test(case_wakes),
-    cmocka_unit_test(case_full_and_stopped), cmocka_unit_test(case_full_way_back),
+    cmocka_unit_test(case_fake_memory),
+    cmocka_unit_test(case_stream),
+    cmocka_unit_test(case_layers_overlap),
+    cmocka_unit_test(case_cancel),
+    cmocka_unit_test(case_spoilt),
+    cmocka_unit_test(case_send_fails),
+    cmocka_unit_test(case_mismatch),
+    cmocka_unit_test(case_eager),
+    cmocka_unit_test(case_reconnect),
+    cmocka_unit_test(case_torture),
+    cmocka_unit_test(case_destination_dies),
+    cmocka_unit_test(case_source_dies),
+    cmocka_unit_test(case_long_stop),
+    cmocka_unit_test(case_wakes),
+    cmocka_unit_test(case_full_and_stopped),
+    cmocka_unit_test(case_full_way_back),
+    cmocka_unit_test(case_probe),
+    cmocka_unit_test(case_full_probe),
 };
 #define N_CASES (sizeof(cases) / sizeof(cases[0]))
 
@@ -982,7 +1072,10 @@ static int run_case(const char *name)
         layer_bytes = LARGE_LAYER;
         stops_itself = true;
     }
-    if (strcmp(name, "role_destination") == 0 || layer_bytes == LARGE_LAYER || patient)
+    if (strcmp(name, "role_probed") == 0)
+        probe_bytes = PROBE;
+    if (strcmp(name, "role_destination") == 0 || probe_bytes > 0 || layer_bytes == LARGE_LAYER ||
+        patient)
         return role_destination();
     if (strcmp(name, "role_source") == 0 || stops_itself)
         return role_source();
