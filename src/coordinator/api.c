@@ -92,6 +92,12 @@ sl_status api_fail(struct api_error *error, int http_status, const char *code, c
     return sl_fail(error_status(http_status), "%s", error->message);
 }
 
+sl_status api_fail_model(struct api_error *error, const char *model, const char *served)
+{
+    return api_fail(error, 404, "model_not_found", "model",
+                    "the model `%.120s` does not exist; this server has `%.120s`", model, served);
+}
+
 void api_error_body(const struct api_error *error, struct sl_buf *out)
 {
     sl_buf_add_text(out, "{\"error\":{\"message\":");

@@ -176,6 +176,8 @@ void api_detokenize_fini(struct api_detokenize *detokenize);
 /* Fills *error and returns the status that goes with http_status. param NULL or "": none. */
 sl_status api_fail(struct api_error *error, int http_status, const char *code, const char *param,
                    const char *fmt, ...) SL_PRINTF(5, 6);
+/* No such model, as OpenAI's clients expect it. */
+sl_status api_fail_model(struct api_error *error, const char *model, const char *served);
 /* Appends the error object. */
 struct sl_buf;
 void api_error_body(const struct api_error *error, struct sl_buf *out);

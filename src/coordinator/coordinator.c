@@ -108,6 +108,13 @@ static void reply_later(struct coordinator *c, struct http_exchange *exchange)
     reply_refusal(c, exchange, &error);
 }
 
+static void reply_no_model(const struct coordinator *c, struct http_exchange *exchange)
+{
+    struct api_error error;
+    api_fail_model(&error, http_exchange_rest(exchange), c->model_name);
+    reply_error(exchange, &error);
+}
+
 static void push_http(struct coordinator *c, enum http_event_kind kind,
                       struct http_exchange *exchange)
 {
@@ -139,6 +146,9 @@ static void on_request(void *arg, struct http_exchange *exchange)
         break;
     case ROUTE_PLAYGROUND:
         playground_reply(exchange);
+        break;
+    case ROUTE_NO_MODEL:
+        reply_no_model(c, exchange);
         break;
     case ROUTE_LATER:
         reply_later(c, exchange);
@@ -351,15 +361,16 @@ static sl_status create_tables(struct coordinator *c)
     return inbox_init(&c->node_inbox, CORE_NODE_ITEMS, sizeof(struct node_event), &c->wake);
 }
 
-/* The fixed routes, and the one that has the model's name; returns how many. */
+/* The fixed routes, the one that has the model's name, and that of other names; returns how many. */
 static uint32_t make_routes(struct coordinator *c)
 {
     uint32_t n = sizeof(routes) / sizeof(routes[0]);
     c->model_path = sl_asprintf("/v1/models/%s", c->model_name);
-    c->routes = sl_zalloc(n + 1, sizeof(*c->routes));
+    c->routes = sl_zalloc(n + 2, sizeof(*c->routes));
     memcpy(c->routes, routes, sizeof(routes));
     c->routes[n] = (struct http_route){"GET", c->model_path, ROUTE_MODEL};
-    return n + 1;
+    c->routes[n + 1] = (struct http_route){"GET", "/v1/models/*", ROUTE_NO_MODEL};
+    return n + 2;
 }
 
 static sl_status start_servers(struct coordinator *c)

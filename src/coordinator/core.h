@@ -36,7 +36,8 @@ enum route_id {
     ROUTE_COMPLETIONS,
     ROUTE_CHAT,
     ROUTE_MODELS,
-    ROUTE_MODEL, /* /v1/models/ and the served name */
+    ROUTE_MODEL,    /* /v1/models/ and the served name … */
+    ROUTE_NO_MODEL, /* … and another one */
     ROUTE_TOKENIZE,
     ROUTE_DETOKENIZE,
     ROUTE_HEALTH,

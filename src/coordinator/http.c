@@ -34,6 +34,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
+#include "coordinator/http_guard.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -50,16 +51,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define POOL_BYTES        (64u << 10) /* libmicrohttpd's memory of one connection */
-#define READER_BYTES      4096u
-#define IDLE_SECONDS      75u
-#define BODY_US           (60 * SL_SECOND_US) /* a body that takes longer is refused */
-#define LINGER_US         (2 * SL_SECOND_US)
-#define LINGERS_MAX       64u
-#define WATCH_EVENTS_MAX  64
-#define LINGER_TAG        (1ull << 63)
-#define ROUTE_TEXT_BYTES  256
-#define ROUTE_SHOWN_BYTES 100 /* of a path that is not there */
+#define POOL_BYTES       (64u << 10) /* libmicrohttpd's memory of one connection */
+#define READER_BYTES     4096u
+#define IDLE_SECONDS     75u
+#define BODY_US          (60 * SL_SECOND_US) /* a body that takes longer is refused */
+#define LINGER_US        (2 * SL_SECOND_US)
+#define LINGERS_MAX      64u
+#define WATCH_EVENTS_MAX 64
+#define LINGER_TAG       (1ull << 63)
 
 enum phase {
     PHASE_BODY,    /* reading */
@@ -89,6 +88,7 @@ struct http_exchange {
     bool delivered; /* the connection's thread only: handler.request was called */
     uint32_t slot;
     uint32_t route;
+    char rest[HTTP_REST_BYTES];
     uint64_t start_us;
     uint64_t user;
     struct sl_buf body;
@@ -115,9 +115,7 @@ struct lingerer {
 struct http_server {
     struct MHD_Daemon *daemon;
     struct http_handler handler;
-    const struct http_route *routes;
-    uint32_t n_routes;
-    size_t body_bytes_max;
+    struct http_guard guard;
     uint16_t port;
     int watch_fd;
     struct sl_thread watcher;
@@ -156,6 +154,11 @@ void http_exchange_release(struct http_exchange *exchange)
 uint32_t http_exchange_route(const struct http_exchange *exchange)
 {
     return exchange->route;
+}
+
+const char *http_exchange_rest(const struct http_exchange *exchange)
+{
+    return exchange->rest;
 }
 
 const char *http_exchange_body(const struct http_exchange *exchange, size_t *bytes_out)
@@ -345,7 +348,7 @@ static struct http_exchange *exchange_create(struct http_server *server,
     exchange->connection = connection;
     exchange->route = route;
     exchange->start_us = sl_now_us();
-    sl_buf_init(&exchange->body, server->body_bytes_max);
+    sl_buf_init(&exchange->body, server->guard.body_bytes_max);
     sl_buf_init(&exchange->out, HTTP_REPLY_BYTES_MAX);
     exchange->slot = UINT32_MAX;
     return exchange;
@@ -710,143 +713,6 @@ static enum MHD_Result answer_or_wait(struct http_exchange *exchange)
     return result;
 }
 
-/* ── guards ──────────────────────────────────────────────────────────────────────────────────── */
-
-struct head {
-    uint32_t fields;
-    size_t bytes;
-    uint32_t hosts, lengths, encodings;
-    bool bad_name;
-    const char *length;
-    const char *encoding;
-};
-
-static bool is_token(const char *name, size_t bytes)
-{
-    if (bytes == 0)
-        return false;
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char c = (unsigned char)name[i];
-        if (c <= ' ' || c >= 127 || strchr("\"(),/:;<=>?@[\\]{}", c) != NULL)
-            return false;
-    }
-    return true;
-}
-
-static enum MHD_Result count_field(void *arg, enum MHD_ValueKind kind, const char *key,
-                                   size_t key_bytes, const char *value, size_t value_bytes)
-{
-    (void)kind;
-    struct head *head = arg;
-    head->fields++;
-    head->bytes += key_bytes + value_bytes + 4;
-    head->bad_name |= !is_token(key, key_bytes);
-    if (strcasecmp(key, "Host") == 0) {
-        head->hosts++;
-    } else if (strcasecmp(key, "Content-Length") == 0) {
-        head->lengths++;
-        head->length = value;
-    } else if (strcasecmp(key, "Transfer-Encoding") == 0) {
-        head->encodings++;
-        head->encoding = value;
-    }
-    return MHD_YES;
-}
-
-/* 0, or the status of the refusal and its sentence. */
-static unsigned check_head(const struct http_server *server, struct MHD_Connection *connection,
-                           const char *url, const char **why_out)
-{
-    struct head head = {0};
-    MHD_get_connection_values_n(connection, MHD_HEADER_KIND, count_field, &head);
-    head.bytes += strlen(url);
-    if (head.fields > HTTP_HEADER_FIELDS_MAX || head.bytes > HTTP_HEADER_BYTES_MAX) {
-        *why_out = "the request's headers are over 32768 bytes or 100 fields";
-        return 431;
-    }
-    if (head.bad_name) {
-        *why_out = "a header's name has characters that names cannot have";
-        return 400;
-    }
-    if (head.hosts > 1) {
-        *why_out = "more than one Host header";
-        return 400;
-    }
-    if (head.encodings > 0 && head.lengths > 0) {
-        *why_out = "both Content-Length and Transfer-Encoding";
-        return 400;
-    }
-    if (head.lengths > 1 || head.encodings > 1) {
-        *why_out = head.lengths > 1 ? "more than one Content-Length header"
-                                    : "more than one Transfer-Encoding header";
-        return 400;
-    }
-    if (head.encodings == 1 && strcasecmp(head.encoding, "chunked") != 0) {
-        *why_out = "a Transfer-Encoding other than chunked";
-        return 501;
-    }
-    if (head.lengths == 1 && strtoull(head.length, NULL, 10) > server->body_bytes_max) {
-        *why_out = "the request body is longer than this server takes";
-        return 413;
-    }
-    return 0;
-}
-
-static bool method_fits(const struct http_route *route, const char *method)
-{
-    return strcmp(route->method, method) == 0 ||
-           (strcmp(route->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
-}
-
-/* 0 and *id_out, or the status of the refusal. */
-static unsigned find_route(const struct http_server *server, const char *url, const char *method,
-                           uint32_t *id_out, const char **allow_out)
-{
-    *allow_out = NULL;
-    for (uint32_t i = 0; i < server->n_routes; i++) {
-        if (strcmp(server->routes[i].path, url) != 0)
-            continue;
-        if (method_fits(&server->routes[i], method)) {
-            *id_out = server->routes[i].id;
-            return 0;
-        }
-        *allow_out = strcmp(server->routes[i].method, "GET") == 0 ? "GET, HEAD" : "POST";
-    }
-    return *allow_out != NULL ? 405 : 404;
-}
-
-/* The path that was meant, where /v1 was left out or given twice; NULL: none. */
-static const char *near_path(const struct http_server *server, const char *url)
-{
-    size_t n = strlen(url);
-    for (uint32_t i = 0; i < server->n_routes; i++) {
-        const char *path = server->routes[i].path;
-        size_t m = strlen(path);
-        if (m > 1 && strcmp(m > n ? path + (m - n) : path, n > m ? url + (n - m) : url) == 0)
-            return path;
-    }
-    return NULL;
-}
-
-/* The sentence of a 404 or 405. The path is shown as far as it needs no escaping. */
-static const char *route_text(const struct http_server *server, const char *url, const char *allow,
-                              char text[ROUTE_TEXT_BYTES])
-{
-    static const char plain[] =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-.";
-    int n = (int)strspn(url, plain);
-    n = n < ROUTE_SHOWN_BYTES ? n : ROUTE_SHOWN_BYTES;
-    const char *more = url[n] != '\0' ? "..." : "", *near = near_path(server, url);
-    if (allow != NULL)
-        (void)snprintf(text, ROUTE_TEXT_BYTES, "%.*s%s takes %s only", n, url, more, allow);
-    else if (near != NULL)
-        (void)snprintf(text, ROUTE_TEXT_BYTES, "there is no path %.*s%s; did you mean %s?", n, url,
-                       more, near);
-    else
-        (void)snprintf(text, ROUTE_TEXT_BYTES, "there is no path %.*s%s", n, url, more);
-    return text;
-}
-
 /* ── libmicrohttpd's callbacks ───────────────────────────────────────────────────────────────── */
 
 static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *connection,
@@ -854,16 +720,16 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
                              void **context)
 {
     const char *why = NULL, *allow = NULL;
-    uint32_t route = 0;
-    unsigned status = check_head(server, connection, url, &why);
+    const struct http_route *route = NULL;
+    char text[HTTP_GUARD_TEXT_BYTES];
+    unsigned status = http_guard_head(&server->guard, connection, url, &why);
     if (status != 0)
         return refuse(server, connection, status, why, NULL);
-    status = find_route(server, url, method, &route, &allow);
-    if (status != 0) {
-        char text[ROUTE_TEXT_BYTES];
-        return refuse(server, connection, status, route_text(server, url, allow, text), allow);
-    }
-    struct http_exchange *exchange = exchange_create(server, connection, route);
+    status = http_guard_route(&server->guard, url, method, &route, &allow, text);
+    if (status != 0)
+        return refuse(server, connection, status, text, allow);
+    struct http_exchange *exchange = exchange_create(server, connection, route->id);
+    (void)snprintf(exchange->rest, sizeof(exchange->rest), "%s", url + strcspn(route->path, "*"));
     exchange->old = strcmp(version, MHD_HTTP_VERSION_1_0) == 0;
     if (!watch(server, exchange)) {
         http_exchange_release(exchange);
@@ -876,7 +742,7 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
 static enum MHD_Result read_body(struct http_server *server, struct http_exchange *exchange,
                                  const char *data, size_t *bytes)
 {
-    if (*bytes > server->body_bytes_max - exchange->body.bytes)
+    if (*bytes > server->guard.body_bytes_max - exchange->body.bytes)
         return refuse_raw(server, exchange->connection, 413,
                           "the request body is longer than this server takes");
     if (sl_now_us() - exchange->start_us > BODY_US)
@@ -1021,9 +887,8 @@ sl_status http_server_start(const struct http_args *args, struct http_server **s
                        args->threads, args->connections_max, HTTP_CONNECTIONS_MAX);
     struct http_server *server = sl_zalloc(1, sizeof(*server));
     server->handler = args->handler;
-    server->routes = args->routes;
-    server->n_routes = args->n_routes;
-    server->body_bytes_max = args->body_bytes_max;
+    server->guard = (struct http_guard){
+        .routes = args->routes, .n_routes = args->n_routes, .body_bytes_max = args->body_bytes_max};
     pthread_mutex_init(&server->mutex, NULL);
     for (uint32_t i = 0; i < LINGERS_MAX; i++)
         server->lingers[i].fd = -1;

@@ -20,14 +20,15 @@
 #define HTTP_CONNECTIONS_MAX   65536u
 #define HTTP_ADDED_HEADERS_MAX 8u
 #define HTTP_HEADER_VALUE_MAX  512u
+#define HTTP_REST_BYTES        128
 
 struct http_server;
 struct http_exchange; /* one request and its answer; counted by reference */
 
 struct http_route {
     const char *method; /* "GET" (HEAD too), "POST" */
-    const char *path;
-    uint32_t id; /* the user's number for it */
+    const char *path;   /* its last character may be a star, for whatever follows */
+    uint32_t id;        /* the user's number for it */
 };
 
 /* The calls hold no lock. request: on an HTTP thread, must not block; the exchange is borrowed,
@@ -65,6 +66,8 @@ struct http_exchange *http_exchange_acquire(struct http_exchange *exchange);
 void http_exchange_release(struct http_exchange *exchange);
 /* Constant while the exchange lives. */
 uint32_t http_exchange_route(const struct http_exchange *exchange);
+/* Of the request's path, what stands for the route's star, cut to HTTP_REST_BYTES: any bytes. */
+const char *http_exchange_rest(const struct http_exchange *exchange);
 const char *http_exchange_body(const struct http_exchange *exchange, size_t *bytes_out);
 /* sl_now_us() when the request's head had arrived. */
 uint64_t http_exchange_start_us(const struct http_exchange *exchange);

@@ -112,9 +112,7 @@ static sl_status check_model(const struct coordinator *c, const char *model,
 {
     if (model == NULL || strcmp(model, c->model_name) == 0)
         return SL_OK;
-    return api_fail(error, 404, "model_not_found", "model",
-                    "the model `%.120s` does not exist; this server has `%.120s`", model,
-                    c->model_name);
+    return api_fail_model(error, model, c->model_name);
 }
 
 /* Ids as the client gave them. */

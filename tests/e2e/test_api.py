@@ -44,6 +44,15 @@ def test_models(client, fleet, recall):
     models = client.models.list().data
     assert [m.id for m in models] == [recall.name]
     assert fleet.client.get("/v1/models").json()["data"][0]["max_model_len"] == 32768
+    assert client.models.retrieve(recall.name).id == recall.name
+    for name in ("unknown", "gpt-4o", recall.name + "x", "org/name", "a b%20?", 'q"\\', "ü" * 80):
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.models.retrieve(name)
+        assert refused.value.code == "model_not_found" and refused.value.param == "model", name
+        assert f"the model `{name[:40]}" in refused.value.message, name
+    answer = fleet.client.post("/v1/models/unknown", json={})
+    assert answer.status_code == 405 and answer.headers["allow"] == "GET, HEAD"
+    assert fleet.client.get("/v1/models/").status_code == 404
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="no-such-model", prompt="x")
 
