@@ -72,6 +72,7 @@ void coordinator_config_init(struct coordinator_config *config)
         .model_defaults = true,
         .local_prefill_max_tokens = 64,
         .body_bytes_max = 4u << 20,
+        .held_bytes_max = 1u << 30,
         .http_threads = 2,
         .text_threads = 2,
         .connections_max = 4096,
@@ -391,7 +392,8 @@ static sl_status start_servers(struct coordinator *c)
         .handler = {.request = on_request, .gone = on_gone, .refused = on_refused, .arg = c},
         .threads = c->config.http_threads,
         .connections_max = c->config.connections_max,
-        .body_bytes_max = c->config.body_bytes_max};
+        .body_bytes_max = c->config.body_bytes_max,
+        .held_bytes_max = c->config.held_bytes_max};
     return http_server_start(&http, &c->http);
 }
 

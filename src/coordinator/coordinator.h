@@ -22,6 +22,8 @@ struct coordinator_config {
     bool model_defaults;      /* sampling parameters of generation_config.json */
     uint32_t local_prefill_max_tokens;
     size_t body_bytes_max;
+    size_t
+        held_bytes_max; /* of bodies and answers at once; from half of it on new requests get 429 */
     uint32_t http_threads;
     uint32_t text_threads; /* parse and tokenize */
     uint32_t connections_max;

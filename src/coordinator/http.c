@@ -94,6 +94,9 @@ struct http_exchange {
     struct sl_buf body;
     struct sl_buf out;
     size_t out_sent; /* of `out` */
+    size_t longest;  /* write since `out` was empty */
+    size_t held;     /* by the handler, then by the library */
+    size_t charged;  /* to the server, of all these */
     int http_status;
     const char *content_type;
     uint32_t retry_after_s;
@@ -121,7 +124,9 @@ struct http_server {
     struct sl_thread watcher;
     atomic_bool stopping;
     atomic_uint n_delivered; /* requests with the handler, not fully answered */
-    pthread_mutex_t mutex;   /* what follows */
+    atomic_size_t held;
+    size_t held_bytes_max;
+    pthread_mutex_t mutex; /* what follows */
     bool closing;
     struct slot *slots;
     uint32_t n_slots;
@@ -172,10 +177,37 @@ uint64_t http_exchange_start_us(const struct http_exchange *exchange)
     return exchange->start_us;
 }
 
+/* Brings the server's sum up to date, with the exchange's mutex held. False: it is over the limit. */
+static bool charge(struct http_exchange *exchange)
+{
+    struct http_server *server = exchange->server;
+    if (server == NULL)
+        return true;
+    size_t now = exchange->body.bytes + exchange->out.bytes + exchange->held;
+    size_t more = now - exchange->charged; /* or less: it wraps */
+    exchange->charged = now;
+    return atomic_fetch_add(&server->held, more) + more <= server->held_bytes_max;
+}
+
 void http_exchange_drop_body(struct http_exchange *exchange)
 {
+    pthread_mutex_lock(&exchange->mutex);
     sl_buf_fini(&exchange->body);
     sl_buf_init(&exchange->body, 0);
+    (void)charge(exchange);
+    pthread_mutex_unlock(&exchange->mutex);
+}
+
+bool http_exchange_hold(struct http_exchange *exchange, size_t bytes)
+{
+    bool fits = true;
+    pthread_mutex_lock(&exchange->mutex);
+    if (exchange->phase == PHASE_WAITING || exchange->phase == PHASE_STREAM) {
+        exchange->held = bytes;
+        fits = charge(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    return fits;
 }
 
 bool http_exchange_is_gone(struct http_exchange *exchange)
@@ -244,6 +276,8 @@ void http_reply(struct http_exchange *exchange, int http_status, const char *con
         exchange->http_status = http_status;
         exchange->content_type = content_type;
         exchange->retry_after_s = retry_after_s;
+        exchange->held = 0;
+        (void)charge(exchange);
         exchange->phase = PHASE_REPLY;
         exchange->told = true;
         resume(exchange);
@@ -274,9 +308,12 @@ bool http_stream_write(struct http_exchange *exchange, const char *bytes, size_t
             sl_buf_consume(out, exchange->out_sent);
             exchange->out_sent = 0;
         }
-        if (unsent <= HTTP_STREAM_BYTES_MAX)
+        bool late = unsent > HTTP_STREAM_BYTES_MAX + exchange->longest; /* it does not read */
+        if (!late)
             sl_buf_add(out, bytes, n);
-        if (unsent > HTTP_STREAM_BYTES_MAX || out->failed) { /* a client that does not read */
+        exchange->longest = n > exchange->longest ? n : exchange->longest;
+        late |= out->failed || (!charge(exchange) && unsent > HTTP_STREAM_SHARE);
+        if (late) {
             exchange->gone = true;
             exchange->told = true;
             written = false;
@@ -545,6 +582,8 @@ static const char *refusal_code(unsigned status)
         return "request_timeout";
     case 413:
         return "body_too_large";
+    case 429:
+        return "overloaded";
     case 431:
         return "headers_too_large";
     case 501:
@@ -559,6 +598,7 @@ static const char *refusal_code(unsigned status)
 static int refusal_text(char *out, size_t bytes, unsigned status, const char *message)
 {
     const char *type = status == 501   ? "not_implemented_error"
+                       : status == 429 ? "rate_limit_error"
                        : status == 404 ? "not_found_error"
                        : status >= 500 ? "service_unavailable_error"
                                        : "invalid_request_error";
@@ -606,8 +646,9 @@ static enum MHD_Result refuse_raw(struct http_server *server, struct MHD_Connect
     int n = refusal_text(text, sizeof(text), status, message);
     int bytes = snprintf(head, sizeof(head),
                          "HTTP/1.1 %u %s\r\nContent-Type: application/json\r\n"
-                         "Content-Length: %d\r\nConnection: close\r\n\r\n%s",
-                         status, MHD_get_reason_phrase_for(status), n, text);
+                         "Content-Length: %d\r\n%sConnection: close\r\n\r\n%s",
+                         status, MHD_get_reason_phrase_for(status), n,
+                         status == 429 || status == 503 ? "Retry-After: 1\r\n" : "", text);
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info != NULL &&
@@ -635,6 +676,8 @@ static ssize_t stream_read(void *arg, uint64_t position, char *out, size_t max)
         if (exchange->out_sent == exchange->out.bytes) {
             sl_buf_reset(&exchange->out);
             exchange->out_sent = 0;
+            exchange->longest = 0;
+            (void)charge(exchange);
         }
         result = (ssize_t)n;
     } else if (exchange->ended) {
@@ -650,6 +693,21 @@ static ssize_t stream_read(void *arg, uint64_t position, char *out, size_t max)
 static void stream_free(void *arg)
 {
     http_exchange_release(arg);
+}
+
+/* The answer's bytes become the library's. */
+static struct MHD_Response *give_whole(struct http_exchange *exchange)
+{
+    struct sl_buf *out = &exchange->out;
+    if (out->data == NULL)
+        return MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer_with_free_callback(out->bytes, out->data, sl_free);
+    if (response != NULL) {
+        exchange->held = out->bytes;
+        sl_buf_init(out, 0);
+    }
+    return response;
 }
 
 /* With the exchange's mutex held, on the connection's thread. */
@@ -669,10 +727,7 @@ static enum MHD_Result queue_answer(struct http_exchange *exchange)
         MHD_add_response_header(response, "X-Accel-Buffering", "no");
     } else {
         status = (unsigned)exchange->http_status;
-        static char nothing[1];
-        response = MHD_create_response_from_buffer(
-            exchange->out.bytes, exchange->out.data != NULL ? exchange->out.data : nothing,
-            MHD_RESPMEM_MUST_COPY);
+        response = give_whole(exchange);
         if (response == NULL)
             return MHD_NO;
         MHD_add_response_header(response, "Content-Type", exchange->content_type);
@@ -748,9 +803,16 @@ static enum MHD_Result read_body(struct http_server *server, struct http_exchang
     if (sl_now_us() - exchange->start_us > BODY_US)
         return refuse_raw(server, exchange->connection, 408,
                           "the request body took longer than 60 s");
+    pthread_mutex_lock(&exchange->mutex);
     sl_buf_add(&exchange->body, data, *bytes);
+    bool fits = charge(exchange);
+    pthread_mutex_unlock(&exchange->mutex);
     if (exchange->body.failed)
         return refuse_raw(server, exchange->connection, 503, "no memory for the request body");
+    if (!fits)
+        return refuse_raw(server, exchange->connection, 429,
+                          "this server holds as many bytes of requests and answers as it may; try "
+                          "again later");
     *bytes = 0;
     return MHD_YES;
 }
@@ -800,6 +862,7 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
     exchange->phase = PHASE_CLOSED;
     exchange->connection = NULL;
     exchange->server = NULL;
+    atomic_fetch_sub(&server->held, exchange->charged);
     pthread_mutex_unlock(&exchange->mutex);
     http_exchange_release(exchange);
 }
@@ -889,6 +952,7 @@ sl_status http_server_start(const struct http_args *args, struct http_server **s
     server->handler = args->handler;
     server->guard = (struct http_guard){
         .routes = args->routes, .n_routes = args->n_routes, .body_bytes_max = args->body_bytes_max};
+    server->held_bytes_max = args->held_bytes_max;
     pthread_mutex_init(&server->mutex, NULL);
     for (uint32_t i = 0; i < LINGERS_MAX; i++)
         server->lingers[i].fd = -1;
@@ -916,6 +980,11 @@ fail:
 uint16_t http_server_port(const struct http_server *server)
 {
     return server->port;
+}
+
+size_t http_server_held(struct http_server *server)
+{
+    return atomic_load(&server->held);
 }
 
 uint32_t http_server_open(struct http_server *server)

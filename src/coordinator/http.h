@@ -17,6 +17,8 @@
 #define HTTP_HEADER_FIELDS_MAX 100u
 #define HTTP_REPLY_BYTES_MAX   (64u << 20) /* of a whole answer */
 #define HTTP_STREAM_BYTES_MAX  (4u << 20)  /* unsent bytes of a stream; with more it is cut */
+#define HTTP_STREAM_SHARE                                                                          \
+    (256u << 10) /* of them, those it may have while the server holds too much */
 #define HTTP_CONNECTIONS_MAX   65536u
 #define HTTP_ADDED_HEADERS_MAX 8u
 #define HTTP_HEADER_VALUE_MAX  512u
@@ -50,6 +52,7 @@ struct http_args {
     uint32_t threads;         /* 1..64 */
     uint32_t connections_max; /* 1..HTTP_CONNECTIONS_MAX; further ones wait in the backlog */
     size_t body_bytes_max;    /* beyond: 413 */
+    size_t held_bytes_max;    /* http_server_held: beyond, further bodies get 429 */
 };
 
 /* SL_INVALID listen; SL_DEVICE the port is taken. */
@@ -62,6 +65,10 @@ void http_server_stop(struct http_server *server);
 /* Requests that were read whole and are not fully answered. */
 uint32_t http_server_open(struct http_server *server);
 
+/* Bytes of bodies and answers, of all exchanges: received, made, not yet sent. What passes the limit is at most
+ * the answers that are whole, and HTTP_STREAM_SHARE of each stream. */
+size_t http_server_held(struct http_server *server);
+
 struct http_exchange *http_exchange_acquire(struct http_exchange *exchange);
 void http_exchange_release(struct http_exchange *exchange);
 /* Constant while the exchange lives. */
@@ -73,6 +80,9 @@ const char *http_exchange_body(const struct http_exchange *exchange, size_t *byt
 uint64_t http_exchange_start_us(const struct http_exchange *exchange);
 /* Frees the body early (it is not needed once parsed). Only before anybody else may look at it. */
 void http_exchange_drop_body(struct http_exchange *exchange);
+/* Counts what the handler keeps for the answer, until that is given; 0: nothing more. False: the server holds
+ * more than it may, and the handler should let go. */
+bool http_exchange_hold(struct http_exchange *exchange, size_t bytes);
 /* True once the client is known to have left. */
 bool http_exchange_is_gone(struct http_exchange *exchange);
 /* A slot for whoever handles the request; set before others can see the exchange. */
@@ -90,7 +100,7 @@ void http_reply(struct http_exchange *exchange, int http_status, const char *con
 /* 200 and text/event-stream. False: answered already, or gone. */
 bool http_stream_begin(struct http_exchange *exchange);
 /* Copies. False when the client is gone, or has not read HTTP_STREAM_BYTES_MAX and more of what was written
- * before: it is cut then. One write may be longer. */
+ * before, not counting the longest write, which may be any: it is cut then. */
 bool http_stream_write(struct http_exchange *exchange, const char *bytes, size_t n);
 /* The end of the stream, when all is sent. */
 void http_stream_end(struct http_exchange *exchange);

@@ -44,7 +44,7 @@ struct config {
     uint32_t pools;
     uint64_t n_prefill, n_decode;
     bool share_cpus;
-    uint64_t max_body_bytes;
+    uint64_t max_body_bytes, max_held_bytes;
     uint64_t http_threads, text_threads;
     uint64_t max_connections, max_requests;
     uint64_t queue_requests, queue_tokens;
@@ -179,6 +179,17 @@ static const struct sl_option coordinator_options[] = {
      .max = 1 << 30,
      .help = "longest request body; longer ones get 413",
      .group = "Limits"},
+    {.name = "max-held-bytes",
+     .type = SL_OPTION_BYTES,
+     .offset = AT(max_held_bytes),
+     .value_name = "BYTES",
+     .default_text = "1g",
+     .min = 1 << 20,
+     .max = 1ull << 40,
+     .help =
+         "bodies and answers held at once, of all requests; from half of it on new requests get "
+         "429",
+     .group = "Limits"},
     {.name = "max-connections",
      .type = SL_OPTION_UINT,
      .offset = AT(max_connections),
@@ -302,6 +313,7 @@ static void fill(const struct config *config, struct coordinator_config *out)
     out->model_defaults = config->generation_config == FROM_MODEL_AUTO;
     out->local_prefill_max_tokens = (uint32_t)config->worker.local_prefill_max_tokens;
     out->body_bytes_max = config->max_body_bytes;
+    out->held_bytes_max = config->max_held_bytes;
     out->http_threads = (uint32_t)config->http_threads;
     out->text_threads = (uint32_t)config->text_threads;
     out->connections_max = (uint32_t)config->max_connections;

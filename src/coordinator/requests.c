@@ -28,10 +28,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define JSON      "application/json"
-#define RETRY_US  (100 * SL_MS_US)
-#define SLACK_US  (200 * SL_MS_US)
-#define INDEX_MAX 0xffffu
+#define JSON               "application/json"
+#define RETRY_US           (100 * SL_MS_US)
+#define SLACK_US           (200 * SL_MS_US)
+#define INDEX_MAX          0xffffu
+#define ECHO_TOKEN_BYTES   16u /* in an event, on average */
+#define ECHO_LOGPROB_BYTES 48u
 
 /* ── lists ───────────────────────────────────────────────────────────────────────────────────── */
 
@@ -332,6 +334,28 @@ static void fail_too_long(struct coordinator *c, struct request *request)
     fail(c, request, &error);
 }
 
+static void fail_held(struct coordinator *c, struct request *request)
+{
+    struct api_error error;
+    api_fail(&error, 429, "overloaded", NULL,
+             "bodies and answers of all requests have over %zu bytes; ask for less in one request, "
+             "for a stream, or later",
+             c->config.held_bytes_max);
+    error.retry_after_s = admission_retry_after_s(&c->admission);
+    sl_metric_add(sl_metric_get(c->meters.rejected, "held_bytes"), 1);
+    fail(c, request, &error);
+}
+
+/* What is kept of the group's answer is counted. False: all requests together keep too much. */
+static bool hold(struct group *group)
+{
+    size_t bytes = group->params.stream ? 0 : group->kept_bytes;
+    for (uint32_t i = 0; i < group->n_choices; i++)
+        if (group->choices[i]->echo != NULL)
+            bytes += output_bytes(group->choices[i]->echo);
+    return http_exchange_hold(group->exchange, bytes);
+}
+
 /* The last choice has ended: the rest of the answer. */
 static void finish(struct coordinator *c, struct group *group)
 {
@@ -404,6 +428,29 @@ static void complete(struct coordinator *c, struct request *request, flow_node s
 
 /* ── admission ───────────────────────────────────────────────────────────────────────────────── */
 
+/* A stream says the prompt once for each choice, faster than clients may read, and has a bound on what they have not
+ * read: half of it is for what is generated. What a token says of itself is about so many bytes. */
+static bool echo_fits(const struct group *group, struct api_error *error)
+{
+    const struct api_completion *params = &group->params;
+    uint64_t n_tokens = 0, each = ECHO_TOKEN_BYTES;
+    if (!params->stream || !params->echo || group->n_choices == 1)
+        return true;
+    for (uint32_t i = 0; i < group->n_choices; i++)
+        n_tokens += group->choices[i]->n_prompt;
+    if (params->logprobs >= 0)
+        each += ECHO_LOGPROB_BYTES * (1 + (uint64_t)params->logprobs);
+    if (n_tokens * each <= HTTP_STREAM_BYTES_MAX / 2)
+        return true;
+    api_fail(
+        error, 400, "echo_too_large", "echo",
+        "`echo` of %" PRIu64 " prompt tokens in %u choices is about %" PRIu64
+        " bytes; a stream of several choices takes at most %u: leave out `stream` or `echo`, or "
+        "ask for fewer at a time",
+        n_tokens, group->n_choices, n_tokens * each, HTTP_STREAM_BYTES_MAX / 2);
+    return false;
+}
+
 static bool refuse_now(struct coordinator *c, struct group *group, uint64_t now_us)
 {
     struct api_error error;
@@ -428,10 +475,23 @@ static bool refuse_now(struct coordinator *c, struct group *group, uint64_t now_
     uint32_t most = c->config.requests_max < c->config.queue_requests_max
                         ? c->config.requests_max
                         : c->config.queue_requests_max;
+    if (!echo_fits(group, &error)) {
+        reject(c, group, "too_large", &error);
+        return true;
+    }
     if (group->n_choices > most) { /* to wait would not help */
         api_fail(&error, 400, "too_many_choices", NULL,
                  "%u choices in one request; this server takes at most %u", group->n_choices, most);
         reject(c, group, "too_large", &error);
+        return true;
+    }
+    if (http_server_held(c->http) > c->config.held_bytes_max / 2) {
+        api_fail(
+            &error, 429, "overloaded", NULL,
+            "bodies and answers of all requests have %zu of %zu bytes already; try again later",
+            http_server_held(c->http), c->config.held_bytes_max);
+        error.retry_after_s = admission_retry_after_s(&c->admission);
+        reject(c, group, "held_bytes", &error);
         return true;
     }
     if (c->n_free_requests < group->n_choices ||
@@ -862,6 +922,8 @@ void requests_scores(struct coordinator *c, struct registry_node *node,
         if (position == request->echo->n_tokens)
             output_push_prompt(request->echo, request->tokens.ids[position], &logprob);
     }
+    if (!hold(request->group))
+        fail_held(c, request);
 }
 
 /* Takes the tokens of a run from `skip` on. False when the list has no memory. */
@@ -934,6 +996,8 @@ static void take_run(struct coordinator *c, struct registry_node *node, struct r
     } else if (!request->group->params.stream &&
                request->group->kept_bytes > HTTP_REPLY_BYTES_MAX) {
         fail_too_long(c, request);
+    } else if (!hold(request->group)) {
+        fail_held(c, request);
     } else if (request->output.finish != OUTPUT_OPEN) {
         complete(c, request, node->join, now_us);
     } else {

@@ -1,6 +1,7 @@
 #include "unit/coordinator/fixture.h"
 
-static int start(void **state, char *model, uint64_t queue_us, uint32_t queue_requests)
+static int start(void **state, char *model, uint64_t queue_us, uint32_t queue_requests,
+                 size_t held_bytes)
 {
     struct fixture *f = sl_zalloc(1, sizeof(*f));
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);
@@ -17,6 +18,7 @@ static int start(void **state, char *model, uint64_t queue_us, uint32_t queue_re
     config.lost_us = 600000;
     config.queue_us = queue_us;
     config.queue_requests_max = queue_requests;
+    config.held_bytes_max = held_bytes;
     assert_ok(coordinator_start(&config, &f->c));
     f->port = coordinator_http_port(f->c);
     f->nodes_port = coordinator_nodes_port(f->c);
@@ -26,17 +28,22 @@ static int start(void **state, char *model, uint64_t queue_us, uint32_t queue_re
 
 int setup(void **state)
 {
-    return start(state, fake_model_create(), 800000, 1024);
+    return start(state, fake_model_create(), 800000, 1024, 1u << 30);
 }
 
 int setup_patient(void **state)
 {
-    return start(state, fake_model_create(), 60000000, 1024);
+    return start(state, fake_model_create(), 60000000, 1024, 1u << 30);
 }
 
 int setup_short_queue(void **state)
 {
-    return start(state, fake_model_create(), 800000, 3);
+    return start(state, fake_model_create(), 800000, 3, 1u << 30);
+}
+
+int setup_short_memory(void **state)
+{
+    return start(state, fake_model_create(), 60000000, 1024, 100000);
 }
 
 /* With a chat template, and an end token that only the tokenizer names: the comma. */
@@ -47,7 +54,7 @@ int setup_chat(void **state)
                     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
                     "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}");
     test_write_text(model, "tokenizer_config.json", "{\"eos_token\": \",\"}");
-    return start(state, model, 800000, 1024);
+    return start(state, model, 800000, 1024, 1u << 30);
 }
 
 int teardown(void **state)

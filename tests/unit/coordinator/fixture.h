@@ -42,6 +42,8 @@ int setup(void **state);
 int setup_patient(void **state);
 /* Three requests may wait. */
 int setup_short_queue(void **state);
+/* Bodies and answers may have 100,000 bytes in all. */
+int setup_short_memory(void **state);
 /* With a chat template, and an end token that only the tokenizer names: the comma. */
 int setup_chat(void **state);
 int teardown(void **state);

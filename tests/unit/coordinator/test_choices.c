@@ -77,6 +77,91 @@ static void more_choices_than_the_queue(void **state)
     fake_node_stop(d);
 }
 
+static void expect_code(struct fixture *f, const char *body, int status, const char *code)
+{
+    json_t *json = post_json(f, "/v1/completions", body, status);
+    const json_t *error = json_object_get(json, "error");
+    assert_string_equal(json_string_value(json_object_get(error, "code")), code);
+    json_decref(json);
+}
+
+/* Each choice's stream would begin with the whole prompt. */
+static void echoes_in_one_stream(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    char body[1200];
+    static const char prompt[] = "{\"prompt\":\"%0900u\",\"max_tokens\":0,\"echo\":true,"
+                                 "\"logprobs\":5,\"stream\":%s,\"n\":%u}";
+    await(f, 0, 1);
+    snprintf(body, sizeof(body), prompt, 7, "true", 8); /* 7,200 tokens of 304 bytes */
+    char *answer = client_request(f->port, "POST", "/v1/completions", body);
+    assert_int_equal(client_status(answer), 400);
+    assert_non_null(strstr(answer, "`echo` of 7200 prompt tokens in 8 choices is about 2188800 "
+                                   "bytes; a stream of several choices takes at most 2097152"));
+    assert_non_null(strstr(answer, "\"param\":\"echo\""));
+    assert_non_null(strstr(answer, "\"code\":\"echo_too_large\""));
+    sl_free(answer);
+    for (int i = 0; i < 2; i++) { /* fewer; or not as a stream */
+        snprintf(body, sizeof(body), prompt, 7, i == 0 ? "true" : "false", i == 0 ? 7 : 8);
+        answer = client_request(f->port, "POST", "/v1/completions", body);
+        assert_int_equal(client_status(answer), 200);
+        sl_free(answer);
+    }
+    fake_node_stop(d);
+}
+
+/* Of all requests: one that comes when half is taken waits outside, one that grows beyond all is given up. */
+static void what_is_held_is_bounded(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    static const char small[] = "{\"prompt\":\"abc\",\"max_tokens\":5}";
+    char body[1200];
+    await(f, 0, 1);
+    json_decref(post_json(f, "/v1/completions", small, 200));
+    snprintf(body, sizeof(body), "{\"prompt\":\"%01000u\",\"max_tokens\":3,\"echo\":true,\"n\":%u}",
+             7, 90);
+    json_decref(post_json(f, "/v1/completions", body, 200));
+    snprintf(body, sizeof(body), "{\"prompt\":\"%01000u\",\"max_tokens\":3,\"echo\":true,\"n\":%u}",
+             7, 120);
+    expect_code(f, body, 429, "overloaded");
+    await_closed(f, 3000);
+    /* A body that does not come to its end. */
+    int fd = client_connect(f->port);
+    static char upload[51000];
+    int n = snprintf(upload, sizeof(upload),
+                     "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n");
+    memset(upload + n, ' ', sizeof(upload) - n - 1);
+    client_send(fd, upload);
+    char *answer = NULL;
+    for (int i = 0; i < 300; i++) {
+        answer = client_request(f->port, "POST", "/v1/completions", small);
+        if (client_status(answer) != 200)
+            break;
+        sl_free(answer);
+        sl_sleep_us(10000);
+    }
+    assert_int_equal(client_status(answer), 429);
+    assert_non_null(strstr(answer, " of 100000 bytes already; try again later"));
+    assert_non_null(strstr(answer, "\r\nRetry-After: "));
+    sl_free(answer);
+    close(fd);
+    for (int i = 0; i < 300; i++) {
+        answer = client_request(f->port, "POST", "/v1/completions", small);
+        if (client_status(answer) == 200)
+            break;
+        sl_free(answer);
+        sl_sleep_us(10000);
+    }
+    assert_int_equal(client_status(answer), 200);
+    sl_free(answer);
+    answer = client_request(f->port, "GET", "/metrics", NULL);
+    assert_non_null(strstr(answer, "\nsluice_requests_rejected_total{reason=\"held_bytes\"} "));
+    sl_free(answer);
+    fake_node_stop(d);
+}
+
 /* Without a token of the first, the others wait; the client's leaving ends them all. */
 static void choices_wait_and_go_together(void **state)
 {
@@ -274,6 +359,8 @@ int main(void)
         TEST(prompts_and_choices_in_a_stream),
         cmocka_unit_test_setup_teardown(more_choices_than_the_queue, setup_short_queue, teardown),
         TEST(choices_wait_and_go_together),
+        TEST(echoes_in_one_stream),
+        cmocka_unit_test_setup_teardown(what_is_held_is_bounded, setup_short_memory, teardown),
         TEST(a_client_leaves_the_last_choice),
         TEST(an_error_ends_all_choices),
         TEST(too_many_choices),

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #define BODY_MAX 10000u
+#define HELD_MAX (512u << 20)
 
 enum { ECHO, HOLD, PAGE, BLOCK };
 
@@ -69,7 +70,8 @@ static struct http_args args_of(struct fixture *f, const char *listen, uint32_t 
                               .handler = {on_request, on_gone, f},
                               .threads = threads,
                               .connections_max = 64,
-                              .body_bytes_max = BODY_MAX};
+                              .body_bytes_max = BODY_MAX,
+                              .held_bytes_max = HELD_MAX};
 }
 
 static int setup_threads(void **state, uint32_t threads)
@@ -853,6 +855,109 @@ static void a_long_event(void **state)
     sl_free(event);
 }
 
+static void await_held_bytes(struct fixture *f, size_t least, size_t most)
+{
+    for (int i = 0;
+         i < 3000 && (http_server_held(f->server) < least || http_server_held(f->server) > most);
+         i++)
+        sl_sleep_us(1000);
+    assert_in_range(http_server_held(f->server), least, most);
+}
+
+/* Of all requests together: bodies, what the handler keeps, answers until they are sent. */
+static void what_is_held_is_counted(void **state)
+{
+    struct fixture *f = *state;
+    int fd = client_connect(f->port), other = client_connect(f->port);
+    struct sl_buf got;
+    sl_buf_init(&got, 1 << 20);
+    client_send(other, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789");
+    await_held_bytes(f, 10, 10);
+    client_post(fd, "/hold", "{\"ab\":12}");
+    struct http_exchange *exchange = await_held(f);
+    assert_int_equal(http_server_held(f->server), 19);
+    http_exchange_drop_body(exchange);
+    assert_int_equal(http_server_held(f->server), 10);
+    assert_true(http_exchange_hold(exchange, 500));
+    assert_true(http_exchange_hold(exchange, 300));
+    assert_int_equal(http_server_held(f->server), 310);
+    assert_true(http_exchange_hold(exchange, HELD_MAX - 10)); /* the limit is inside */
+    assert_false(http_exchange_hold(exchange, HELD_MAX - 9));
+    client_send(other, "0"); /* it has been told; so is a body that goes on */
+    assert_true(client_read(other, &got, "}}", 3000));
+    assert_int_equal(client_status(got.data), 429);
+    assert_non_null(strstr(got.data, "\r\nRetry-After: 1\r\n"));
+    assert_non_null(strstr(got.data, "\"type\":\"rate_limit_error\""));
+    assert_non_null(strstr(got.data, "\"code\":\"overloaded\""));
+    close(other);
+    await_held_bytes(f, HELD_MAX - 9, HELD_MAX - 9);
+    sl_buf_reset(&got);
+    http_reply(exchange, 200, "text/plain", "short", 5, 0); /* what the handler kept is gone */
+    assert_true(client_read(fd, &got, "short", 3000));
+    await_held_bytes(f, 0, 0);
+    assert_true(http_exchange_hold(exchange, HELD_MAX * 2ul)); /* in vain: it is over */
+    assert_int_equal(http_server_held(f->server), 0);
+    close(fd);
+    sl_buf_fini(&got);
+}
+
+/* While too much is held, a stream may have less unsent. */
+static void streams_share(void **state)
+{
+    struct fixture *f = *state;
+    static char block[65536];
+    memset(block, 'x', sizeof(block));
+    int fd = client_connect(f->port);
+    client_post(fd, "/hold", "{}");
+    struct http_exchange *holder = await_held(f);
+    atomic_store(&f->held, NULL);
+    int slow;
+    struct http_exchange *exchange = begin_unread(f, &slow);
+    assert_false(http_exchange_hold(holder, HELD_MAX));
+    uint32_t written = 0;
+    while (http_stream_write(exchange, block, sizeof(block)) && written < 10000)
+        written++;
+    /* What the sockets take is not counted: a few MB at most, but less than without the limit. */
+    size_t over = written * sizeof(block);
+    http_abort(exchange);
+    http_exchange_release(exchange);
+    close(slow);
+    assert_true(http_exchange_hold(holder, 0));
+    exchange = begin_unread(f, &slow);
+    for (written = 0; http_stream_write(exchange, block, sizeof(block)) && written < 10000;)
+        written++;
+    assert_true(written * sizeof(block) > over + HTTP_STREAM_BYTES_MAX / 2);
+    http_abort(exchange);
+    http_exchange_release(exchange);
+    close(slow);
+    http_reply(holder, 200, "text/plain", "", 0, 0);
+    http_exchange_release(holder);
+    close(fd);
+}
+
+/* A long event is not held against a client that has not read it yet. */
+static void events_after_a_long_one(void **state)
+{
+    struct fixture *f = *state;
+    const size_t bytes = HTTP_STREAM_BYTES_MAX + (1u << 20), step = 1u << 16;
+    char *event = sl_zalloc(bytes, 1);
+    memset(event, 'x', bytes);
+    int slow;
+    struct http_exchange *exchange = begin_unread(f, &slow);
+    assert_true(http_stream_write(exchange, event, bytes));
+    size_t more = 0;
+    for (; more < HTTP_STREAM_BYTES_MAX - step; more += step)
+        assert_true(http_stream_write(exchange, event, step));
+    while (http_stream_write(exchange, event, step) && more < 10000 * step)
+        more += step;
+    assert_true(more < 10000 * step);
+    assert_true(http_exchange_is_gone(exchange));
+    http_abort(exchange);
+    http_exchange_release(exchange);
+    close(slow);
+    sl_free(event);
+}
+
 static void stop_with_all_open(void **state)
 {
     struct fixture *f = *state;
@@ -924,6 +1029,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_client_that_lags, setup, teardown),
         cmocka_unit_test_setup_teardown(a_stream_that_is_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(a_long_event, setup, teardown),
+        cmocka_unit_test_setup_teardown(events_after_a_long_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_held_is_counted, setup, teardown),
+        cmocka_unit_test_setup_teardown(streams_share, setup, teardown),
         cmocka_unit_test_setup_teardown(stop_with_all_open, setup, teardown),
         cmocka_unit_test_setup_teardown(a_port_that_is_taken, setup, teardown),
     };
