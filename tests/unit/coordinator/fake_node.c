@@ -609,9 +609,11 @@ void client_post(int fd, const char *path, const char *body)
 bool client_read(int fd, struct sl_buf *out, const char *until, uint32_t ms)
 {
     uint64_t end = sl_real_us() + ms * 1000ull;
+    size_t seen = 0; /* without it */
     for (;;) {
-        if (until != NULL && out->bytes > 0 && strstr(out->data, until) != NULL)
+        if (until != NULL && out->bytes > 0 && strstr(out->data + seen, until) != NULL)
             return true;
+        seen = out->bytes > 64 ? out->bytes - 64 : 0; /* `until` is shorter */
         uint64_t now = sl_real_us();
         struct pollfd poller = {.fd = fd, .events = POLLIN};
         if (now >= end || poll(&poller, 1, (int)((end - now) / 1000) + 1) <= 0)

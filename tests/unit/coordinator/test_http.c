@@ -136,15 +136,20 @@ static void await_descriptors(unsigned n)
     assert_int_equal(open_descriptors(), n);
 }
 
+/* At once: a busy machine may take a second now and then, a timeout always does. */
 static void expect_refusal(struct fixture *f, const char *bytes, int status)
 {
-    uint64_t from = sl_real_us();
-    char *answer = raw(f, bytes, "}}", 5000);
-    if (client_status(answer) != status)
-        fail_msg("%.60s…: %.300s; want %d", bytes, answer, status);
-    if (sl_real_us() - from > 1000000)
-        fail_msg("%.60s…: took %d ms", bytes, (int)((sl_real_us() - from) / 1000));
-    sl_free(answer);
+    uint64_t took_us = UINT64_MAX;
+    for (int i = 0; i < 5 && took_us > 1000000; i++) {
+        uint64_t from = sl_real_us();
+        char *answer = raw(f, bytes, "}}", 10000);
+        if (client_status(answer) != status)
+            fail_msg("%.60s…: %.300s; want %d", bytes, answer, status);
+        took_us = sl_real_us() - from;
+        sl_free(answer);
+    }
+    if (took_us > 1000000)
+        fail_msg("%.60s…: took %d ms", bytes, (int)(took_us / 1000));
 }
 
 static void ambiguous_framing(void **state)
@@ -761,35 +766,26 @@ static bool write_line(struct http_exchange *exchange, uint32_t i)
     return http_stream_write(exchange, line, LINE);
 }
 
-/* A client that lags behind, so far that half of what may be unsent is: what it gets is what was written. */
-static void a_client_that_lags(void **state)
+/* The client reads when it is `lag` lines behind. What it gets is what was written; all, unless it is cut. */
+static bool lag_behind(struct fixture *f, uint32_t lag)
 {
-    struct fixture *f = *state;
     struct sl_buf got, content;
-    uint32_t lag = 0;
     int fd;
     struct http_exchange *exchange = begin_unread(f, &fd);
-    while (write_line(exchange, lag) && lag < LINES)
-        lag++;
-    assert_in_range(lag, HTTP_STREAM_BYTES_MAX / LINE, LINES - 1);
-    lag -= HTTP_STREAM_BYTES_MAX / LINE / 2;
-    http_exchange_release(exchange);
-    close(fd);
-
     sl_buf_init(&got, 1 << 20);
     sl_buf_init(&content, LINES * LINE);
-    exchange = begin_unread(f, &fd);
     assert_true(client_read(fd, &got, "\r\n\r\n", 3000));
     sl_buf_consume(&got, (size_t)(strstr(got.data, "\r\n\r\n") - got.data) + 4);
-    for (uint32_t i = 0; i < LINES; i++) {
-        assert_true(write_line(exchange, i));
-        while (content.bytes / LINE + lag < i)
+    bool whole = true;
+    for (uint32_t i = 0; i < LINES && whole; i++) {
+        whole = write_line(exchange, i);
+        while (whole && content.bytes / LINE + lag < i)
             take_chunks(fd, &got, &content);
     }
     http_stream_end(exchange);
-    while (content.bytes < LINES * LINE)
+    while (whole && content.bytes < LINES * LINE)
         take_chunks(fd, &got, &content);
-    for (uint32_t i = 0; i < LINES; i++) {
+    for (uint32_t i = 0; i < content.bytes / LINE; i++) {
         char line[LINE + 1];
         snprintf(line, sizeof(line), "%0*u", LINE, i);
         assert_memory_equal(content.data + (size_t)i * LINE, line, LINE);
@@ -798,6 +794,25 @@ static void a_client_that_lags(void **state)
     close(fd);
     sl_buf_fini(&got);
     sl_buf_fini(&content);
+    return whole;
+}
+
+/* How much the sockets hold is found out, and differs: so clients that lag by less and less than what is too
+ * much, and one of them is served while much is unsent. */
+static void clients_that_lag(void **state)
+{
+    struct fixture *f = *state;
+    uint32_t most = 0, n_whole = 0;
+    int fd;
+    struct http_exchange *exchange = begin_unread(f, &fd);
+    while (write_line(exchange, most) && most < LINES)
+        most++;
+    assert_in_range(most, HTTP_STREAM_BYTES_MAX / LINE, LINES - 1);
+    http_exchange_release(exchange);
+    close(fd);
+    for (uint32_t less = 0; less < most && n_whole < 3; less += 1000)
+        n_whole += lag_behind(f, most - less);
+    assert_true(n_whole > 0);
 }
 
 /* Its stream breaks off: it must not look whole. Nothing more is written, and nobody is told. */
@@ -813,6 +828,7 @@ static void a_stream_that_is_cut(void **state)
         client_post(fd, "/hold", "{}");
         struct http_exchange *exchange = await_held(f);
         assert_true(http_stream_begin(exchange));
+        assert_true(client_read(fd, &got, "\r\n\r\n", 3000));
         if (aborted) {
             assert_true(http_stream_write(exchange, "data: 1\n\n", 9));
             assert_true(client_read(fd, &got, "data: 1\n\n", 3000));
@@ -824,7 +840,7 @@ static void a_stream_that_is_cut(void **state)
         assert_false(http_stream_write(exchange, "x", 1));
         assert_true(http_exchange_is_gone(exchange));
         client_read(fd, &got, NULL, 10000);
-        assert_true(got.bytes > 9 && strstr(got.data, "\r\n0\r\n") == NULL);
+        assert_null(strstr(got.data, "\r\n0\r\n"));
         assert_int_equal(atomic_load(&f->gone), 0);
         atomic_store(&f->held, NULL);
         http_exchange_release(exchange);
@@ -1026,7 +1042,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_old_client_that_stops_sending, setup, teardown),
         cmocka_unit_test_setup_teardown(sockets_of_clients_that_left, setup, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_client_that_lags, setup, teardown),
+        cmocka_unit_test_setup_teardown(clients_that_lag, setup, teardown),
         cmocka_unit_test_setup_teardown(a_stream_that_is_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(a_long_event, setup, teardown),
         cmocka_unit_test_setup_teardown(events_after_a_long_one, setup, teardown),
