@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #define PORT_MAX   65535u
@@ -64,4 +65,17 @@ sl_status sl_address_parse(const char *what, const char *text, char host_out[SL_
     memcpy(host_out, host, n);
     host_out[n] = '\0';
     return SL_OK;
+}
+
+void sl_address_format(const char *host, uint16_t port, char out[SL_ADDRESS_BYTES])
+{
+    bool v6 = strchr(host, ':') != NULL;
+    (void)snprintf(out, SL_ADDRESS_BYTES, "%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
+}
+
+const char *sl_address_reach(const char *host)
+{
+    if (strcmp(host, "0.0.0.0") == 0)
+        return "127.0.0.1";
+    return strcmp(host, "::") == 0 ? "::1" : host;
 }

@@ -7,11 +7,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SL_HOST_BYTES 256 /* enough for every name that DNS knows */
+#define SL_HOST_BYTES    256 /* enough for every name that DNS knows */
+#define SL_ADDRESS_BYTES (SL_HOST_BYTES + 8)
 
 /* Splits it; a host is wanted, and one that is no name or address is found out by who looks it up.
  * SL_INVALID names `what`, the text, and what is wrong. */
 sl_status sl_address_parse(const char *what, const char *text, char host_out[SL_HOST_BYTES],
                            uint16_t *port_out) SL_MUST_USE;
+/* host:port, or [v6]:port; what does not fit is cut. */
+void sl_address_format(const char *host, uint16_t port, char out[SL_ADDRESS_BYTES]);
+/* Where this machine itself finds what listens at `host`: that host, or loopback for 0.0.0.0 and ::, which are
+ * no place to go to. Borrowed, or static. */
+const char *sl_address_reach(const char *host);
 
 #endif

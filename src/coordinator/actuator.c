@@ -10,6 +10,7 @@
  * leaves in a pipe (serve_spawn); /ready repeats it. Workers die with this process. */
 #include "coordinator/actuator.h"
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -50,6 +51,8 @@ struct worker {
 struct actuator {
     char *prefill_path, *decode_path;
     char *nodes_address;
+    char admin_host[SL_HOST_BYTES];
+    uint16_t admin_port; /* of the first worker; 0: each takes a free one */
     char *options[ACTUATOR_OPTIONS_MAX];
     uint32_t n_options;
     struct worker workers[2 * ACTUATOR_WORKERS_MAX];
@@ -134,6 +137,16 @@ static uint32_t own_cpus(uint16_t *cpus)
     return n;
 }
 
+static sl_status assign_ports(struct actuator *actuator, const char *admin)
+{
+    sl_status status = sl_address_parse("--admin", admin != NULL ? admin : "127.0.0.1:0",
+                                        actuator->admin_host, &actuator->admin_port);
+    if (status == SL_OK && actuator->admin_port + actuator->n_workers - 1 > UINT16_MAX)
+        status = sl_fail(SL_INVALID, "--admin: \"%s\"; with %u workers the port wants 0..%u", admin,
+                         actuator->n_workers, UINT16_MAX + 1 - actuator->n_workers);
+    return status;
+}
+
 static sl_status assign_cpus(struct actuator *actuator, const struct actuator_args *args)
 {
     static uint16_t cpus[CPUS_MAX]; /* the loop's thread only, at start */
@@ -191,7 +204,9 @@ sl_status actuator_create(const struct actuator_args *args, const char *nodes_ad
         add_worker(actuator, 'p', i, actuator->prefill_path);
     for (uint32_t i = 0; i < args->n_decode; i++)
         add_worker(actuator, 'd', i, actuator->decode_path);
-    sl_status status = assign_cpus(actuator, args);
+    sl_status status = assign_ports(actuator, args->admin);
+    if (status == SL_OK)
+        status = assign_cpus(actuator, args);
     if (status != SL_OK) {
         actuator_destroy(actuator, 0);
         return status;
@@ -224,6 +239,14 @@ static sl_status spawn(struct worker *worker, char *const argv[])
     return status;
 }
 
+static char *admin_option(const struct actuator *actuator, uint32_t index)
+{
+    char address[SL_ADDRESS_BYTES];
+    uint16_t port = (uint16_t)(actuator->admin_port == 0 ? 0 : actuator->admin_port + index);
+    sl_address_format(actuator->admin_host, port, address);
+    return sl_asprintf("--admin=%s", address);
+}
+
 static void start_worker(struct actuator *actuator, struct worker *worker, uint64_t now_us)
 {
     char *argv[FIXED_ARGUMENTS + ACTUATOR_OPTIONS_MAX + 1] = {NULL};
@@ -232,7 +255,7 @@ static void start_worker(struct actuator *actuator, struct worker *worker, uint6
     made[n_made++] = sl_strdup(worker->path);
     made[n_made++] = sl_asprintf("--id=%s", worker->id);
     made[n_made++] = sl_asprintf("--coordinator=%s", actuator->nodes_address);
-    made[n_made++] = sl_strdup("--admin=127.0.0.1:0");
+    made[n_made++] = admin_option(actuator, (uint32_t)(worker - actuator->workers));
     made[n_made++] = sl_asprintf("--report-fd=%d", SERVE_REPORT_FD);
     if (worker->has_cpus)
         made[n_made++] = sl_asprintf("--cpus=%s", worker->cpus);

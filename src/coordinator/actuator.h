@@ -23,11 +23,15 @@ struct actuator_args {
     uint32_t threads;     /* of each worker; 0: as many as its CPUs */
     const char *cpu_list; /* CPUs given by --cpus, NULL: this process's own */
     bool share_cpus;      /* never bind workers to CPUs of their own */
+    const char *
+        admin; /* host:port of the first worker's pages, the next one's port is the next; port 0: free
+                             ones; NULL: those of 127.0.0.1 */
 };
 
 struct actuator;
 
-/* nodes_address: where workers dial, "127.0.0.1:PORT". Starts nothing yet. */
+/* nodes_address: where workers dial, "127.0.0.1:PORT". Starts nothing yet. SL_INVALID: too many of something,
+ * or an address or a list of CPUs that is none. */
 sl_status actuator_create(const struct actuator_args *args, const char *nodes_address,
                           struct actuator **actuator_out) SL_MUST_USE;
 /* Starts what is due, reaps what has ended. Call it every few tens of ms. Returns when it wants to

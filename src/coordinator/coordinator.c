@@ -16,6 +16,7 @@
 #include "coordinator/core.h"
 #include "coordinator/playground.h"
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -401,9 +402,13 @@ static sl_status create_actuator(struct coordinator *c)
 {
     if (c->config.actuator == NULL)
         return SL_OK;
-    char address[64];
-    snprintf(address, sizeof(address), "127.0.0.1:%u", rpc_server_port(c->rpc));
-    sl_status status = actuator_create(c->config.actuator, address, &c->actuator);
+    char host[SL_HOST_BYTES], address[SL_ADDRESS_BYTES];
+    uint16_t port;
+    sl_status status = sl_address_parse("nodes-listen", c->config.nodes_listen, host, &port);
+    if (status != SL_OK)
+        return status;
+    sl_address_format(sl_address_reach(host), rpc_server_port(c->rpc), address);
+    status = actuator_create(c->config.actuator, address, &c->actuator);
     c->want_prefill = c->config.actuator->n_prefill;
     c->want_decode = c->config.actuator->n_decode;
     meters_desired(&c->meters, c->want_prefill, c->want_decode);

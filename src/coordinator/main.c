@@ -134,6 +134,15 @@ static const struct sl_option coordinator_options[] = {
      .help = "let all workers of --pools local run on all CPUs; else each gets its own while there "
              "are enough",
      .group = "Coordinator"},
+    {.name = "admin",
+     .type = SL_OPTION_ADDRESS,
+     .offset = AT(worker.serve.admin),
+     .value_name = "HOST:PORT",
+     .default_text = "127.0.0.1:0",
+     .help = "where the first worker of --pools local serves its /health, /ready, /metrics and "
+             "/version; "
+             "each further one at the next port; port 0 takes free ones",
+     .group = "Coordinator"},
     {.name = "queue-requests",
      .type = SL_OPTION_UINT,
      .offset = AT(queue_requests),
@@ -290,6 +299,7 @@ static void hand_on(const struct sl_options *options, struct handed_on *out)
         if (strcmp(serve_worker_options[i].name, "cpus") != 0)
             hand_on_row(options, serve_worker_options[i].name, out);
     hand_on_row(options, "log-level", out);
+    hand_on_row(options, "drain-seconds", out);
 }
 
 static void free_handed_on(struct handed_on *handed)
@@ -330,24 +340,21 @@ static void banner(const struct config *config, const struct coordinator *c)
     uint16_t port = 0;
     sl_status status = sl_address_parse("--listen", config->listen, host, &port);
     SL_ASSERT(status == SL_OK); /* the option was checked */
-    if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)
-        snprintf(host, sizeof(host), "127.0.0.1");
-    port = coordinator_http_port(c);
+    char at[SL_ADDRESS_BYTES];
+    sl_address_format(sl_address_reach(host), coordinator_http_port(c), at);
     bool chats = coordinator_chats(c);
-    const char *open = strchr(host, ':') != NULL ? "[" : "", *close = open[0] != '\0' ? "]" : "";
     fprintf(stderr,
             "\n  sluice " SLUICE_VERSION "  model %s, context %u tokens\n"
-            "  API    http://%s%s%s:%u/v1   (once /ready says so; see also /cluster /metrics)\n"
-            "  page   http://%s%s%s:%u/     to try the model with\n"
+            "  API    http://%s/v1   (once /ready says so; see also /cluster /metrics)\n"
+            "  page   http://%s/     to try the model with\n"
             "  nodes  port %u, %s\n\n"
-            "  curl http://%s%s%s:%u/v1/%s -H 'Content-Type: application/json' \\\n"
+            "  curl http://%s/v1/%s -H 'Content-Type: application/json' \\\n"
             "    -d '{%s" EXAMPLE "%s, \"max_tokens\": 32}'\n\n"
             "  Ctrl-C or SIGTERM ends it.\n\n",
-            coordinator_model(c), coordinator_model_len_max(c), open, host, close, port, open, host,
-            close, port, coordinator_nodes_port(c),
+            coordinator_model(c), coordinator_model_len_max(c), at, at, coordinator_nodes_port(c),
             config->pools == POOLS_LOCAL ? "workers are started here"
                                          : "workers join by themselves",
-            open, host, close, port, chats ? "chat/completions" : "completions",
+            at, chats ? "chat/completions" : "completions",
             chats ? "\"messages\": [{\"role\": \"user\", \"content\": " : "\"prompt\": ",
             chats ? "}]" : "");
 }
@@ -386,7 +393,8 @@ static sl_status run(const struct config *config, const struct sl_options *optio
                                      .n_decode = (uint32_t)config->n_decode,
                                      .threads = (uint32_t)config->worker.threads,
                                      .cpu_list = config->worker.cpus,
-                                     .share_cpus = config->share_cpus};
+                                     .share_cpus = config->share_cpus,
+                                     .admin = config->worker.serve.admin};
     if (config->pools == POOLS_LOCAL) {
         sl_status status = check_model(config->worker.model);
         if (status == SL_OK)

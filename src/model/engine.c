@@ -159,7 +159,8 @@ static sl_status create_pools(struct model_engine *engine)
             return sl_fail(SL_INVALID, "engine: %u KV blocks of %zu bytes", n_blocks, block_bytes);
         sl_status status = device_alloc(engine->device, bytes, &engine->pools[i]);
         if (status == SL_NO_MEMORY)
-            return sl_fail(SL_NO_MEMORY, "engine: %u KV blocks of %zu bytes (%zu in all)", n_blocks,
+            return sl_fail(SL_NO_MEMORY,
+                           "engine: no memory for %u KV blocks of %zu bytes (%zu in all)", n_blocks,
                            block_bytes, bytes);
         if (status != SL_OK)
             return status;

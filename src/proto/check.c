@@ -214,7 +214,7 @@ static const struct limit drain_limits[] = {
 
 /* ---- agreement between fields ---- */
 
-static sl_status node_id_check(const char *field, const char *id)
+sl_status rpc_check_node_id(const char *field, const char *id)
 {
     for (const char *c = id; *c != '\0'; c++) {
         bool fine = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
@@ -228,7 +228,7 @@ static sl_status node_id_check(const char *field, const char *id)
 static sl_status hello_agree(const ProtobufCMessage *base)
 {
     const Sluice__Hello *hello = (const Sluice__Hello *)base;
-    sl_status status = node_id_check("Hello.node_id", hello->node_id);
+    sl_status status = rpc_check_node_id("Hello.node_id", hello->node_id);
     if (status != SL_OK || !hello->ready)
         return status;
     if (hello->identity.len != RPC_HASH_BYTES || hello->layout.len != RPC_HASH_BYTES)
@@ -252,8 +252,8 @@ static sl_status hello_agree(const ProtobufCMessage *base)
 static sl_status transfer_agree(const ProtobufCMessage *base)
 {
     const Sluice__TransferTotals *totals = (const Sluice__TransferTotals *)base;
-    sl_status status = node_id_check("TransferTotals.src", totals->src);
-    return status == SL_OK ? node_id_check("TransferTotals.dst", totals->dst) : status;
+    sl_status status = rpc_check_node_id("TransferTotals.src", totals->src);
+    return status == SL_OK ? rpc_check_node_id("TransferTotals.dst", totals->dst) : status;
 }
 
 static sl_status logprob_agree(const ProtobufCMessage *base)
@@ -307,7 +307,7 @@ static sl_status welcome_agree(const ProtobufCMessage *base)
 
 static sl_status peer_agree(const ProtobufCMessage *base)
 {
-    return node_id_check("Peer.node_id", ((const Sluice__Peer *)base)->node_id);
+    return rpc_check_node_id("Peer.node_id", ((const Sluice__Peer *)base)->node_id);
 }
 
 static sl_status sampling_agree(const ProtobufCMessage *base)

@@ -32,8 +32,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CONFIG_VARIABLE "SLUICE_CONFIG="
-
 static const char *const log_levels[] = {"error", "warn", "info", "debug", "trace", NULL};
 
 const struct sl_option serve_options[] = {
@@ -270,8 +268,13 @@ static void child_main(char *const argv[], char *const envp[], pid_t parent, int
     _exit(written == (ssize_t)sizeof(error) ? SERVE_EXIT_FAILED : SERVE_EXIT_USAGE);
 }
 
-/* The environment without SLUICE_CONFIG: the parent's file has keys that are not the child's. Strings
- * are borrowed; sl_free the list. */
+static bool begins(const char *text, const char *with)
+{
+    return strncmp(text, with, strlen(with)) == 0;
+}
+
+/* The environment without the options in it: many are not the child's, and those that are become its flags.
+ * Fault points are set in all processes. Strings are borrowed; sl_free the list. */
 static char **child_environment(void)
 {
     size_t n = 0, kept = 0;
@@ -279,7 +282,7 @@ static char **child_environment(void)
         n++;
     char **envp = sl_zalloc(n + 1, sizeof(*envp));
     for (size_t i = 0; i < n; i++) {
-        if (strncmp(environ[i], CONFIG_VARIABLE, sizeof(CONFIG_VARIABLE) - 1) != 0)
+        if (!begins(environ[i], "SLUICE_") || begins(environ[i], "SLUICE_FAULT="))
             envp[kept++] = environ[i];
     }
     return envp;

@@ -59,7 +59,7 @@ int serve_exit_code(const char *program, sl_status status);
 /* Starts a child that dies (SIGKILL) when this process does, in a process group of its own so that
  * Ctrl-C in a terminal reaches only this one, with the signal mask cleared and every descriptor but
  * 0, 1, 2 closed on exec; `report`, unless it is -1, is the child's SERVE_REPORT_FD, for --report-fd. The
- * environment is inherited but for SLUICE_CONFIG. argv[0] is a path. Wait
+ * environment is inherited without options (SLUICE_…), but for SLUICE_FAULT. argv[0] is a path. Wait
  * for it with waitpid. The kernel ties a child's life to the *thread* that started it: call from one
  * that lives as long as the process. SL_DEVICE fork or exec failed. */
 #define SERVE_REPORT_FD 3

@@ -756,7 +756,7 @@ static sl_status find_interface(const char *bind, char *name_out, size_t bytes)
     }
     freeifaddrs(all);
     if (!found)
-        return sl_fail(SL_INVALID, "no interface has the name or address \"%s\"", bind);
+        return sl_fail(SL_INVALID, "bind \"%s\": no interface has this name or address", bind);
     return SL_OK;
 }
 

@@ -22,6 +22,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "kv/hash.h"
+#include "proto/check.h"
 #include "serve/admin.h"
 #include "serve/join.h"
 #include "serve/serve.h"
@@ -54,7 +55,7 @@ struct node {
     _Atomic(struct worker *) worker; /* NULL until it may be used */
     _Atomic uint64_t bytes_done, bytes_total;
     _Atomic bool loading;
-    char advertised[SL_HOST_BYTES + 16];
+    char advertised[SL_ADDRESS_BYTES];
     uint8_t layout[16];
     Sluice__Rank rank, *ranks[1];
 };
@@ -289,12 +290,9 @@ static sl_status set_advertised(struct node *node)
     sl_status status = sl_address_parse("--admin", node->config.serve.admin, host, &port);
     if (status != SL_OK)
         return status;
-    const char *name = node->config.advertise != NULL ? node->config.advertise : host;
-    unsigned admin_port = serve_admin_port(node->admin);
-    if (strchr(name, ':') != NULL)
-        (void)snprintf(node->advertised, sizeof(node->advertised), "[%s]:%u", name, admin_port);
-    else
-        (void)snprintf(node->advertised, sizeof(node->advertised), "%s:%u", name, admin_port);
+    const char *name =
+        node->config.advertise != NULL ? node->config.advertise : sl_address_reach(host);
+    sl_address_format(name, serve_admin_port(node->admin), node->advertised);
     return SL_OK;
 }
 
@@ -522,7 +520,8 @@ static sl_status check_config(const struct serve_worker_config *config)
 {
     if (config->id[0] == '\0' || strlen(config->id) > 15)
         return sl_fail(SL_INVALID, "--id \"%s\"; want 1 to 15 bytes", config->id);
-    return SL_OK;
+    return rpc_check_node_id("--id",
+                             config->id); /* else every coordinator refuses it, again and again */
 }
 
 int worker_main(const struct worker_policy *policy, const char *program, const char *summary,

@@ -19,6 +19,21 @@ static void good(void **state)
     assert_int_equal(port, 65535);
 }
 
+static void written(void **state)
+{
+    (void)state;
+    char text[SL_ADDRESS_BYTES], host[SL_HOST_BYTES];
+    uint16_t port;
+    sl_address_format("a.b", 80, text);
+    assert_string_equal(text, "a.b:80");
+    sl_address_format("::1", 65535, text);
+    assert_string_equal(text, "[::1]:65535");
+    assert_ok(sl_address_parse("x", text, host, &port));
+    assert_string_equal(sl_address_reach("0.0.0.0"), "127.0.0.1");
+    assert_string_equal(sl_address_reach("::"), "::1");
+    assert_string_equal(sl_address_reach("10.0.0.1"), "10.0.0.1");
+}
+
 static void wrong(void **state)
 {
     (void)state;
@@ -69,6 +84,7 @@ static void wrong(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(good), cmocka_unit_test(wrong)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(good), cmocka_unit_test(written),
+                                       cmocka_unit_test(wrong)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,8 +56,9 @@ static int group_main(void)
     sigprocmask(SIG_SETMASK, NULL, &mask);
     bool clean = !sigismember(&mask, SIGTERM) && !sigismember(&mask, SIGINT);
     bool closed = fcntl(77, F_GETFD) < 0 && errno == EBADF;
-    bool no_config = getenv("SLUICE_CONFIG") == NULL && getenv("SLUICE_OTHER") != NULL;
-    return clean && closed && no_config && getpgrp() == getpid() ? 7 : 8;
+    bool no_options = getenv("SLUICE_CONFIG") == NULL && getenv("SLUICE_LISTEN") == NULL;
+    bool kept = getenv("SLUICE_FAULT") != NULL && getenv("NOT_SLUICE_LISTEN") != NULL;
+    return clean && closed && no_options && kept && getpgrp() == getpid() ? 7 : 8;
 }
 
 /* Starts a grandchild that would live long, names it, and hangs. */
@@ -184,7 +185,9 @@ static void test_spawned_child_is_clean(void **state)
     sigprocmask(SIG_BLOCK, &set, &before);
     assert_int_equal(dup2(STDERR_FILENO, 77), 77);
     setenv("SLUICE_CONFIG", "/nowhere", 1);
-    setenv("SLUICE_OTHER", "1", 1);
+    setenv("SLUICE_LISTEN", "127.0.0.1:1", 1);
+    setenv("SLUICE_FAULT", "", 1);
+    setenv("NOT_SLUICE_LISTEN", "1", 1);
     char role[] = "group", self[] = SELF;
     char *argv[] = {self, role, NULL};
     pid_t pid;
