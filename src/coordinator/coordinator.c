@@ -33,6 +33,7 @@
 #define FLUSH_MS         300
 #define PAUSE_US         (1 * SL_SECOND_US) /* a round of the loop that took longer was a pause */
 #define JSON             "application/json"
+#define STALL_SECONDS    20u /* of a request that does not go on */
 
 static const struct http_route routes[] = {
     {"GET", "/", ROUTE_PLAYGROUND},
@@ -394,7 +395,8 @@ static sl_status start_servers(struct coordinator *c)
         .threads = c->config.http_threads,
         .connections_max = c->config.connections_max,
         .body_bytes_max = c->config.body_bytes_max,
-        .held_bytes_max = c->config.held_bytes_max};
+        .held_bytes_max = c->config.held_bytes_max,
+        .stall_seconds = STALL_SECONDS};
     return http_server_start(&http, &c->http);
 }
 

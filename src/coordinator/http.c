@@ -17,6 +17,9 @@
  *     (No host, and a length that is no number, it refuses itself.)
  *   - The limit of a body is ours. An announced one is refused with the head; a chunked one that grows
  *     too long has its answer written straight to the socket, since the library takes none there.
+ *   - A connection has one timeout, whatever it waits for. It is short until a request's head has come, and
+ *     again from each request line on, and long else: for the next request, and for who reads an answer. A body of
+ *     which nothing comes is found by the watcher, and answered, which a timeout of the library is not.
  *   - A stream that its reader ends with an error, and an end that comes with the last bytes read, are
  *     noticed only at the idle timeout. The socket is shut down besides, which the library does see.
  *   - A close with unread bytes resets the connection, and the reset overtakes the answer. A refused
@@ -55,6 +58,7 @@
 #define READER_BYTES     4096u
 #define IDLE_SECONDS     75u
 #define BODY_US          (60 * SL_SECOND_US) /* a body that takes longer is refused */
+#define SWEEP_US         (250 * SL_MS_US)
 #define LINGER_US        (2 * SL_SECOND_US)
 #define LINGERS_MAX      64u
 #define WATCH_EVENTS_MAX 64
@@ -93,10 +97,11 @@ struct http_exchange {
     uint64_t user;
     struct sl_buf body;
     struct sl_buf out;
-    size_t out_sent; /* of `out` */
-    size_t longest;  /* write since `out` was empty */
-    size_t held;     /* by the handler, then by the library */
-    size_t charged;  /* to the server, of all these */
+    size_t out_sent;         /* of `out` */
+    size_t longest;          /* write since `out` was empty */
+    size_t held;             /* by the handler, then by the library */
+    size_t charged;          /* to the server, of all these */
+    _Atomic uint64_t due_us; /* when more of the body must have come; UINT64_MAX: all has */
     int http_status;
     const char *content_type;
     uint32_t retry_after_s;
@@ -126,6 +131,8 @@ struct http_server {
     atomic_uint n_delivered; /* requests with the handler, not fully answered */
     atomic_size_t held;
     size_t held_bytes_max;
+    uint32_t stall_seconds;
+    uint64_t sweep_us;     /* the watcher's: the next look at bodies */
     pthread_mutex_t mutex; /* what follows */
     bool closing;
     struct slot *slots;
@@ -385,6 +392,7 @@ static struct http_exchange *exchange_create(struct http_server *server,
     exchange->connection = connection;
     exchange->route = route;
     exchange->start_us = sl_now_us();
+    atomic_init(&exchange->due_us, exchange->start_us + server->stall_seconds * SL_SECOND_US);
     sl_buf_init(&exchange->body, server->guard.body_bytes_max);
     sl_buf_init(&exchange->out, HTTP_REPLY_BYTES_MAX);
     exchange->slot = UINT32_MAX;
@@ -553,22 +561,6 @@ static void linger_start(struct http_server *server, struct MHD_Connection *conn
     pthread_mutex_unlock(&server->mutex);
 }
 
-static void watch_run(void *arg)
-{
-    struct http_server *server = arg;
-    struct epoll_event events[WATCH_EVENTS_MAX];
-    while (!atomic_load(&server->stopping)) {
-        int n = epoll_wait(server->watch_fd, events, WATCH_EVENTS_MAX, 100);
-        for (int i = 0; i < n; i++) {
-            if (events[i].data.u64 & LINGER_TAG)
-                linger_read(server, (uint32_t)events[i].data.u64);
-            else
-                watch_client(server, events[i].data.u64, events[i].events);
-        }
-        linger_sweep(server, false);
-    }
-}
-
 /* ── answers ─────────────────────────────────────────────────────────────────────────────────── */
 
 static const char *refusal_code(unsigned status)
@@ -638,9 +630,9 @@ static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection 
     return result;
 }
 
-/* In the middle of a body, where the library takes no answer: straight to the socket, then close. */
-static enum MHD_Result refuse_raw(struct http_server *server, struct MHD_Connection *connection,
-                                  unsigned status, const char *message)
+/* In the middle of a body, where the library takes no answer: straight to the socket. */
+static void answer_raw(struct http_server *server, struct MHD_Connection *connection,
+                       unsigned status, const char *message)
 {
     char text[512], head[768];
     int n = refusal_text(text, sizeof(text), status, message);
@@ -654,8 +646,14 @@ static enum MHD_Result refuse_raw(struct http_server *server, struct MHD_Connect
     if (info != NULL &&
         send(info->connect_fd, head, (size_t)bytes, MSG_DONTWAIT | MSG_NOSIGNAL) == bytes)
         linger_start(server, connection);
+}
+
+static enum MHD_Result refuse_raw(struct http_server *server, struct MHD_Connection *connection,
+                                  unsigned status, const char *message)
+{
+    answer_raw(server, connection, status, message);
     tell_refused(server, status, message);
-    return MHD_NO;
+    return MHD_NO; /* closes */
 }
 
 static ssize_t stream_read(void *arg, uint64_t position, char *out, size_t max)
@@ -768,7 +766,90 @@ static enum MHD_Result answer_or_wait(struct http_exchange *exchange)
     return result;
 }
 
+/* ── the watcher ─────────────────────────────────────────────────────────────────────────────── */
+
+/* The next exchange from slot *index on whose body is overdue, with a reference; NULL: none. */
+static struct http_exchange *find_stalled(struct http_server *server, uint32_t *index,
+                                          uint64_t now_us)
+{
+    struct http_exchange *found = NULL;
+    pthread_mutex_lock(&server->mutex);
+    for (; *index < server->n_slots && found == NULL; ++*index) {
+        struct http_exchange *exchange = server->slots[*index].exchange;
+        if (exchange != NULL && now_us >= atomic_load(&exchange->due_us))
+            found = http_exchange_acquire(exchange);
+    }
+    pthread_mutex_unlock(&server->mutex);
+    return found;
+}
+
+/* Answers those whose bodies stand still, and ends their connections. */
+static void stall_sweep(struct http_server *server)
+{
+    static const char why[] = "nothing more of the request body came";
+    struct http_exchange *exchange;
+    uint32_t index = 0;
+    if (sl_real_us() < server->sweep_us)
+        return;
+    server->sweep_us = sl_real_us() + SWEEP_US;
+    uint64_t now_us = sl_now_us();
+    while ((exchange = find_stalled(server, &index, now_us)) != NULL) {
+        pthread_mutex_lock(&exchange->mutex);
+        bool stalled = exchange->phase == PHASE_BODY && !exchange->gone &&
+                       now_us >= atomic_load(&exchange->due_us);
+        if (stalled) {
+            answer_raw(server, exchange->connection, 408, why);
+            exchange->gone = true;
+            cut(exchange);
+        }
+        pthread_mutex_unlock(&exchange->mutex);
+        if (stalled)
+            tell_refused(server, 408, why);
+        http_exchange_release(exchange);
+    }
+}
+
+static void watch_run(void *arg)
+{
+    struct http_server *server = arg;
+    struct epoll_event events[WATCH_EVENTS_MAX];
+    while (!atomic_load(&server->stopping)) {
+        int n = epoll_wait(server->watch_fd, events, WATCH_EVENTS_MAX, 100);
+        for (int i = 0; i < n; i++) {
+            if (events[i].data.u64 & LINGER_TAG)
+                linger_read(server, (uint32_t)events[i].data.u64);
+            else
+                watch_client(server, events[i].data.u64, events[i].events);
+        }
+        linger_sweep(server, false);
+        stall_sweep(server);
+    }
+}
+
 /* ── libmicrohttpd's callbacks ───────────────────────────────────────────────────────────────── */
+
+static void set_timeout(struct MHD_Connection *connection, uint32_t seconds)
+{
+    if (MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, seconds) != MHD_YES)
+        sl_warn("http_timeout", "seconds=%u", seconds);
+}
+
+static void on_connection(void *arg, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    (void)context;
+    const struct http_server *server = arg;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        set_timeout(connection, server->stall_seconds);
+}
+
+static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *connection)
+{
+    (void)uri;
+    const struct http_server *server = arg;
+    set_timeout(connection, server->stall_seconds);
+    return NULL; /* no exchange yet */
+}
 
 static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *connection,
                              const char *url, const char *method, const char *version,
@@ -777,6 +858,7 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
     const char *why = NULL, *allow = NULL;
     const struct http_route *route = NULL;
     char text[HTTP_GUARD_TEXT_BYTES];
+    set_timeout(connection, IDLE_SECONDS);
     unsigned status = http_guard_head(&server->guard, connection, url, &why);
     if (status != 0)
         return refuse(server, connection, status, why, NULL);
@@ -806,6 +888,7 @@ static enum MHD_Result read_body(struct http_server *server, struct http_exchang
     pthread_mutex_lock(&exchange->mutex);
     sl_buf_add(&exchange->body, data, *bytes);
     bool fits = charge(exchange);
+    atomic_store(&exchange->due_us, sl_now_us() + server->stall_seconds * SL_SECOND_US);
     pthread_mutex_unlock(&exchange->mutex);
     if (exchange->body.failed)
         return refuse_raw(server, exchange->connection, 503, "no memory for the request body");
@@ -833,6 +916,7 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, c
         pthread_mutex_lock(&exchange->mutex);
         bool gone = exchange->gone;
         exchange->phase = PHASE_WAITING;
+        atomic_store(&exchange->due_us, UINT64_MAX);
         pthread_mutex_unlock(&exchange->mutex);
         if (gone)
             return MHD_NO;
@@ -912,6 +996,8 @@ static sl_status start_daemon(struct http_server *server, const struct http_args
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)POOL_BYTES, NULL},
         {MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, NULL},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, server},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, server},
+        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)on_request_line, server},
         {MHD_OPTION_LISTEN_BACKLOG_SIZE, 1024, NULL},
         {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
         {args->threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, (intptr_t)args->threads,
@@ -948,11 +1034,15 @@ sl_status http_server_start(const struct http_args *args, struct http_server **s
                        "http server with %u threads and %u connections; want 1..64 "
                        "and up to %u, at least one for each thread",
                        args->threads, args->connections_max, HTTP_CONNECTIONS_MAX);
+    if (args->stall_seconds == 0 || args->stall_seconds > 60)
+        return sl_fail(SL_INVALID, "http server that waits %u s for a request; want 1..60",
+                       args->stall_seconds);
     struct http_server *server = sl_zalloc(1, sizeof(*server));
     server->handler = args->handler;
     server->guard = (struct http_guard){
         .routes = args->routes, .n_routes = args->n_routes, .body_bytes_max = args->body_bytes_max};
     server->held_bytes_max = args->held_bytes_max;
+    server->stall_seconds = args->stall_seconds;
     pthread_mutex_init(&server->mutex, NULL);
     for (uint32_t i = 0; i < LINGERS_MAX; i++)
         server->lingers[i].fd = -1;

@@ -50,12 +50,13 @@ struct http_args {
     uint32_t n_routes;
     struct http_handler handler;
     uint32_t threads;         /* 1..64 */
+    uint32_t stall_seconds;   /* a request of which nothing comes for so long is given up: 1..60 */
     uint32_t connections_max; /* 1..HTTP_CONNECTIONS_MAX; further ones wait in the backlog */
     size_t body_bytes_max;    /* beyond: 413 */
     size_t held_bytes_max;    /* http_server_held: beyond, further bodies get 429 */
 };
 
-/* SL_INVALID listen; SL_DEVICE the port is taken. */
+/* SL_INVALID listen, or a bound; SL_DEVICE the port is taken. */
 sl_status http_server_start(const struct http_args *args,
                             struct http_server **server_out) SL_MUST_USE;
 uint16_t http_server_port(const struct http_server *server);

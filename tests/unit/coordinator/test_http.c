@@ -71,13 +71,15 @@ static struct http_args args_of(struct fixture *f, const char *listen, uint32_t 
                               .threads = threads,
                               .connections_max = 64,
                               .body_bytes_max = BODY_MAX,
-                              .held_bytes_max = HELD_MAX};
+                              .held_bytes_max = HELD_MAX,
+                              .stall_seconds = 60};
 }
 
-static int setup_threads(void **state, uint32_t threads)
+static int setup_args(void **state, uint32_t threads, uint32_t stall_seconds)
 {
     struct fixture *f = sl_zalloc(1, sizeof(*f));
     struct http_args args = args_of(f, "127.0.0.1:0", threads);
+    args.stall_seconds = stall_seconds;
     assert_ok(http_server_start(&args, &f->server));
     f->port = http_server_port(f->server);
     *state = f;
@@ -86,12 +88,17 @@ static int setup_threads(void **state, uint32_t threads)
 
 static int setup(void **state)
 {
-    return setup_threads(state, 2);
+    return setup_args(state, 2, 60);
 }
 
 static int setup_one_thread(void **state)
 {
-    return setup_threads(state, 1);
+    return setup_args(state, 1, 60);
+}
+
+static int setup_hasty(void **state)
+{
+    return setup_args(state, 2, 1);
 }
 
 static int teardown(void **state)
@@ -974,6 +981,86 @@ static void events_after_a_long_one(void **state)
     sl_free(event);
 }
 
+/* No request within the time, or one whose head or body does not go on: the connection ends. */
+static void requests_that_stand_still(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        const char *bytes;
+        int status; /* 0: no answer */
+    } cases[] = {
+        {"", 0},
+        {"\x16\x03\x01\x02\x01\x01\x01\xfc\x03\x03 a ClientHello", 0},
+        {"POST /echo HTTP/1.1\r\nHo", 0},
+        {"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", 408},
+        {"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", 408},
+        {"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 408},
+        {"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffff\r\n", 408}};
+    enum { N = sizeof(cases) / sizeof(cases[0]) };
+    int fds[N];
+    uint64_t from = sl_real_us();
+    for (size_t i = 0; i < N; i++) {
+        fds[i] = client_connect(f->port);
+        client_send(fds[i], cases[i].bytes);
+    }
+    for (size_t i = 0; i < N; i++) {
+        struct sl_buf got;
+        sl_buf_init(&got, 1 << 16);
+        client_read(fds[i], &got, NULL, 20000);
+        assert_true(sl_real_us() - from > 900000);
+        if (cases[i].status != 0) {
+            assert_int_equal(client_status(got.data), cases[i].status);
+            assert_non_null(strstr(got.data, "nothing more of the request body came"));
+        } else {
+            assert_int_equal(got.bytes, 0);
+        }
+        char end;
+        assert_true(recv(fds[i], &end, 1, 0) <= 0);
+        close(fds[i]);
+        sl_buf_fini(&got);
+    }
+    assert_true(sl_real_us() - from < 15000000);
+}
+
+/* A slow upload goes on, and a connection between two requests, or one that waits for its answer, stands still by
+ * right. */
+static void slow_ones_are_served(void **state)
+{
+    struct fixture *f = *state;
+    struct sl_buf got;
+    int fd = client_connect(f->port);
+    sl_buf_init(&got, 1 << 16);
+    client_send(fd, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
+    for (const char *p = "upload"; *p != '\0'; p++) {
+        char byte[2] = {*p};
+        client_send(fd, byte);
+        sl_sleep_us(400000);
+    }
+    assert_true(client_read(fd, &got, "upload", 3000));
+    sl_sleep_us(2500000);
+    sl_buf_reset(&got);
+    client_post(fd, "/hold", "{}");
+    struct http_exchange *exchange = await_held(f);
+    sl_sleep_us(2500000);
+    assert_true(http_stream_begin(exchange));
+    assert_true(http_stream_write(exchange, "data: 1\n\n", 9));
+    sl_sleep_us(2500000);
+    http_stream_end(exchange);
+    assert_true(client_read(fd, &got, "\r\n0\r\n\r\n", 3000));
+    assert_int_equal(client_status(got.data), 200);
+    sl_sleep_us(2500000);
+    sl_buf_reset(&got);
+    client_send(fd, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok");
+    assert_true(client_read(fd, &got, "ok", 3000));
+    sl_buf_reset(&got);
+    client_send(fd, "POST /echo HTTP/1.1\r\nHost: a\r\n"); /* now it has begun one */
+    uint64_t from = sl_real_us();
+    client_read(fd, &got, NULL, 20000);
+    assert_in_range(sl_real_us() - from, 900000, 15000000);
+    close(fd);
+    sl_buf_fini(&got);
+}
+
 static void stop_with_all_open(void **state)
 {
     struct fixture *f = *state;
@@ -1048,6 +1135,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(events_after_a_long_one, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_held_is_counted, setup, teardown),
         cmocka_unit_test_setup_teardown(streams_share, setup, teardown),
+        cmocka_unit_test_setup_teardown(requests_that_stand_still, setup_hasty, teardown),
+        cmocka_unit_test_setup_teardown(slow_ones_are_served, setup_hasty, teardown),
         cmocka_unit_test_setup_teardown(stop_with_all_open, setup, teardown),
         cmocka_unit_test_setup_teardown(a_port_that_is_taken, setup, teardown),
     };
