@@ -229,7 +229,7 @@ def engine_run(model, requests, **options) -> list:
     for name, value in options.items():
         arguments += ["--" + name.replace("_", "-"), str(value)]
     lines = "".join(json.dumps(r) + "\n" for r in requests)
-    done = subprocess.run(arguments, input=lines, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(arguments, input=lines, capture_output=True, text=True, timeout=300 * SLOW)
     check_reports(done.stderr)
     assert done.returncode == 0, done.stderr
     return [json.loads(line)["tokens"] for line in done.stdout.splitlines()]
