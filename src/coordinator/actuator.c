@@ -308,9 +308,15 @@ static void reap(struct worker *worker, uint64_t now_us)
     uint64_t wait_us = worker->killed ? 0 : actuator_backoff_us(worker->ends);
     worker->ready_us = 0;
     read_error(worker, status);
-    sl_error_log("worker_died", "id=%s pid=%d exit=%d in_a_row=%u again_ms=%llu error=\"%s\"",
-                 worker->id, (int)worker->pid, WIFSIGNALED(status) ? -1 : WEXITSTATUS(status),
-                 worker->ends, (unsigned long long)wait_us / 1000, worker->error);
+    char how[24];
+    const char *name = WIFSIGNALED(status) ? sigabbrev_np(WTERMSIG(status)) : NULL;
+    if (WIFSIGNALED(status))
+        snprintf(how, sizeof(how), "signal=SIG%s", name != NULL ? name : "?");
+    else
+        snprintf(how, sizeof(how), "exit=%d", WEXITSTATUS(status));
+    sl_error_log("worker_died", "id=%s pid=%d %s in_a_row=%u again_ms=%llu error=\"%s\"",
+                 worker->id, (int)worker->pid, how, worker->ends,
+                 (unsigned long long)wait_us / 1000, worker->error);
     worker->due_us = now_us + wait_us;
     worker->pid = 0;
 }

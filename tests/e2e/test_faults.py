@@ -19,20 +19,19 @@ END_SECONDS = 6
 
 
 def ask(fleet, i, n=60, prompt_tokens=300):
-    """One streamed request. Returns (ids, error or None, seconds from start to end)."""
-    start = time.monotonic()
+    """One streamed request. Returns (ids, error or None, the time of its end)."""
     ids, error = [], None
     with fleet.stream(random_ids(prompt_tokens, i), max_tokens=n, min_tokens=n, ignore_eos=True,
                       temperature=0, return_token_ids=True) as answer:
         if answer.status_code != 200:
             answer.read()
-            return ids, answer.json()["error"], time.monotonic() - start
+            return ids, answer.json()["error"], time.monotonic()
         for event in events(answer):
             if "error" in event:
                 error = event["error"]
             elif event["choices"]:
                 ids += event["choices"][0]["token_ids"]
-    return ids, error, time.monotonic() - start
+    return ids, error, time.monotonic()
 
 
 def survivors_and_replacement(fleet, role, old_pid):
@@ -69,16 +68,16 @@ def test_a_worker_dies_or_hangs(slow, role, how, moment):
             results = [a.result() for a in answers]
             for ids, error, _ in results:
                 assert error or len(ids) == n
-            bad = [error for _, error, _ in results if error]
-            ended = time.monotonic() - start
-            if bad:
-                assert ended <= (END_SECONDS + 4) * SLOW, f"ended after {ended:.1f} s: {bad}"
+            for _, error, ended in results:
+                assert error is None or ended - start <= (END_SECONDS + 1) * SLOW, (ended - start, error)
         survivors_and_replacement(fleet, role, victim["pid"])
         assert fleet.node(role)["id"] == victim["id"], "a replacement keeps the id"
         for i, ids in enumerate(want):
             assert fleet.tokens(random_ids(300, i), n) == ids, "a new request gives what it gave before"
+        for i, (ids, _, _) in enumerate(results[:2]):
+            assert fleet.tokens(random_ids(700, 50 + i), n)[:len(ids)] == ids, "what went on went on correctly"
         fleet.settled(15)
-        assert ("signal" in fleet.log()) and victim["id"] in fleet.log()
+        assert re.search(rf"event=worker_died .*id={victim['id']} pid={victim['pid']} signal=SIGKILL", fleet.log())
 
 
 def test_undisturbed_answers_after_a_death_are_the_same(slow):

@@ -44,6 +44,7 @@ TRANSFERS = ("--local-prefill-max-tokens", 0)  # even the shortest prompt goes t
     ("0x1", (0, 1), (), {}),
     ("chunk-1", (1, 1), (*TRANSFERS, "--chunk-tokens", 1), {}),
     ("chunk-37", (1, 1), (*TRANSFERS, "--chunk-tokens", 37), {}),
+    ("chunk-128", (1, 1), (*TRANSFERS, "--chunk-tokens", 128), {}),
     ("chunk-4096", (1, 1), (*TRANSFERS, "--chunk-tokens", 4096), {}),
     ("threads-2", (1, 1), (*TRANSFERS, "--threads", 2), {}),
     ("one-layer-pieces-verified", (1, 1), (*TRANSFERS, "--transfer-layers", 1, "--transfer-verify"), {}),
