@@ -310,10 +310,6 @@ void serve_admin_stop(struct serve_admin *admin)
 
 /* ---- process metrics ---- */
 
-struct process {
-    struct sl_metric *memory, *cpu, *fds, *threads;
-};
-
 static uint64_t count_entries(const char *path)
 {
     DIR *directory = opendir(path);
@@ -337,44 +333,38 @@ static uint64_t resident_bytes(void)
     return n == 2 ? resident * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
-static void process_refresh(void *arg)
+static void set(struct sl_metrics *metrics, enum sl_metric_type type, const char *name,
+                const char *help, double value)
 {
-    const struct process *process = arg;
-    struct rusage usage;
-    if (getrusage(RUSAGE_SELF, &usage) == 0)
-        sl_metric_set(process->cpu,
-                      (double)usage.ru_utime.tv_sec + (double)usage.ru_utime.tv_usec / 1e6 +
-                          (double)usage.ru_stime.tv_sec + (double)usage.ru_stime.tv_usec / 1e6);
-    sl_metric_set(process->memory, (double)resident_bytes());
-    /* One of them is the directory being read. */
-    uint64_t fds = count_entries("/proc/self/fd");
-    sl_metric_set(process->fds, (double)(fds > 0 ? fds - 1 : 0));
-    sl_metric_set(process->threads, (double)count_entries("/proc/self/task"));
+    sl_metric_set(sl_metric_get(sl_metrics_family(metrics, type, name, help, "", NULL, 0)), value);
 }
 
-static struct sl_metric *plain(struct sl_metrics *metrics, enum sl_metric_type type,
-                               const char *name, const char *help)
+static void process_refresh(void *arg)
 {
-    return sl_metric_get(sl_metrics_family(metrics, type, name, help, "", NULL, 0));
+    struct sl_metrics *metrics = arg;
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) == 0)
+        set(metrics, SL_METRIC_COUNTER, "process_cpu_seconds_total",
+            "User and system time of this process.",
+            (double)usage.ru_utime.tv_sec + (double)usage.ru_utime.tv_usec / 1e6 +
+                (double)usage.ru_stime.tv_sec + (double)usage.ru_stime.tv_usec / 1e6);
+    set(metrics, SL_METRIC_GAUGE, "process_resident_memory_bytes",
+        "Resident memory of this process.", (double)resident_bytes());
+    /* One of them is the directory being read. */
+    uint64_t fds = count_entries("/proc/self/fd");
+    set(metrics, SL_METRIC_GAUGE, "process_open_fds", "Open file descriptors.",
+        (double)(fds > 0 ? fds - 1 : 0));
+    set(metrics, SL_METRIC_GAUGE, "process_threads", "Threads of this process.",
+        (double)count_entries("/proc/self/task"));
 }
 
 void serve_process_metrics(struct sl_metrics *metrics)
 {
-    /* Read on a scrape as long as the registry lives, hence for the life of the process. */
-    static struct process process;
-    process.memory = plain(metrics, SL_METRIC_GAUGE, "process_resident_memory_bytes",
-                           "Resident memory of this process.");
-    process.cpu = plain(metrics, SL_METRIC_COUNTER, "process_cpu_seconds_total",
-                        "User and system time of this process.");
-    process.fds = plain(metrics, SL_METRIC_GAUGE, "process_open_fds", "Open file descriptors.");
-    process.threads =
-        plain(metrics, SL_METRIC_GAUGE, "process_threads", "Threads of this process.");
-    sl_metric_set(plain(metrics, SL_METRIC_GAUGE, "process_start_time_seconds",
-                        "Start of this process since the epoch."),
-                  sl_wall_seconds());
+    set(metrics, SL_METRIC_GAUGE, "process_start_time_seconds",
+        "Start of this process since the epoch.", sl_wall_seconds());
     struct sl_metric_family *build =
         sl_metrics_family(metrics, SL_METRIC_GAUGE, "build_info", "1; the version is in the label.",
                           "version", NULL, 0);
     sl_metric_set(sl_metric_get(build, SLUICE_VERSION), 1.0);
-    sl_metrics_on_render(metrics, process_refresh, &process);
+    sl_metrics_on_render(metrics, process_refresh, metrics); /* lives as long as itself */
 }
