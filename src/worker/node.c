@@ -465,17 +465,14 @@ static sl_status build(struct node *node)
 /* --- and down --- */
 
 /* True when nothing is left before the instant (real time). */
-static bool wait_empty(struct worker *worker, uint64_t until_us)
+static bool wait_drained(struct worker *worker, uint64_t until_us)
 {
-    struct worker_snapshot now;
-    for (;;) {
-        worker_snapshot(worker, &now);
-        if (now.requests == 0)
-            return true;
+    while (!worker_drained(worker)) {
         if (sl_real_us() >= until_us)
             return false;
         sl_sleep_us(DRAIN_POLL_US);
     }
+    return true;
 }
 
 static void drain(struct node *node)
@@ -484,10 +481,10 @@ static void drain(struct node *node)
     worker_drain(worker);
     serve_join_announce(node->join);
     serve_join_beat(node->join);
-    if (wait_empty(worker, serve_drain_deadline_us()))
+    if (wait_drained(worker, serve_drain_deadline_us()))
         return;
     worker_drop_all(worker);
-    (void)wait_empty(worker, sl_real_us() + DROP_GRACE_US);
+    (void)wait_drained(worker, sl_real_us() + DROP_GRACE_US);
 }
 
 static void tear_down(struct node *node)

@@ -443,6 +443,13 @@ void worker_drain(struct worker *worker)
     sl_wake_signal(worker->args.wake);
 }
 
+bool worker_drained(struct worker *worker)
+{
+    struct worker_snapshot now;
+    worker_snapshot(worker, &now);
+    return now.draining && now.requests == 0;
+}
+
 void worker_drop_all(struct worker *worker)
 {
     atomic_store(&worker->drop, true);

@@ -80,6 +80,9 @@ void worker_joined(struct worker *worker, bool restarted);
 void worker_lost(struct worker *worker);
 /* Any thread: new requests are refused from now on (DRAINING). */
 void worker_drain(struct worker *worker);
+/* Nothing is left of what came before the drain, as the scheduler sees it: not before its first turn that knows of the
+ * drain has ended. Any thread. */
+bool worker_drained(struct worker *worker);
 /* Ends everything in work at the next turn: Finished(ERROR, DRAINING). Any thread. */
 void worker_drop_all(struct worker *worker);
 

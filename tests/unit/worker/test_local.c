@@ -401,6 +401,33 @@ static void test_refusals(void **state)
     fx_close(&fx);
 }
 
+/* What has come to a node before the drain is looked at before the node calls itself empty. */
+static void test_drain(void **state)
+{
+    (void)state;
+    fx_open(&fx, &(struct fx_args){.n_decode = 1});
+    uint32_t prompt[40];
+    fx_prompt(prompt, 40, 13);
+    struct worker *worker = fx.nodes[0].worker;
+    struct fx_submit submit = {.id = 1, .tokens = prompt, .n_tokens = 40, .max_tokens = 5};
+    struct fx_request *r = fx_local(&fx, 0, &submit);
+    while (r->n < 2)
+        (void)fx_turn(&fx);
+    assert_false(worker_drained(worker));
+    fx_wait(&fx, r);
+    fx_settled(&fx);
+    assert_false(worker_drained(worker));
+    submit.id = 2;
+    r = fx_local(&fx, 0, &submit);
+    worker_drain(worker); /* the last turn knew of neither */
+    assert_false(worker_drained(worker));
+    fx_wait(&fx, r);
+    assert_int_equal(r->refused, SLUICE__REASON__REASON_DRAINING);
+    fx_settled(&fx);
+    assert_true(worker_drained(worker));
+    fx_close(&fx);
+}
+
 static bool waits(struct fx *f, void *arg)
 {
     struct worker_snapshot now;
@@ -687,6 +714,7 @@ int main(void)
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_drain),
         cmocka_unit_test(test_waiting),
         cmocka_unit_test(test_priority_in_the_line),
         cmocka_unit_test(test_priority_of_preemption),
