@@ -13,7 +13,9 @@
 #define REPLY_BYTES (1 << 20)
 
 struct fixture {
-    struct serve_health health;
+    struct serve_health health; /* the test's own … */
+    pthread_mutex_t lock;
+    struct serve_health shown; /* … and what it was when the last page was asked for */
     struct sl_metrics *metrics;
     struct serve_admin *admin;
     char reply[REPLY_BYTES];
@@ -23,7 +25,16 @@ static void on_health(void *arg, struct serve_health *health)
 {
     struct fixture *fixture = arg;
     assert_int_equal(health->bytes_total, 0);
-    *health = fixture->health;
+    pthread_mutex_lock(&fixture->lock);
+    *health = fixture->shown;
+    pthread_mutex_unlock(&fixture->lock);
+}
+
+static void show(struct fixture *fixture)
+{
+    pthread_mutex_lock(&fixture->lock);
+    fixture->shown = fixture->health;
+    pthread_mutex_unlock(&fixture->lock);
 }
 
 static struct serve_admin_args args_of(struct fixture *fixture, const char *listen)
@@ -38,6 +49,7 @@ static struct serve_admin_args args_of(struct fixture *fixture, const char *list
 static int setup(void **state)
 {
     struct fixture *fixture = sl_zalloc(1, sizeof(*fixture));
+    pthread_mutex_init(&fixture->lock, NULL);
     fixture->metrics = sl_metrics_create();
     fixture->health = (struct serve_health){.ok = true, .state = SERVE_READY, .step = 42};
     struct serve_admin_args args = args_of(fixture, "127.0.0.1:0");
@@ -51,6 +63,7 @@ static int teardown(void **state)
     struct fixture *fixture = *state;
     serve_admin_stop(fixture->admin);
     sl_metrics_destroy(fixture->metrics);
+    pthread_mutex_destroy(&fixture->lock);
     sl_free(fixture);
     return 0;
 }
@@ -70,6 +83,7 @@ static int dial(struct fixture *fixture)
 /* Sends the bytes and reads until the server closes; returns the HTTP status, 0 for no reply. */
 static int ask_raw(struct fixture *fixture, const char *bytes, size_t n)
 {
+    show(fixture);
     int fd = dial(fixture);
     ssize_t sent = send(fd, bytes, n, MSG_NOSIGNAL);
     assert_true(sent > 0);
@@ -166,6 +180,7 @@ static json_t *page_of(struct fixture *fixture, const char *node, const char *pa
     struct serve_admin_args args = args_of(fixture, "");
     args.node = node;
     struct serve_page page;
+    show(fixture);
     assert_true(serve_admin_page(&args, path, &page));
     assert_int_equal(page.http_status, fixture->health.state == SERVE_READY ? 200 : 503);
     json_t *body;
