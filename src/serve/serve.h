@@ -35,7 +35,7 @@ extern const size_t serve_admin_option_count;
 
 /* Call it from main before any other thread is there: blocks the signals and handles them on a
  * thread of its own; log level, node name (NULL: none) and fault points take effect.
- * SL_INVALID a fault specification; SL_DEVICE no thread. Once per process. */
+ * SL_INVALID a fault specification; SL_DEVICE no thread. Once per process, or again after serve_stop. */
 sl_status serve_start(const struct serve_config *config, const char *node) SL_MUST_USE;
 /* Ends the signal thread. */
 void serve_stop(void);

@@ -42,7 +42,7 @@
 struct node {
     struct serve_worker_config config;
     const struct worker_policy *policy;
-    struct sl_options *options;
+    struct transfer_loop *loop; /* NULL: UCX */
     uint64_t incarnation;
     struct sl_metrics *metrics;
     struct sl_wake wake;
@@ -373,7 +373,8 @@ static sl_status start_transfer(struct node *node)
     const struct model_info *info = model_engine_info(node->engine);
     set_layout(node, &info->geometry);
     struct transfer_args args = {
-        .transport = "ucx",
+        .transport = node->loop != NULL ? "loop" : "ucx",
+        .loop = node->loop,
         .node_id = node->config.id,
         .incarnation = node->incarnation,
         .block_tokens = info->geometry.block_tokens,
@@ -513,18 +514,31 @@ static sl_status run(struct node *node)
     return status;
 }
 
-static sl_status check_config(const struct serve_worker_config *config)
+sl_status worker_node_run(const struct worker_policy *policy,
+                          const struct serve_worker_config *config, struct transfer_loop *loop)
 {
     if (config->id[0] == '\0' || strlen(config->id) > 15)
         return sl_fail(SL_INVALID, "--id \"%s\"; want 1 to 15 bytes", config->id);
-    return rpc_check_node_id("--id",
-                             config->id); /* else every coordinator refuses it, again and again */
+    sl_status status = rpc_check_node_id("--id", config->id);
+    if (status != SL_OK)
+        return status; /* every coordinator would refuse it, again and again */
+    struct node *node = sl_zalloc(1, sizeof(*node));
+    node->config = *config;
+    node->policy = policy;
+    node->loop = loop;
+    node->incarnation = serve_random_id();
+    node->metrics = sl_metrics_create();
+    node->wake.fd = -1;
+    status = run(node);
+    sl_metrics_destroy(node->metrics);
+    sl_free(node);
+    return status;
 }
 
 int worker_main(const struct worker_policy *policy, const char *program, const char *summary,
                 int argc, char **argv)
 {
-    static struct node node; /* large, and one per process */
+    struct serve_worker_config config = {0};
     const struct sl_option *const tables[] = {serve_node_options, serve_worker_options,
                                               serve_admin_options, serve_options, NULL};
     const size_t counts[] = {serve_node_option_count, serve_worker_option_count,
@@ -536,25 +550,18 @@ int worker_main(const struct worker_policy *policy, const char *program, const c
         .table_counts = counts,
         .argc = argc,
         .argv = argv,
-        .config = &node.config,
+        .config = &config,
     };
-    bool done;
-    sl_status status = sl_options_parse(&args, &node.options, &done);
-    if (status != SL_OK || done)
-        return serve_exit_code(program, status);
-    node.policy = policy;
-    status = check_config(&node.config);
-    if (status == SL_OK)
-        status = serve_start(&node.config.serve, node.config.id);
-    if (status == SL_OK) {
-        node.incarnation = serve_random_id();
-        node.metrics = sl_metrics_create();
-        node.wake.fd = -1;
-        status = run(&node);
-        sl_metrics_destroy(node.metrics);
+    struct sl_options *options = NULL;
+    bool done = false;
+    sl_status status = sl_options_parse(&args, &options, &done);
+    if (status == SL_OK && !done)
+        status = serve_start(&config.serve, config.id);
+    if (status == SL_OK && !done) {
+        status = worker_node_run(policy, &config, NULL);
         serve_stop();
     }
     int code = serve_exit_code(program, status);
-    sl_options_destroy(node.options);
+    sl_options_destroy(options);
     return code;
 }

@@ -626,7 +626,8 @@ bool client_read(int fd, struct sl_buf *out, const char *until, uint32_t ms)
     }
 }
 
-char *client_request(uint16_t port, const char *method, const char *path, const char *body)
+char *client_request_within(uint16_t port, const char *method, const char *path, const char *body,
+                            uint32_t ms)
 {
     int fd = client_connect(port);
     struct sl_buf answer;
@@ -638,11 +639,16 @@ char *client_request(uint16_t port, const char *method, const char *path, const 
     client_send(fd, head);
     if (body != NULL)
         client_send(fd, body);
-    client_read(fd, &answer, NULL, 20000);
+    client_read(fd, &answer, NULL, ms);
     close(fd);
     char *text = sl_strdup(answer.bytes > 0 ? answer.data : "");
     sl_buf_fini(&answer);
     return text;
+}
+
+char *client_request(uint16_t port, const char *method, const char *path, const char *body)
+{
+    return client_request_within(port, method, path, body, 20000);
 }
 
 int client_status(const char *answer)

@@ -89,6 +89,9 @@ void client_post(int fd, const char *path, const char *body);
 bool client_read(int fd, struct sl_buf *out, const char *until, uint32_t ms);
 /* One exchange on a connection of its own; the answer with its head, NUL-terminated, to be freed. */
 char *client_request(uint16_t port, const char *method, const char *path, const char *body);
+/* What has come of the answer after so long. */
+char *client_request_within(uint16_t port, const char *method, const char *path, const char *body,
+                            uint32_t ms);
 int client_status(const char *answer);
 const char *client_body(const char *answer);
 

@@ -122,8 +122,9 @@ json_int_t usage_of(json_t *json, const char *field)
     return json_integer_value(json_object_get(json_object_get(json, "usage"), field));
 }
 
-static void take_event(struct stream_result *r, const char *event, size_t n)
+static void take_event(void *arg, const char *event, size_t n)
 {
+    struct stream_result *r = arg;
     assert_false(r->done || r->error); /* nothing follows these */
     if (n >= 6 && memcmp(event, "[DONE]", 6) == 0) {
         r->done = true;
@@ -152,18 +153,18 @@ static void take_event(struct stream_result *r, const char *event, size_t n)
     json_decref(json);
 }
 
-/* Undoes the chunking and reads the events. */
-void parse_stream(struct stream_result *r)
+void stream_events(const struct sl_buf *raw, void (*take)(void *arg, const char *event, size_t n),
+                   void *arg)
 {
     struct sl_buf plain;
     sl_buf_init(&plain, 16 << 20);
-    const char *p = strstr(r->raw.data, "\r\n\r\n");
+    const char *p = strstr(raw->data, "\r\n\r\n");
     assert_non_null(p);
     p += 4;
     for (;;) {
         char *end;
         unsigned long n = strtoul(p, &end, 16);
-        if (end == p || n == 0 || end + 2 + n > r->raw.data + r->raw.bytes)
+        if (end == p || n == 0 || end + 2 + n > raw->data + raw->bytes)
             break;
         sl_buf_add(&plain, end + 2, n);
         p = end + 2 + n + 2;
@@ -173,10 +174,15 @@ void parse_stream(struct stream_result *r)
         const char *end = strstr(q, "\n\n");
         assert_non_null(end);
         if (strncmp(q, "data: ", 6) == 0)
-            take_event(r, q + 6, (size_t)(end - q - 6));
+            take(arg, q + 6, (size_t)(end - q - 6));
         q = end + 2;
     }
     sl_buf_fini(&plain);
+}
+
+void parse_stream(struct stream_result *r)
+{
+    stream_events(&r->raw, take_event, r);
 }
 
 void stream_init(struct stream_result *r)

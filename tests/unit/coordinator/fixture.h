@@ -58,7 +58,10 @@ const char *text_of(json_t *json);
 json_int_t usage_of(json_t *json, const char *field);
 void stream_init(struct stream_result *r);
 void stream_fini(struct stream_result *r);
-/* Undoes the chunking of r->raw and reads the events. */
+/* Undoes the chunking of an answer and takes its events apart. */
+void stream_events(const struct sl_buf *raw, void (*take)(void *arg, const char *event, size_t n),
+                   void *arg);
+/* The same of r->raw, into r. */
 void parse_stream(struct stream_result *r);
 int open_stream(struct fixture *f, const char *body);
 /* The same, read into `r` until `until` has come. */

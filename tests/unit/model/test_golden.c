@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "engine_run.h"
 #include "support/support.h"
+#include "unit/model/golden.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -29,95 +30,11 @@
 
 #include <cmocka.h>
 
-#define GOLDEN_DIR       "tests/golden/models"
-#define PROMPT_TOKENS    1000
-#define COLUMNS          16
-#define ROW_VALUES       (4 + COLUMNS)
-#define GREEDY_MAX       64
-#define RUNS_MAX         8
 #define TOLERANCE        4.0  /* times f32_error */
 #define GREEDY_MARGIN    10.0 /* times the tolerance */
 #define KV_MAX_FACTOR    2.0
 #define KV_RMS_FACTOR    1.25
 #define DECIDED_AT_LEAST 0.95 /* of greedy tokens have a margin that decides */
-
-struct greedy {
-    uint32_t prompt_tokens, n_tokens;
-    uint32_t tokens[GREEDY_MAX];
-    double margins[GREEDY_MAX];
-};
-
-struct golden {
-    const char *name;
-    char model[64];
-    uint32_t vocab;
-    uint32_t prompt[PROMPT_TOKENS];
-    double f32_error, kv_error_max, kv_error_rms;
-    uint32_t n_runs;
-    struct greedy runs[RUNS_MAX];
-    float rows[PROMPT_TOKENS][ROW_VALUES];
-};
-
-static void read_tokens(const json_t *list, uint32_t *tokens, uint32_t n_max, uint32_t *n_out)
-{
-    size_t n = json_array_size(list);
-    assert_true(n > 0 && n <= n_max);
-    for (size_t i = 0; i < n; i++)
-        tokens[i] = (uint32_t)json_integer_value(json_array_get(list, i));
-    *n_out = (uint32_t)n;
-}
-
-static double number(const json_t *root, const char *name)
-{
-    double value = json_number_value(json_object_get(root, name));
-    assert_true(value > 0);
-    return value;
-}
-
-static void read_runs(const json_t *list, struct golden *golden)
-{
-    golden->n_runs = (uint32_t)json_array_size(list);
-    assert_true(golden->n_runs > 0 && golden->n_runs <= RUNS_MAX);
-    for (uint32_t i = 0; i < golden->n_runs; i++) {
-        const json_t *from = json_array_get(list, i);
-        struct greedy *run = &golden->runs[i];
-        run->prompt_tokens = (uint32_t)number(from, "prompt_tokens");
-        read_tokens(json_object_get(from, "tokens"), run->tokens, GREEDY_MAX, &run->n_tokens);
-        for (uint32_t j = 0; j < run->n_tokens; j++)
-            run->margins[j] =
-                json_number_value(json_array_get(json_object_get(from, "margins"), j));
-    }
-}
-
-static struct golden *read_golden(const char *name)
-{
-    struct golden *golden = sl_zalloc(1, sizeof(*golden));
-    char path[256];
-    json_t *root;
-    golden->name = name;
-    snprintf(path, sizeof(path), "%s/%s/golden.json", GOLDEN_DIR, name);
-    if (sl_json_load(path, 1u << 20, &root) != SL_OK)
-        fail_msg("%s", sl_error());
-    snprintf(golden->model, sizeof(golden->model), "%s",
-             json_string_value(json_object_get(root, "model")));
-    golden->vocab = (uint32_t)number(root, "vocab");
-    golden->f32_error = number(root, "f32_error");
-    golden->kv_error_max = number(root, "kv_error_max");
-    golden->kv_error_rms = number(root, "kv_error_rms");
-    uint32_t n;
-    read_tokens(json_object_get(root, "prompt"), golden->prompt, PROMPT_TOKENS, &n);
-    assert_int_equal(n, PROMPT_TOKENS);
-    read_runs(json_object_get(root, "greedy"), golden);
-    json_decref(root);
-
-    snprintf(path, sizeof(path), "%s/%s/logits.f32", GOLDEN_DIR, name);
-    FILE *file = fopen(path, "re");
-    assert_non_null(file);
-    assert_int_equal(fread(golden->rows, sizeof(golden->rows[0]), PROMPT_TOKENS, file),
-                     PROMPT_TOKENS);
-    fclose(file);
-    return golden;
-}
 
 static double log_sum_exp(const float *logits, uint32_t n, float max)
 {
@@ -141,7 +58,7 @@ static void deviate(struct deviation *deviation, double ours, double theirs)
 }
 
 /* One position's logits against the golden row. */
-static void compare_row(const struct golden *golden, uint32_t position, const float *logits,
+static void compare_row(const struct golden_model *golden, uint32_t position, const float *logits,
                         double tolerance, struct deviation *deviation)
 {
     const float *row = golden->rows[position];
@@ -160,14 +77,15 @@ static void compare_row(const struct golden *golden, uint32_t position, const fl
     deviate(deviation, log_sum_exp(logits, golden->vocab, max), (double)row[3]);
     if ((double)(row[0] - row[2]) > 2 * tolerance)
         assert_int_equal(id, (uint32_t)row[1]);
-    for (uint32_t j = 0; j < COLUMNS; j++)
-        deviate(deviation, (double)logits[(position * COLUMNS + j * 7) % golden->vocab],
+    for (uint32_t j = 0; j < GOLDEN_COLUMNS; j++)
+        deviate(deviation, (double)logits[(position * GOLDEN_COLUMNS + j * 7) % golden->vocab],
                 (double)row[4 + j]);
 }
 
 /* Teacher-forced logits of the first n tokens, in one chunk. */
-static struct deviation compare_prompt(struct model_engine *engine, const struct golden *golden,
-                                       uint32_t n, double tolerance)
+static struct deviation compare_prompt(struct model_engine *engine,
+                                       const struct golden_model *golden, uint32_t n,
+                                       double tolerance)
 {
     struct run_seq seq = run_seq_of(3, 7, 11);
     struct deviation deviation = {0, 0, 0};
@@ -181,8 +99,8 @@ static struct deviation compare_prompt(struct model_engine *engine, const struct
 }
 
 /* Greedy tokens along the golden ones; returns how many had a margin that decides. */
-static uint32_t compare_greedy(struct model_engine *engine, const struct golden *golden,
-                               const struct greedy *run, double margin)
+static uint32_t compare_greedy(struct model_engine *engine, const struct golden_model *golden,
+                               const struct golden_run *run, double margin)
 {
     struct run_seq seq = run_seq_of(1, 2, 3);
     uint32_t n_decided = 0;
@@ -201,13 +119,13 @@ static uint32_t compare_greedy(struct model_engine *engine, const struct golden 
     return n_decided;
 }
 
-static void check_f32(const struct golden *golden, const char *backend, uint32_t n_max)
+static void check_f32(const struct golden_model *golden, const char *backend, uint32_t n_max)
 {
     struct model_engine *engine = run_open(run_model_path(golden->model), backend, "f32", 2);
     double tolerance = TOLERANCE * golden->f32_error, worst = 0;
     uint32_t n_decided = 0, n_tokens = 0;
     for (uint32_t i = 0; i < golden->n_runs; i++) {
-        const struct greedy *run = &golden->runs[i];
+        const struct golden_run *run = &golden->runs[i];
         if (run->prompt_tokens > n_max)
             continue;
         struct deviation deviation = compare_prompt(engine, golden, run->prompt_tokens, tolerance);
@@ -222,7 +140,7 @@ static void check_f32(const struct golden *golden, const char *backend, uint32_t
     model_engine_close(engine);
 }
 
-static void check_bf16(const struct golden *golden, const char *backend, uint32_t n)
+static void check_bf16(const struct golden_model *golden, const char *backend, uint32_t n)
 {
     struct model_engine *engine = run_open(run_model_path(golden->model), backend, "bf16", 2);
     struct deviation deviation =
@@ -231,7 +149,7 @@ static void check_bf16(const struct golden *golden, const char *backend, uint32_
     print_message("%s on %s, KV bf16: largest %.1e of %.1e, rms %.1e of %.1e\n", golden->name,
                   backend, deviation.max, golden->kv_error_max, rms, golden->kv_error_rms);
     assert_true(deviation.max <= KV_MAX_FACTOR * golden->kv_error_max);
-    if (n == PROMPT_TOKENS) /* which kv_error_rms is the mean over */
+    if (n == GOLDEN_PROMPT_TOKENS) /* which kv_error_rms is the mean over */
         assert_true(rms <= KV_RMS_FACTOR * golden->kv_error_rms &&
                     rms >= golden->kv_error_rms / KV_RMS_FACTOR);
     model_engine_close(engine);
@@ -239,7 +157,7 @@ static void check_bf16(const struct golden *golden, const char *backend, uint32_
 
 static void test_model(void **state)
 {
-    struct golden *golden = read_golden(*state);
+    struct golden_model *golden = golden_read(*state);
     if (TEST_TSAN) { /* what has threads, over prompts that end */
         print_message("thread sanitizer: cpu only, prompts up to 65 tokens\n");
         check_f32(golden, "cpu", 65);
@@ -249,8 +167,8 @@ static void test_model(void **state)
     }
     check_f32(golden, "ref", 65);
     check_f32(golden, "fake", 64);
-    check_f32(golden, "cpu", PROMPT_TOKENS);
-    check_bf16(golden, "cpu", PROMPT_TOKENS);
+    check_f32(golden, "cpu", GOLDEN_PROMPT_TOKENS);
+    check_bf16(golden, "cpu", GOLDEN_PROMPT_TOKENS);
     check_bf16(golden, "ref", 65);
     sl_free(golden);
 }
@@ -269,7 +187,7 @@ static void test_recall(void **state)
         fail_msg("%s", sl_error());
     static uint32_t context[RUN_ROWS_MAX], asked[64], answer[64];
     uint32_t n_context, n_asked, n_answer;
-    read_tokens(json_object_get(root, "context"), context, RUN_ROWS_MAX, &n_context);
+    golden_tokens(json_object_get(root, "context"), context, RUN_ROWS_MAX, &n_context);
     struct model_engine *engine = run_open(run_model_path("recall"), backend, "bf16", 2);
     struct run_seq seq = run_seq_of(0, 1, 3);
     (void)run_one(engine, run_next(&seq, context, n_context, MODEL_LOGITS_NONE));
@@ -278,8 +196,8 @@ static void test_recall(void **state)
     assert_true(json_array_size(questions) >= 20);
     for (size_t i = 0; i < json_array_size(questions); i++) {
         const json_t *question = json_array_get(questions, i);
-        read_tokens(json_object_get(question, "tokens"), asked, 64, &n_asked);
-        read_tokens(json_object_get(question, "answer"), answer, 64, &n_answer);
+        golden_tokens(json_object_get(question, "tokens"), asked, 64, &n_asked);
+        golden_tokens(json_object_get(question, "answer"), answer, 64, &n_answer);
         assert_true(n_answer > 0);
         struct model_event event =
             run_one(engine, run_next(&seq, asked, n_asked, MODEL_LOGITS_LAST));
