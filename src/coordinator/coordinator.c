@@ -396,6 +396,7 @@ static sl_status start_servers(struct coordinator *c)
         .connections_max = c->config.connections_max,
         .body_bytes_max = c->config.body_bytes_max,
         .held_bytes_max = c->config.held_bytes_max,
+        .allow_origin = c->config.allow_origin,
         .stall_seconds = STALL_SECONDS};
     return http_server_start(&http, &c->http);
 }

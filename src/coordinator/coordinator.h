@@ -17,6 +17,7 @@ struct coordinator_config {
     const char *served_name;  /* NULL: the directory's name */
     const char *listen;       /* HTTP, "host:port"; port 0 takes a free one */
     const char *nodes_listen; /* the nodes' streams */
+    const char *allow_origin; /* pages of others that may talk to it: origin.h; NULL: none */
     uint32_t model_len_max;   /* 0: what the model says */
     bool split_reasoning;     /* of models that mark it */
     bool model_defaults;      /* sampling parameters of generation_config.json */

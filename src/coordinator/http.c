@@ -27,6 +27,8 @@
  *     LINGER_US, by the watcher.
  *   - All connections must be resumed before the library is stopped.
  *
+ * Pages of others are refused, or told that they may read (http_guard.c): a preflight is answered here.
+ *
  * One mutex per exchange covers "empty ─► suspend" against "write ─► resume". Lock order: the
  * exchange's mutex, then the server's; neither is held in a handler call. */
 #include "coordinator/http.h"
@@ -93,6 +95,7 @@ struct http_exchange {
     uint32_t slot;
     uint32_t route;
     char rest[HTTP_REST_BYTES];
+    char origin[ORIGIN_BYTES_MAX]; /* whose page is told that it may read the answer; "": none */
     uint64_t start_us;
     uint64_t user;
     struct sl_buf body;
@@ -124,6 +127,7 @@ struct http_server {
     struct MHD_Daemon *daemon;
     struct http_handler handler;
     struct http_guard guard;
+    struct origins *origins; /* the guard's */
     uint16_t port;
     int watch_fd;
     struct sl_thread watcher;
@@ -566,6 +570,8 @@ static void linger_start(struct http_server *server, struct MHD_Connection *conn
 static const char *refusal_code(unsigned status)
 {
     switch (status) {
+    case 403:
+        return "forbidden";
     case 404:
         return "not_found";
     case 405:
@@ -591,6 +597,7 @@ static int refusal_text(char *out, size_t bytes, unsigned status, const char *me
 {
     const char *type = status == 501   ? "not_implemented_error"
                        : status == 429 ? "rate_limit_error"
+                       : status == 403 ? "permission_error"
                        : status == 404 ? "not_found_error"
                        : status >= 500 ? "service_unavailable_error"
                                        : "invalid_request_error";
@@ -693,6 +700,34 @@ static void stream_free(void *arg)
     http_exchange_release(arg);
 }
 
+static void add_origin(struct MHD_Response *response, const char *origin)
+{
+    if (origin[0] == '\0')
+        return;
+    MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
+    MHD_add_response_header(response, "Access-Control-Expose-Headers", "*");
+    MHD_add_response_header(response, "Vary", "Origin");
+}
+
+/* A page asks what it may send: all that there is. */
+static enum MHD_Result allow_page(struct MHD_Connection *connection, const char *origin)
+{
+    const char *names =
+        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Access-Control-Request-Headers");
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+    if (response == NULL)
+        return MHD_NO;
+    add_origin(response, origin);
+    MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST");
+    if (names != NULL)
+        MHD_add_response_header(response, "Access-Control-Allow-Headers", names);
+    MHD_add_response_header(response, "Access-Control-Max-Age", "600");
+    enum MHD_Result result = MHD_queue_response(connection, 204, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
 /* The answer's bytes become the library's. */
 static struct MHD_Response *give_whole(struct http_exchange *exchange)
 {
@@ -737,6 +772,7 @@ static enum MHD_Result queue_answer(struct http_exchange *exchange)
         if (status == 429) /* clients that retry by themselves would make it worse */
             MHD_add_response_header(response, "x-should-retry", "false");
     }
+    add_origin(response, exchange->origin);
     for (uint32_t i = 0; i < exchange->n_headers; i++)
         MHD_add_response_header(response, exchange->headers[i].name, exchange->headers[i].value);
     enum MHD_Result result = MHD_queue_response(exchange->connection, status, response);
@@ -858,15 +894,22 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
     const char *why = NULL, *allow = NULL;
     const struct http_route *route = NULL;
     char text[HTTP_GUARD_TEXT_BYTES];
+    struct http_guard_page page;
     set_timeout(connection, IDLE_SECONDS);
     unsigned status = http_guard_head(&server->guard, connection, url, &why);
     if (status != 0)
         return refuse(server, connection, status, why, NULL);
+    status = http_guard_page(&server->guard, connection, method, &page, text);
+    if (status != 0)
+        return refuse(server, connection, status, text, NULL);
+    if (page.preflight)
+        return allow_page(connection, page.origin);
     status = http_guard_route(&server->guard, url, method, &route, &allow, text);
     if (status != 0)
         return refuse(server, connection, status, text, allow);
     struct http_exchange *exchange = exchange_create(server, connection, route->id);
     (void)snprintf(exchange->rest, sizeof(exchange->rest), "%s", url + strcspn(route->path, "*"));
+    (void)snprintf(exchange->origin, sizeof(exchange->origin), "%s", page.origin);
     exchange->old = strcmp(version, MHD_HTTP_VERSION_1_0) == 0;
     if (!watch(server, exchange)) {
         http_exchange_release(exchange);
@@ -980,12 +1023,21 @@ static sl_status resolve(const char *listen, struct sockaddr_storage *address_ou
     return SL_OK;
 }
 
+static bool is_loopback(const struct sockaddr_storage *address)
+{
+    const struct sockaddr_in *v4 = (const void *)address;
+    const struct sockaddr_in6 *v6 = (const void *)address;
+    return address->ss_family == AF_INET ? ntohl(v4->sin_addr.s_addr) >> 24 == 127
+                                         : IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) != 0;
+}
+
 static sl_status start_daemon(struct http_server *server, const struct http_args *args)
 {
     struct sockaddr_storage address = {0};
     sl_status status = resolve(args->listen, &address);
     if (status != SL_OK)
         return status;
+    server->guard.loopback = is_loopback(&address);
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     if (address.ss_family == AF_INET6)
         flags |= MHD_USE_IPv6;
@@ -1048,8 +1100,11 @@ sl_status http_server_start(const struct http_args *args, struct http_server **s
         server->lingers[i].fd = -1;
     server->watch_fd = epoll_create1(EPOLL_CLOEXEC);
     sl_status status = create_slots(server, args->connections_max);
+    if (status == SL_OK)
+        status = origins_create(args->allow_origin, &server->origins);
     if (status != SL_OK)
         goto fail;
+    server->guard.origins = server->origins;
     if (server->watch_fd < 0) {
         status = sl_fail(SL_DEVICE, "epoll_create1: %s", strerror(errno));
         goto fail;
@@ -1118,6 +1173,7 @@ void http_server_stop(struct http_server *server)
     if (server->watch_fd >= 0)
         close(server->watch_fd);
     pthread_mutex_destroy(&server->mutex);
+    origins_destroy(server->origins);
     sl_free(server->slots);
     sl_free(server->free_slots);
     sl_free(server);

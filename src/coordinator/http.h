@@ -49,6 +49,7 @@ struct http_args {
     const struct http_route *routes; /* borrowed for the server's life */
     uint32_t n_routes;
     struct http_handler handler;
+    const char *allow_origin; /* pages of others that may talk to it: origin.h; NULL: none */
     uint32_t threads;         /* 1..64 */
     uint32_t stall_seconds;   /* a request of which nothing comes for so long is given up: 1..60 */
     uint32_t connections_max; /* 1..HTTP_CONNECTIONS_MAX; further ones wait in the backlog */

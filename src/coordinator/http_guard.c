@@ -1,6 +1,6 @@
 /* What of a request's head is refused before its body is read: framing that could be understood in two ways,
- * too much of anything, paths and methods that are not there. Nothing here is kept, and nothing of a client's is
- * repeated that would need escaping. Any HTTP thread. */
+ * too much of anything, pages of others (origin.h), paths and methods that are not there. Nothing here is kept,
+ * and nothing of a client's is repeated that would need escaping. Any HTTP thread. */
 #include "coordinator/http_guard.h"
 
 #include <stdbool.h>
@@ -138,10 +138,41 @@ static const char *near_path(const struct http_guard *guard, const char *url)
 static void show(const char *url, char out[SHOWN_BYTES])
 {
     static const char plain[] =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-.";
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-.:";
     size_t n = strspn(url, plain);
     n = n < SHOWN_BYTES - 4 ? n : SHOWN_BYTES - 4;
     (void)snprintf(out, SHOWN_BYTES, "%.*s%s", (int)n, url, url[n] != '\0' ? "..." : "");
+}
+
+unsigned http_guard_page(const struct http_guard *guard, struct MHD_Connection *connection,
+                         const char *method, struct http_guard_page *page_out,
+                         char text[HTTP_GUARD_TEXT_BYTES])
+{
+    char shown[SHOWN_BYTES];
+    const char *host = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host");
+    const char *origin = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Origin");
+    enum origin whose = origins_judge(guard->origins, origin, host);
+    *page_out = (struct http_guard_page){.preflight = false};
+    if (guard->loopback && !origins_know_host(guard->origins, host)) {
+        show(host, shown);
+        (void)snprintf(
+            text, HTTP_GUARD_TEXT_BYTES,
+            "Host %s is no name of this machine; --allow-origin http://HOST makes it one", shown);
+        return 403;
+    }
+    if (whose == ORIGIN_FOREIGN) {
+        show(origin, shown);
+        (void)snprintf(text, HTTP_GUARD_TEXT_BYTES,
+                       "pages of %s may not talk to this server; --allow-origin lets them", shown);
+        return 403;
+    }
+    if (whose == ORIGIN_ALLOWED) {
+        (void)snprintf(page_out->origin, sizeof(page_out->origin), "%s", origin);
+        page_out->preflight = strcmp(method, "OPTIONS") == 0 &&
+                              MHD_lookup_connection_value(connection, MHD_HEADER_KIND,
+                                                          "Access-Control-Request-Method") != NULL;
+    }
+    return 0;
 }
 
 unsigned http_guard_route(const struct http_guard *guard, const char *url, const char *method,

@@ -39,6 +39,7 @@ struct config {
     char *served_model_name;
     char *listen;
     char *nodes_listen;
+    char *allow_origin;
     uint64_t max_model_len;
     uint32_t reasoning, generation_config;
     uint32_t pools;
@@ -67,6 +68,14 @@ static const struct sl_option coordinator_options[] = {
      .value_name = "HOST:PORT",
      .help = "address where nodes join; default: 127.0.0.1, a free port with --pools local, else "
              "7000",
+     .group = "Coordinator"},
+    {.name = "allow-origin",
+     .type = SL_OPTION_TEXT,
+     .offset = AT(allow_origin),
+     .value_name = "LIST",
+     .help = "web pages of others that may talk to the HTTP API, as "
+             "https://chat.example.com,http://localhost:5173, or * for all; their hosts are also "
+             "names of this machine where the API listens on loopback",
      .group = "Coordinator"},
     {.name = "served-model-name",
      .type = SL_OPTION_TEXT,
@@ -315,6 +324,7 @@ static void fill(const struct config *config, struct coordinator_config *out)
     out->model_dir = config->worker.model;
     out->served_name = config->served_model_name;
     out->listen = config->listen;
+    out->allow_origin = config->allow_origin;
     out->nodes_listen = config->nodes_listen != NULL ? config->nodes_listen
                         : local                      ? "127.0.0.1:0"
                                                      : "127.0.0.1:7000";

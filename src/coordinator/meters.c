@@ -76,8 +76,8 @@ static void begin(struct sl_metric_family *family, const char *const *values, ui
 static void init_reasons(struct meters *m)
 {
     static const char *const outcomes[] = {"stop", "length", "error", "rejected", "cancelled"};
-    static const char *const rejected[] = {"draining", "not_ready", "too_large", "queue_full",
-                                           "queue_timeout"};
+    static const char *const rejected[] = {"draining",      "not_ready",  "too_large", "queue_full",
+                                           "queue_timeout", "held_bytes", "forbidden"};
     static const char *const migrations[] = {"redirect", "refused", "stream_failed",
                                              "finished", "gap",     "node_lost"};
     m->requests = counters(m, "requests_total", "Requests by outcome", "outcome");

@@ -599,7 +599,7 @@ void client_post(int fd, const char *path, const char *body)
 {
     char head[256];
     snprintf(head, sizeof(head),
-             "POST %s HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
+             "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
              "Content-Length: %zu\r\n\r\n",
              path, strlen(body));
     client_send(fd, head);
@@ -633,9 +633,10 @@ char *client_request_within(uint16_t port, const char *method, const char *path,
     struct sl_buf answer;
     sl_buf_init(&answer, 64 << 20);
     char head[512];
-    snprintf(head, sizeof(head),
-             "%s %s HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
-             method, path, body != NULL ? strlen(body) : 0);
+    snprintf(
+        head, sizeof(head),
+        "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
+        method, path, body != NULL ? strlen(body) : 0);
     client_send(fd, head);
     if (body != NULL)
         client_send(fd, body);

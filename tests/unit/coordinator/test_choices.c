@@ -130,8 +130,9 @@ static void what_is_held_is_bounded(void **state)
     /* A body that does not come to its end. */
     int fd = client_connect(f->port);
     static char upload[51000];
-    int n = snprintf(upload, sizeof(upload),
-                     "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n");
+    int n = snprintf(
+        upload, sizeof(upload),
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n");
     memset(upload + n, ' ', sizeof(upload) - n - 1);
     client_send(fd, upload);
     char *answer = NULL;

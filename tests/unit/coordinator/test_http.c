@@ -1,127 +1,12 @@
 /* The HTTP server alone, over real sockets: framing that must be refused, and fast; streams; clients
  * that leave; the end of the server with everything open. */
-#include "coordinator/http.h"
+#include "unit/coordinator/http_fixture.h"
 
-#include "support/support.h"
-#include "unit/coordinator/fake_node.h"
-
-#include "base/clock.h"
-
-#include <arpa/inet.h>
 #include <dirent.h>
-#include <stdatomic.h>
-#include <sys/socket.h>
-
-#define BODY_MAX 10000u
-#define HELD_MAX (512u << 20)
-
-enum { ECHO, HOLD, PAGE, BLOCK };
-
-static const struct http_route routes[] = {{"POST", "/echo", ECHO},
-                                           {"POST", "/hold", HOLD},
-                                           {"GET", "/page", PAGE},
-                                           {"GET", "/v1/block", BLOCK}};
-
-struct fixture {
-    struct http_server *server;
-    uint16_t port;
-    atomic_uint gone;
-    _Atomic(struct http_exchange *) held;
-    atomic_uint n_blocked;
-    atomic_bool unblock;
-};
-
-/* The thread of the connection is kept, and so all its connections. */
-static void block(struct fixture *f, struct http_exchange *exchange)
-{
-    atomic_fetch_add(&f->n_blocked, 1);
-    for (int i = 0; i < 10000 && !atomic_load(&f->unblock); i++)
-        sl_sleep_us(1000);
-    http_reply(exchange, 200, "text/plain", "unblocked", 9, 0);
-}
-
-static void on_request(void *arg, struct http_exchange *exchange)
-{
-    struct fixture *f = arg;
-    size_t n;
-    const char *body = http_exchange_body(exchange, &n);
-    if (http_exchange_route(exchange) == HOLD)
-        atomic_store(&f->held, http_exchange_acquire(exchange));
-    else if (http_exchange_route(exchange) == ECHO)
-        http_reply(exchange, 200, "text/plain", body, n, 0);
-    else if (http_exchange_route(exchange) == BLOCK)
-        block(f, exchange);
-    else
-        http_reply(exchange, 429, "text/plain", "later", 5, 7);
-}
-
-static void on_gone(void *arg, struct http_exchange *exchange)
-{
-    struct fixture *f = arg;
-    (void)exchange;
-    atomic_fetch_add(&f->gone, 1);
-}
-
-static struct http_args args_of(struct fixture *f, const char *listen, uint32_t threads)
-{
-    return (struct http_args){.listen = listen,
-                              .routes = routes,
-                              .n_routes = sizeof(routes) / sizeof(routes[0]),
-                              .handler = {on_request, on_gone, f},
-                              .threads = threads,
-                              .connections_max = 64,
-                              .body_bytes_max = BODY_MAX,
-                              .held_bytes_max = HELD_MAX,
-                              .stall_seconds = 60};
-}
-
-static int setup_args(void **state, uint32_t threads, uint32_t stall_seconds)
-{
-    struct fixture *f = sl_zalloc(1, sizeof(*f));
-    struct http_args args = args_of(f, "127.0.0.1:0", threads);
-    args.stall_seconds = stall_seconds;
-    assert_ok(http_server_start(&args, &f->server));
-    f->port = http_server_port(f->server);
-    *state = f;
-    return 0;
-}
-
-static int setup(void **state)
-{
-    return setup_args(state, 2, 60);
-}
 
 static int setup_one_thread(void **state)
 {
     return setup_args(state, 1, 60);
-}
-
-static int setup_hasty(void **state)
-{
-    return setup_args(state, 2, 1);
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    http_server_stop(f->server);
-    http_exchange_release(atomic_load(&f->held));
-    sl_free(f);
-    return 0;
-}
-
-/* Sends raw bytes, reads the answer until the connection ends or `until` came. */
-static char *raw(struct fixture *f, const char *bytes, const char *until, uint32_t ms)
-{
-    int fd = client_connect(f->port);
-    struct sl_buf answer;
-    sl_buf_init(&answer, 1 << 20);
-    client_send(fd, bytes);
-    client_read(fd, &answer, until, ms);
-    close(fd);
-    char *text = sl_strdup(answer.bytes > 0 ? answer.data : "");
-    sl_buf_fini(&answer);
-    return text;
 }
 
 static unsigned open_descriptors(void)
@@ -141,22 +26,6 @@ static void await_descriptors(unsigned n)
     for (int i = 0; i < 6000 && open_descriptors() > n; i++)
         sl_sleep_us(1000);
     assert_int_equal(open_descriptors(), n);
-}
-
-/* At once: a busy machine may take a second now and then, a timeout always does. */
-static void expect_refusal(struct fixture *f, const char *bytes, int status)
-{
-    uint64_t took_us = UINT64_MAX;
-    for (int i = 0; i < 5 && took_us > 1000000; i++) {
-        uint64_t from = sl_real_us();
-        char *answer = raw(f, bytes, "}}", 10000);
-        if (client_status(answer) != status)
-            fail_msg("%.60s…: %.300s; want %d", bytes, answer, status);
-        took_us = sl_real_us() - from;
-        sl_free(answer);
-    }
-    if (took_us > 1000000)
-        fail_msg("%.60s…: took %d ms", bytes, (int)(took_us / 1000));
 }
 
 static void ambiguous_framing(void **state)
@@ -255,14 +124,6 @@ static void a_refusal_ends_the_connection(void **state)
     assert_int_equal(client_status(answer), 404);
     assert_non_null(strstr(answer, "Connection: close\r\n"));
     assert_null(strstr(answer, "later"));
-    sl_free(answer);
-}
-
-static void expect_sentence(struct fixture *f, const char *bytes, const char *sentence)
-{
-    char *answer = raw(f, bytes, "}}", 3000);
-    if (strstr(answer, sentence) == NULL)
-        fail_msg("%.60s…: %.400s; want %s", bytes, answer, sentence);
     sl_free(answer);
 }
 
@@ -457,18 +318,6 @@ static void bodies_that_fit(void **state)
     assert_true(client_read(fd, &slow, "abcd", 3000));
     close(fd);
     sl_buf_fini(&slow);
-}
-
-static struct http_exchange *await_held(struct fixture *f)
-{
-    for (int i = 0; i < 3000; i++) {
-        struct http_exchange *exchange = atomic_load(&f->held);
-        if (exchange != NULL)
-            return exchange;
-        sl_sleep_us(1000);
-    }
-    fail_msg("no request");
-    return NULL;
 }
 
 static void a_stream(void **state)
@@ -751,19 +600,6 @@ static void take_chunks(int fd, struct sl_buf *got, struct sl_buf *content)
     sl_buf_consume(got, at);
 }
 
-/* The stream of a client that does not read; the sizes of sockets are fixed. */
-static struct http_exchange *begin_unread(struct fixture *f, int *fd_out)
-{
-    int fd = client_connect(f->port), small = 1 << 18;
-    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *exchange = await_held(f);
-    atomic_store(&f->held, NULL);
-    assert_true(http_stream_begin(exchange));
-    *fd_out = fd;
-    return exchange;
-}
-
 enum { LINES = 14000, LINE = 1024 };
 
 static bool write_line(struct http_exchange *exchange, uint32_t i)
@@ -878,189 +714,6 @@ static void a_long_event(void **state)
     sl_free(event);
 }
 
-static void await_held_bytes(struct fixture *f, size_t least, size_t most)
-{
-    for (int i = 0;
-         i < 3000 && (http_server_held(f->server) < least || http_server_held(f->server) > most);
-         i++)
-        sl_sleep_us(1000);
-    assert_in_range(http_server_held(f->server), least, most);
-}
-
-/* Of all requests together: bodies, what the handler keeps, answers until they are sent. */
-static void what_is_held_is_counted(void **state)
-{
-    struct fixture *f = *state;
-    int fd = client_connect(f->port), other = client_connect(f->port);
-    struct sl_buf got;
-    sl_buf_init(&got, 1 << 20);
-    client_send(other, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789");
-    await_held_bytes(f, 10, 10);
-    client_post(fd, "/hold", "{\"ab\":12}");
-    struct http_exchange *exchange = await_held(f);
-    assert_int_equal(http_server_held(f->server), 19);
-    http_exchange_drop_body(exchange);
-    assert_int_equal(http_server_held(f->server), 10);
-    assert_true(http_exchange_hold(exchange, 500));
-    assert_true(http_exchange_hold(exchange, 300));
-    assert_int_equal(http_server_held(f->server), 310);
-    assert_true(http_exchange_hold(exchange, HELD_MAX - 10)); /* the limit is inside */
-    assert_false(http_exchange_hold(exchange, HELD_MAX - 9));
-    client_send(other, "0"); /* it has been told; so is a body that goes on */
-    assert_true(client_read(other, &got, "}}", 3000));
-    assert_int_equal(client_status(got.data), 429);
-    assert_non_null(strstr(got.data, "\r\nRetry-After: 1\r\n"));
-    assert_non_null(strstr(got.data, "\"type\":\"rate_limit_error\""));
-    assert_non_null(strstr(got.data, "\"code\":\"overloaded\""));
-    close(other);
-    await_held_bytes(f, HELD_MAX - 9, HELD_MAX - 9);
-    sl_buf_reset(&got);
-    http_reply(exchange, 200, "text/plain", "short", 5, 0); /* what the handler kept is gone */
-    assert_true(client_read(fd, &got, "short", 3000));
-    await_held_bytes(f, 0, 0);
-    assert_true(http_exchange_hold(exchange, HELD_MAX * 2ul)); /* in vain: it is over */
-    assert_int_equal(http_server_held(f->server), 0);
-    close(fd);
-    sl_buf_fini(&got);
-}
-
-/* While too much is held, a stream may have less unsent. */
-static void streams_share(void **state)
-{
-    struct fixture *f = *state;
-    static char block[65536];
-    memset(block, 'x', sizeof(block));
-    int fd = client_connect(f->port);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *holder = await_held(f);
-    atomic_store(&f->held, NULL);
-    int slow;
-    struct http_exchange *exchange = begin_unread(f, &slow);
-    assert_false(http_exchange_hold(holder, HELD_MAX));
-    uint32_t written = 0;
-    while (http_stream_write(exchange, block, sizeof(block)) && written < 10000)
-        written++;
-    /* What the sockets take is not counted: a few MB at most, but less than without the limit. */
-    size_t over = written * sizeof(block);
-    http_abort(exchange);
-    http_exchange_release(exchange);
-    close(slow);
-    assert_true(http_exchange_hold(holder, 0));
-    exchange = begin_unread(f, &slow);
-    for (written = 0; http_stream_write(exchange, block, sizeof(block)) && written < 10000;)
-        written++;
-    assert_true(written * sizeof(block) > over + HTTP_STREAM_BYTES_MAX / 2);
-    http_abort(exchange);
-    http_exchange_release(exchange);
-    close(slow);
-    http_reply(holder, 200, "text/plain", "", 0, 0);
-    http_exchange_release(holder);
-    close(fd);
-}
-
-/* A long event is not held against a client that has not read it yet. */
-static void events_after_a_long_one(void **state)
-{
-    struct fixture *f = *state;
-    const size_t bytes = HTTP_STREAM_BYTES_MAX + (1u << 20), step = 1u << 16;
-    char *event = sl_zalloc(bytes, 1);
-    memset(event, 'x', bytes);
-    int slow;
-    struct http_exchange *exchange = begin_unread(f, &slow);
-    assert_true(http_stream_write(exchange, event, bytes));
-    size_t more = 0;
-    for (; more < HTTP_STREAM_BYTES_MAX - step; more += step)
-        assert_true(http_stream_write(exchange, event, step));
-    while (http_stream_write(exchange, event, step) && more < 10000 * step)
-        more += step;
-    assert_true(more < 10000 * step);
-    assert_true(http_exchange_is_gone(exchange));
-    http_abort(exchange);
-    http_exchange_release(exchange);
-    close(slow);
-    sl_free(event);
-}
-
-/* No request within the time, or one whose head or body does not go on: the connection ends. */
-static void requests_that_stand_still(void **state)
-{
-    struct fixture *f = *state;
-    static const struct {
-        const char *bytes;
-        int status; /* 0: no answer */
-    } cases[] = {
-        {"", 0},
-        {"\x16\x03\x01\x02\x01\x01\x01\xfc\x03\x03 a ClientHello", 0},
-        {"POST /echo HTTP/1.1\r\nHo", 0},
-        {"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", 408},
-        {"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", 408},
-        {"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 408},
-        {"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffff\r\n", 408}};
-    enum { N = sizeof(cases) / sizeof(cases[0]) };
-    int fds[N];
-    uint64_t from = sl_real_us();
-    for (size_t i = 0; i < N; i++) {
-        fds[i] = client_connect(f->port);
-        client_send(fds[i], cases[i].bytes);
-    }
-    for (size_t i = 0; i < N; i++) {
-        struct sl_buf got;
-        sl_buf_init(&got, 1 << 16);
-        client_read(fds[i], &got, NULL, 20000);
-        assert_true(sl_real_us() - from > 900000);
-        if (cases[i].status != 0) {
-            assert_int_equal(client_status(got.data), cases[i].status);
-            assert_non_null(strstr(got.data, "nothing more of the request body came"));
-        } else {
-            assert_int_equal(got.bytes, 0);
-        }
-        char end;
-        assert_true(recv(fds[i], &end, 1, 0) <= 0);
-        close(fds[i]);
-        sl_buf_fini(&got);
-    }
-    assert_true(sl_real_us() - from < 15000000);
-}
-
-/* A slow upload goes on, and a connection between two requests, or one that waits for its answer, stands still by
- * right. */
-static void slow_ones_are_served(void **state)
-{
-    struct fixture *f = *state;
-    struct sl_buf got;
-    int fd = client_connect(f->port);
-    sl_buf_init(&got, 1 << 16);
-    client_send(fd, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
-    for (const char *p = "upload"; *p != '\0'; p++) {
-        char byte[2] = {*p};
-        client_send(fd, byte);
-        sl_sleep_us(400000);
-    }
-    assert_true(client_read(fd, &got, "upload", 3000));
-    sl_sleep_us(2500000);
-    sl_buf_reset(&got);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *exchange = await_held(f);
-    sl_sleep_us(2500000);
-    assert_true(http_stream_begin(exchange));
-    assert_true(http_stream_write(exchange, "data: 1\n\n", 9));
-    sl_sleep_us(2500000);
-    http_stream_end(exchange);
-    assert_true(client_read(fd, &got, "\r\n0\r\n\r\n", 3000));
-    assert_int_equal(client_status(got.data), 200);
-    sl_sleep_us(2500000);
-    sl_buf_reset(&got);
-    client_send(fd, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok");
-    assert_true(client_read(fd, &got, "ok", 3000));
-    sl_buf_reset(&got);
-    client_send(fd, "POST /echo HTTP/1.1\r\nHost: a\r\n"); /* now it has begun one */
-    uint64_t from = sl_real_us();
-    client_read(fd, &got, NULL, 20000);
-    assert_in_range(sl_real_us() - from, 900000, 15000000);
-    close(fd);
-    sl_buf_fini(&got);
-}
-
 static void stop_with_all_open(void **state)
 {
     struct fixture *f = *state;
@@ -1132,11 +785,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(clients_that_lag, setup, teardown),
         cmocka_unit_test_setup_teardown(a_stream_that_is_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(a_long_event, setup, teardown),
-        cmocka_unit_test_setup_teardown(events_after_a_long_one, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_is_held_is_counted, setup, teardown),
-        cmocka_unit_test_setup_teardown(streams_share, setup, teardown),
-        cmocka_unit_test_setup_teardown(requests_that_stand_still, setup_hasty, teardown),
-        cmocka_unit_test_setup_teardown(slow_ones_are_served, setup_hasty, teardown),
         cmocka_unit_test_setup_teardown(stop_with_all_open, setup, teardown),
         cmocka_unit_test_setup_teardown(a_port_that_is_taken, setup, teardown),
     };
