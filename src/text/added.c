@@ -144,7 +144,7 @@ static sl_status index_tokens(struct text_added *added, const char *what,
 {
     struct text_normalizer_run run;
     struct text_regex_match *match = NULL;
-    sl_status status = text_regex_match_create(&match);
+    sl_status status = text_regex_match_create(TEXT_HARD_STEPS_MAX, &match);
 
     text_normalizer_run_init(&run, match, NORMALIZED_BYTES_MAX);
     for (int special = 1; special >= 0; special--)

@@ -30,8 +30,6 @@
 
 #define TRANSLATION_BYTES_MAX (1u << 20)
 #define EASY_STEPS            4000u /* at one place; patterns of models need some ten */
-#define HARD_STEPS            10000000u
-#define HARD_STEPS_PER_BYTE   16u
 #define HEAP_KIB_MAX          (256u << 10)
 #define JIT_STACK_BYTES_MIN   (32u << 10)
 #define JIT_STACK_BYTES_MAX   (1u << 20)
@@ -45,6 +43,7 @@ struct text_regex_match {
     pcre2_match_data *data;
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
+    uint64_t steps_max;
     uint64_t hard_steps; /* spent on places that needed more than EASY_STEPS */
 };
 
@@ -510,10 +509,11 @@ void text_regex_destroy(struct text_regex *regex)
 
 /* ---- match ---- */
 
-sl_status text_regex_match_create(struct text_regex_match **match_out)
+sl_status text_regex_match_create(uint64_t steps_max, struct text_regex_match **match_out)
 {
     struct text_regex_match *match = sl_zalloc(1, sizeof(*match));
 
+    match->steps_max = steps_max;
     match->data = pcre2_match_data_create(1, NULL);
     match->context = pcre2_match_context_create(NULL);
     if (match->data == NULL || match->context == NULL) {
@@ -535,6 +535,16 @@ void text_regex_match_destroy(struct text_regex_match *match)
     if (match->stack != NULL)
         pcre2_jit_stack_free(match->stack);
     sl_free(match);
+}
+
+uint64_t text_regex_match_steps(const struct text_regex_match *match)
+{
+    return match->hard_steps;
+}
+
+static bool is_exhausted(const struct text_regex_match *match, size_t bytes)
+{
+    return match->hard_steps >= match->steps_max + (uint64_t)bytes * TEXT_HARD_STEPS_PER_BYTE;
 }
 
 /* The JIT runs on this thread's stack until that is too small, then on one of our own, then the
@@ -565,7 +575,6 @@ static int run(const struct text_regex *regex, struct text_regex_match *match, P
 static int run_at(const struct text_regex *regex, struct text_regex_match *match, PCRE2_SPTR text,
                   size_t bytes, size_t at, bool *hard_out)
 {
-    uint64_t hard_steps_max = HARD_STEPS + (uint64_t)bytes * HARD_STEPS_PER_BYTE;
     uint32_t steps = EASY_STEPS;
     int rc;
 
@@ -574,8 +583,7 @@ static int run_at(const struct text_regex *regex, struct text_regex_match *match
         rc = pcre2_match(regex->code, text, bytes, at,
                          PCRE2_ANCHORED | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match->data,
                          match->context);
-        if (rc != PCRE2_ERROR_MATCHLIMIT || match->hard_steps >= hard_steps_max ||
-            steps > UINT32_MAX / 2)
+        if (rc != PCRE2_ERROR_MATCHLIMIT || is_exhausted(match, bytes) || steps > UINT32_MAX / 2)
             break;
         match->hard_steps += steps;
     }
@@ -606,8 +614,7 @@ sl_status text_regex_find(const struct text_regex *regex, struct text_regex_matc
     size_t at = from;
     int rc = run(regex, match, (PCRE2_SPTR)text, bytes, from);
 
-    while (rc == PCRE2_ERROR_MATCHLIMIT &&
-           match->hard_steps < HARD_STEPS + (uint64_t)bytes * HARD_STEPS_PER_BYTE)
+    while (rc == PCRE2_ERROR_MATCHLIMIT && !is_exhausted(match, bytes))
         rc = run_slowly(regex, match, (PCRE2_SPTR)text, bytes, &at);
     *found_out = rc >= 0;
     if (rc == PCRE2_ERROR_NOMATCH)

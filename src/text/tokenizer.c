@@ -378,7 +378,7 @@ sl_status text_tokenizer_encode(const struct text_tokenizer *tokenizer, const ch
                        TEXT_INPUT_BYTES_MAX);
     if (!text_utf8_valid(text, bytes, &error_at))
         return sl_fail(SL_INVALID, "the text is not UTF-8 at byte %zu", error_at);
-    sl_status status = text_regex_match_create(&encode.match);
+    sl_status status = text_regex_match_create(TEXT_HARD_STEPS_MAX, &encode.match);
     if (status != SL_OK)
         return status;
     text_normalizer_run_init(&encode.normalizer, encode.match,

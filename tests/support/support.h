@@ -27,6 +27,11 @@
 #else
 #define TEST_TSAN false
 #endif
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define TEST_SLOW true
+#else
+#define TEST_SLOW false
+#endif
 
 /* The call succeeds; else the test fails with the sentence. */
 #define assert_ok(call)                                                                            \

@@ -69,7 +69,7 @@ static uint32_t count(const char *pattern)
     uint32_t n = 0;
 
     assert_ok(text_regex_compile("file", "field", pattern, &regex));
-    assert_ok(text_regex_match_create(&match));
+    assert_ok(text_regex_match_create(TEXT_HARD_STEPS_MAX, &match));
     for (uint32_t code = 0; code < 0x110000; code++) {
         char utf8[4];
         bool found;
@@ -137,12 +137,87 @@ static void test_properties(void **state)
     assert_int_equal(text_char_to_byte(0xad), -1);
 }
 
+/* ---- work ---- */
+
+#define STEPS_MAX 20000u
+
+/* Steps for all matches of the pattern in `bytes` of the unit, which ends in `code`. */
+static uint64_t steps_of(const char *pattern, const char *unit, size_t bytes, sl_status code)
+{
+    size_t n = strlen(unit), from = 0, start = 0, end = 0;
+    char *text = sl_zalloc(bytes + n, 1);
+    struct text_regex *regex;
+    struct text_regex_match *match;
+    sl_status status = SL_OK;
+    bool found = true;
+
+    for (size_t at = 0; at < bytes; at += n)
+        memcpy(text + at, unit, n);
+    bytes = bytes / n * n;
+    assert_ok(text_regex_compile("test", "pattern", pattern, &regex));
+    assert_ok(text_regex_match_create(STEPS_MAX, &match));
+    while (found && from < bytes && status == SL_OK) {
+        status = text_regex_find(regex, match, text, bytes, from, &found, &start, &end);
+        from = end > from ? end : from + 1;
+    }
+    if (status != code)
+        fail_msg("%s: %s", pattern, sl_status_name(status));
+    uint64_t steps = text_regex_match_steps(match);
+    text_regex_match_destroy(match);
+    text_regex_destroy(regex);
+    sl_free(text);
+    return steps;
+}
+
+/* What many places need is added up, over the places of a search and over searches, to a bound in proportion
+ * to the text: a run that goes beyond it has twice as many at the most. */
+static void test_hard_everywhere(void **state)
+{
+    static const struct {
+        const char *pattern, *unit;
+    } rows[] = {
+        /* none matches */
+        {"(?:a?){24}[xy]", "a"},
+        {"(a+)+$", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"},
+        {"(b|bb)+$", "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbba"},
+        /* each place is hard, none is too hard */
+        {"(?:a?){13}[xy]", "a"},
+        {"a(?=(?:a?){13}[xy])|a", "a"},
+        /* each search matches, after much work */
+        {"(?:a?){20}a{20}", "aaaaaaaaaaaaaaaaaaaab"},
+        {"a(?=(?:a|b|aa)*[xy])|a", "a"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        for (size_t bytes = 1 << 12; bytes <= 1 << 14; bytes *= 2) {
+            uint64_t steps = steps_of(rows[i].pattern, rows[i].unit, bytes, SL_EXHAUSTED);
+            uint64_t steps_max = STEPS_MAX + bytes * TEXT_HARD_STEPS_PER_BYTE;
+            assert_in_range(steps, steps_max - 64 * TEXT_HARD_STEPS_PER_BYTE, 2 * steps_max);
+        }
+}
+
+/* Hard in one place only: the bound is not for that, and the steps are a few for each byte. */
+static void test_hard_once(void **state)
+{
+    static const char *const rows[][2] = {
+        {"\\p{Lu}*[\\p{Ll}]+|\\p{Lu}+", "A"},
+        {"(?:ab)+(?!c)", "ab"},
+        {"\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", " "},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        for (size_t bytes = 1 << 15; bytes <= 1 << 19; bytes *= 4)
+            assert_true(steps_of(rows[i][0], rows[i][1], bytes, SL_OK) <= 8 * bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_patterns),
-        cmocka_unit_test(test_classes),
-        cmocka_unit_test(test_properties),
+        cmocka_unit_test(test_patterns),   cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_properties), cmocka_unit_test(test_hard_everywhere),
+        cmocka_unit_test(test_hard_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
