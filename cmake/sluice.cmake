@@ -47,7 +47,7 @@ function(sluice_program name)
 endfunction()
 
 # gRPC and its like are not instrumented: TSan looks at our code only, and takes no order from sockets
-# (decision 0035). A failed allocation is a status.
+# (decision 0036). A failed allocation is a status.
 set(sluice_test_environment
     "ASAN_OPTIONS=allocator_may_return_null=1:detect_stack_use_after_return=1"
     "UBSAN_OPTIONS=print_stacktrace=1"

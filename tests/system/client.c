@@ -81,11 +81,11 @@ static void begin(uint16_t port, const char *path, const char *body, int *fd_out
 {
     char head[256];
     *fd_out = client_connect(port);
-    snprintf(
-        head, sizeof(head),
-        "POST %s HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        "Content-Length: %zu\r\n\r\n",
-        path, strlen(body));
+    snprintf(head, sizeof(head),
+             "POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
+             "application/json\r\n"
+             "Content-Length: %zu\r\n\r\n",
+             path, strlen(body));
     client_send(*fd_out, head);
     client_send(*fd_out, body);
 }

@@ -55,6 +55,7 @@ static int race_over_http(void)
                              .n_routes = 1,
                              .handler = {.request = on_request, .gone = on_gone},
                              .threads = 2,
+                             .stall_seconds = 20,
                              .connections_max = 64,
                              .body_bytes_max = 1024};
     struct http_server *server;
@@ -63,7 +64,7 @@ static int race_over_http(void)
     int fd = client_connect(http_server_port(server));
     client_send(
         fd,
-        "GET / HTTP/1.1\r\nHost: t\r\n\r\n"); /* its answer would order the two: it is not read */
+        "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); /* its answer would order the two: it is not read */
     int status = read_count(1);
     close(fd);
     http_server_stop(server);
