@@ -422,12 +422,19 @@ static void where_reasoning_begins(void **state)
     const char *said = "{\"role\":\"user\",\"content\":\"what is <think>\"}";
     const char *half = "{\"role\":\"assistant\",\"content\":\"<think>so \"}";
     const char *whole = "{\"role\":\"assistant\",\"content\":\"<think>so</think> 4\"}";
+    const char *again = "{\"role\":\"assistant\",\"content\":\"<think>so</think> 4 <think>or\"}";
+    const char *last = USER ",{\"role\":\"assistant\",\"content\":\"<think>so \"}";
+    const char *parts = "{\"role\":\"assistant\",\"content\":[\"a\",\"<think>so \"]}";
     expect_opening(PLAIN, USER, "", true, false, false);
     expect_opening(r1, USER, "", true, true, true);
     expect_opening(r1, USER, "", false, false, false);
     expect_opening(r1, said, "\"add_generation_prompt\":false", true, true, false);
     expect_opening(r1, half, "\"continue_final_message\":true", true, true, true);
     expect_opening(r1, whole, "\"continue_final_message\":true", true, true, false);
+    expect_opening(r1, again, "\"continue_final_message\":true", true, true, true);
+    expect_opening(r1, last, "\"continue_final_message\":true", true, true, true);
+    expect_opening(BYPART "{# </think> #}", parts, "\"continue_final_message\":true", true, true,
+                   true);
     expect_opening(r1, said, "", true, true, true);
     expect_opening(qwen, USER, "", true, true, false);
     expect_opening(qwen, USER, "\"chat_template_kwargs\":{\"off\":true}", true, true, false);

@@ -61,6 +61,8 @@ static void test_blocks(void **state)
     assert_ok(model_classes_make(&config, 16, KV_F32, &classes));
     model_classes_blocks(&classes, 50, 64, 128, blocks);
     assert_true(blocks[0] == 50 && blocks[1] == 0);
+    model_classes_blocks(&classes, 4000, 1, 64, blocks);
+    assert_int_equal(blocks[0], 4000);
     config = config_of(mixed, 2);
     assert_ok(model_classes_make(&config, 16, KV_F32, &classes));
     for (uint32_t n_blocks = 1; n_blocks < 4000; n_blocks += 37)
