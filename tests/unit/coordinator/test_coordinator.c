@@ -733,6 +733,7 @@ static void transfers_add_up(void **state)
     send_totals(d, 1000);
     send_totals(d, 1500);
     fake_node_stop(d);
+    await(f, 0, 0); /* or the next one is told to come again */
     d = start_node(f, "d0", false);
     await(f, 0, 1);
     send_totals(d, 200);
