@@ -614,9 +614,20 @@ static void tell_refused(const struct http_server *server, unsigned status, cons
         server->handler.refused(server->handler.arg, refusal_code(status));
 }
 
-/* Answers before the body was read; the connection ends after it. `message` needs no escaping. */
+static void add_origin(struct MHD_Response *response, const char *origin)
+{
+    if (origin[0] == '\0')
+        return;
+    MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
+    MHD_add_response_header(response, "Access-Control-Expose-Headers", "*");
+    MHD_add_response_header(response, "Vary", "Origin");
+}
+
+/* Answers before the body was read; the connection ends after it. `message` needs no escaping; `origin` as
+ * of an exchange. */
 static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection *connection,
-                              unsigned status, const char *message, const char *allow)
+                              unsigned status, const char *message, const char *allow,
+                              const char *origin)
 {
     char text[512];
     int n = refusal_text(text, sizeof(text), status, message);
@@ -626,6 +637,7 @@ static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection 
         return MHD_NO;
     MHD_add_response_header(response, "Content-Type", "application/json");
     MHD_add_response_header(response, "Connection", "close");
+    add_origin(response, origin);
     if (allow != NULL)
         MHD_add_response_header(response, "Allow", allow);
     if (status == 503)
@@ -698,15 +710,6 @@ static ssize_t stream_read(void *arg, uint64_t position, char *out, size_t max)
 static void stream_free(void *arg)
 {
     http_exchange_release(arg);
-}
-
-static void add_origin(struct MHD_Response *response, const char *origin)
-{
-    if (origin[0] == '\0')
-        return;
-    MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
-    MHD_add_response_header(response, "Access-Control-Expose-Headers", "*");
-    MHD_add_response_header(response, "Vary", "Origin");
 }
 
 /* A page asks what it may send: all that there is. */
@@ -898,22 +901,22 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
     set_timeout(connection, IDLE_SECONDS);
     unsigned status = http_guard_head(&server->guard, connection, url, &why);
     if (status != 0)
-        return refuse(server, connection, status, why, NULL);
+        return refuse(server, connection, status, why, NULL, "");
     status = http_guard_page(&server->guard, connection, method, &page, text);
     if (status != 0)
-        return refuse(server, connection, status, text, NULL);
+        return refuse(server, connection, status, text, NULL, "");
     if (page.preflight)
         return allow_page(connection, page.origin);
     status = http_guard_route(&server->guard, url, method, &route, &allow, text);
     if (status != 0)
-        return refuse(server, connection, status, text, allow);
+        return refuse(server, connection, status, text, allow, page.origin);
     struct http_exchange *exchange = exchange_create(server, connection, route->id);
     (void)snprintf(exchange->rest, sizeof(exchange->rest), "%s", url + strcspn(route->path, "*"));
     (void)snprintf(exchange->origin, sizeof(exchange->origin), "%s", page.origin);
     exchange->old = strcmp(version, MHD_HTTP_VERSION_1_0) == 0;
     if (!watch(server, exchange)) {
         http_exchange_release(exchange);
-        return refuse(server, connection, 503, "too many requests are open", NULL);
+        return refuse(server, connection, 503, "too many requests are open", NULL, page.origin);
     }
     *context = exchange;
     return MHD_YES;

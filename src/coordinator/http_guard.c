@@ -163,7 +163,8 @@ unsigned http_guard_page(const struct http_guard *guard, struct MHD_Connection *
     if (whose == ORIGIN_FOREIGN) {
         show(origin, shown);
         (void)snprintf(text, HTTP_GUARD_TEXT_BYTES,
-                       "pages of %s may not talk to this server; --allow-origin lets them", shown);
+                       "pages of %s may not talk to this server; --allow-origin says which may",
+                       shown);
         return 403;
     }
     if (whose == ORIGIN_ALLOWED) {

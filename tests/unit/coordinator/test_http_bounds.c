@@ -231,6 +231,15 @@ static void pages_of_others(void **state)
                     "makes it one");
     expect_sentence(f, "GET /page HTTP/1.1\r\nHost: a\r\nOrigin: https://evil.example/\"\r\n\r\n",
                     "pages of https://evil.example/... may not talk to this server");
+    /* What is refused may be read, too. */
+    char *refused = raw(f,
+                        "GET /nothing HTTP/1.1\r\nHost: localhost\r\n"
+                        "Origin: https://chat.example.com\r\n\r\n",
+                        "}}", 3000);
+    assert_int_equal(client_status(refused), 404);
+    assert_non_null(
+        strstr(refused, "\r\nAccess-Control-Allow-Origin: https://chat.example.com\r\n"));
+    sl_free(refused);
 }
 
 /* A page that may is told what it may send; others are not. */
