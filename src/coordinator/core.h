@@ -65,8 +65,10 @@ struct group {
     struct http_exchange *exchange;
     struct api_completion params; /* without its body */
     bool has_salt;
-    struct kv_hash salt; /* of the prompts' blocks, derived from what the client gave */
-    uint64_t arrival_us, tokenized_us, sent_us;
+    struct kv_hash salt;   /* of the prompts' blocks, derived from what the client gave */
+    uint64_t arrival_us;   /* of its head; the body may come slowly */
+    uint64_t tokenized_us; /* since then it waits for a place */
+    uint64_t sent_us;
     bool begun;          /* a node has admitted one of the choices: headers have left, or may */
     uint64_t kept_bytes; /* of what has been said, where it is kept until all is: no stream */
     uint32_t n_choices, n_open;
@@ -220,6 +222,8 @@ enum dispatch_result {
 /* place false: only where it takes no place of one that generates. */
 enum dispatch_result dispatch_place(struct coordinator *c, struct request *request, bool place,
                                     uint64_t now_us);
+/* How long the request has been waiting for its first place, or waited. */
+uint64_t dispatch_waited_us(const struct group *group, uint64_t now_us);
 /* Some node takes one more request to generate. */
 bool dispatch_has_place(const struct coordinator *c);
 /* False: no D that could take it. */

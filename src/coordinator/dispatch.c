@@ -270,6 +270,11 @@ static void fill_peer(const struct registry_node *node, Sluice__Peer *peer)
     peer->n_ranks = node->hello->n_ranks;
 }
 
+uint64_t dispatch_waited_us(const struct group *group, uint64_t now_us)
+{
+    return now_us > group->tokenized_us ? now_us - group->tokenized_us : 0;
+}
+
 static sl_status send_submit(struct coordinator *c, const struct request *request,
                              const struct registry_node *node, const struct registry_node *peer,
                              Sluice__Mode mode, uint64_t stream_key, uint64_t now_us)
@@ -284,9 +289,8 @@ static sl_status send_submit(struct coordinator *c, const struct request *reques
     submit.attempt = request->flow.attempt;
     submit.mode = mode;
     submit.deadline_us = c->config.request_us > age_us ? c->config.request_us - age_us : 1;
-    submit.admission_us = c->config.queue_us;
-    if (!request->group->begun)
-        submit.admission_us = c->config.queue_us > age_us ? c->config.queue_us - age_us : 1;
+    uint64_t waited_us = request->group->begun ? 0 : dispatch_waited_us(request->group, now_us);
+    submit.admission_us = c->config.queue_us > waited_us ? c->config.queue_us - waited_us : 1;
     submit.sampling = &parts.sampling;
     memcpy(parts.salt, request->group->salt.bytes, sizeof(parts.salt));
     submit.salt.data = parts.salt;

@@ -641,8 +641,8 @@ void requests_place_queue(struct coordinator *c, uint64_t now_us)
             pass.place = pass.place && dispatch_has_place(c);
             break;
         case DISPATCH_WAIT:
-            more =
-                admission_missed(&pass, now_us - request->group->arrival_us, wait_us(c, request));
+            more = admission_missed(&pass, dispatch_waited_us(request->group, now_us),
+                                    wait_us(c, request));
             break;
         case DISPATCH_NO_NODE:
             request->lost_us = request->lost_us != 0 ? request->lost_us : now_us;
@@ -709,7 +709,7 @@ static void second(struct coordinator *c, uint64_t now_us)
 void requests_tick(struct coordinator *c, uint64_t now_us)
 {
     while (c->waiting.first != NULL &&
-           now_us - c->waiting.first->group->arrival_us >= c->config.queue_us)
+           dispatch_waited_us(c->waiting.first->group, now_us) >= c->config.queue_us)
         time_out_waiting(c, c->waiting.first);
     struct request *next;
     for (struct request *request = c->unplaced.first; request != NULL; request = next) {
@@ -775,8 +775,8 @@ static void redirect(struct coordinator *c, struct request *request, const char 
 /* D had no room. */
 static void full(struct coordinator *c, struct request *request, uint64_t now_us)
 {
-    uint64_t age_us = now_us - request->group->arrival_us;
-    if (!request->group->begun && age_us + SLACK_US >= c->config.queue_us) {
+    uint64_t waited_us = dispatch_waited_us(request->group, now_us);
+    if (!request->group->begun && waited_us + SLACK_US >= c->config.queue_us) {
         time_out_waiting(c, request);
         return;
     }

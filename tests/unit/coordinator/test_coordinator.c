@@ -397,6 +397,26 @@ static void full_then_429(void **state)
     fake_node_stop(d);
 }
 
+/* The wait for a place begins when the request is whole: a slow upload has not waited yet. */
+static void a_slow_body(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    int fd = client_connect(f->port);
+    client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30\r\n\r\n"
+                    "{\"prompt\":\"a\",");
+    sl_sleep_us(1500000); /* longer than requests may wait here */
+    client_send(fd, "\"max_tokens\":2 }");
+    struct sl_buf answer;
+    sl_buf_init(&answer, 1 << 20);
+    assert_true(client_read(fd, &answer, "\"usage\"", 5000));
+    assert_int_equal(client_status(answer.data), 200);
+    sl_buf_fini(&answer);
+    close(fd);
+    fake_node_stop(d);
+}
+
 /* One destination has no room, the other has: what P computes is kept. */
 static void full_here_room_there(void **state)
 {
@@ -820,6 +840,7 @@ int main(void)
         TEST(a_prefill_node_dies_after),
         TEST(redirects_then_gives_up_on_prefill),
         TEST(full_then_429),
+        TEST(a_slow_body),
         TEST(full_here_room_there),
         TEST(headers_wait_for_admission),
         TEST(a_client_leaves),
