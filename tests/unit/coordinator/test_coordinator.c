@@ -572,7 +572,27 @@ static void bad_requests(void **state)
     expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":400}", 400,
                  "need 25 blocks of KV memory; the largest node has 20 blocks");
     expect_error(f, path, "{\"prompt\":\"a\",\"stop_token_ids\":[999]}", 400, "stop_token_ids");
-    expect_error(f, "/v1/embeddings", "{}", 501, "not served yet");
+    static const char *const later[] = {"embeddings",
+                                        "responses",
+                                        "rerank",
+                                        "score",
+                                        "moderations",
+                                        "audio/transcriptions",
+                                        "audio/translations",
+                                        "audio/speech",
+                                        "images/generations",
+                                        "images/edits",
+                                        "files",
+                                        "batches",
+                                        "fine_tuning/jobs",
+                                        "assistants",
+                                        "threads",
+                                        "vector_stores"};
+    for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
+        char later_path[64];
+        snprintf(later_path, sizeof(later_path), "/v1/%s", later[i]);
+        expect_error(f, later_path, "{}", 501, "not served yet");
+    }
     expect_error(f, "/v1/chat/completions", "{}", 400, "`messages` is missing");
     expect_error(f, "/tokenize", "{\"prompt\":3}", 400, "prompt");
     struct sl_buf body;
@@ -598,7 +618,7 @@ static void bad_requests(void **state)
     } counted[] = {{"invalid_json", 1},
                    {"context_length_exceeded", 3},
                    {"model_not_found", 1},
-                   {"not_implemented", 1},
+                   {"not_implemented", 16},
                    {"not_found", 1},
                    {"too_large", 1},
                    {"missing_required_parameter", 1},
