@@ -28,6 +28,9 @@ def program(name, *arguments, env=None):
     reader.start()
     try:
         yield process
+    except BaseException:
+        print(f"--- {name}, exit {process.poll()}:", *process.lines[-40:], sep="\n")
+        raise
     finally:
         if process.poll() is None:
             process.kill()
@@ -76,7 +79,13 @@ def test_workers_started_by_hand(tiny):
         decode = stack.enter_context(program(
             "sluice-decode", *worker, "--id", "dec_2", "--admin", f"127.0.0.1:{admins['dec_2']}", "--kv-blocks", 70,
             "--coordinator", f"127.0.0.1:{nodes}"))
-        wait_until(lambda: ready() and len(client.get("/cluster").json()["nodes"]) == 2, START_SECONDS, "both joined")
+
+        def both():
+            states = [node["state"] for node in client.get("/cluster").json()["nodes"]]
+            lost = [process for process in (coordinator, prefill, decode) if process.poll() is not None]
+            assert not lost, "".join(line for process in lost for line in process.lines)[-4000:]
+            return states == ["ready", "ready"]
+        wait_until(both, START_SECONDS, "both are ready")
 
         cluster = {node["id"]: node for node in client.get("/cluster").json()["nodes"]}
         for name, process, role, blocks in (("pre.1", prefill, "prefill", 90), ("dec_2", decode, "decode", 70)):
