@@ -7,7 +7,7 @@
  * node and is not visible in its heartbeats yet: without them, ten requests that arrive together all
  * see the same idle node. Each account is opened and closed by the request itself, so they return to
  * zero whatever happens. */
-#include "coordinator/core.h"
+#include "coordinator/dispatch.h"
 
 #include "base/clock.h"
 #include "base/log.h"

@@ -4,6 +4,7 @@
  * are ignored. Losing a node, for whatever reason, is one function: its requests go elsewhere, its
  * index entries vanish, its slot is free. */
 #include "coordinator/core.h"
+#include "coordinator/dispatch.h"
 
 #include "base/clock.h"
 #include "base/log.h"

@@ -18,6 +18,7 @@
  * What a state machine decided (flow.c) is carried out in requests_step, and nowhere else. A request
  * may be freed in there, with its whole group: callers touch neither it nor a neighbour afterwards. */
 #include "coordinator/core.h"
+#include "coordinator/dispatch.h"
 
 #include "base/clock.h"
 #include "base/log.h"
