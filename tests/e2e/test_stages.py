@@ -40,7 +40,7 @@ def test_stages_of_every_way(tiny):
             fleet.tokens(random_ids(500, seed), 30)  # prefill, transfer, decode
             fleet.stream_tokens(random_ids(20, seed), 20)  # local
             fleet.tokens(random_ids(300, 50 + seed), 1)  # one token only
-        fleet.complete(random_ids(200, 99), max_tokens=8, n=3, temperature=1.0)
+        fleet.complete(random_ids(200, 99), max_tokens=8, n=3, temperature=1.0, ignore_eos=True, seed=5)
         series = check(fleet)
         assert len(ended(fleet, "request_done")) == 12 + 3
         for stage in ("tokenize", "route", "prefill", "decode"):  # a transfer may be hidden altogether
