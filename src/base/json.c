@@ -3,6 +3,9 @@
  * jansson rejects invalid UTF-8, NUL and integers beyond 64 bits by itself; on top come the cap on the
  * size, the cap on the depth (counted before it parses, since its own is 2,048 stack frames), and
  * the rejection of duplicate keys. Field readers treat null as absent, as OpenAI's clients send it.
+ *
+ * A client's number that is too large is an error of its field, not of the JSON, so such a text is read again with
+ * these numbers rewritten. (JSON_DECODE_INT_AS_REAL would take the last digits of every other integer, too.)
  * Pure; any thread. */
 #include "base/json.h"
 
@@ -10,8 +13,11 @@
 #include "base/mem.h"
 
 #include <errno.h>
+#include <float.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Deepest nesting in the text; strings are skipped, an unterminated one is jansson's to report. */
@@ -38,32 +44,125 @@ static uint32_t deepest(const char *text, size_t bytes)
     return max;
 }
 
-static sl_status parse(const char *what, const char *text, size_t bytes, size_t bytes_max,
-                       size_t flags, json_t **value_out)
+static sl_status check_shape(const char *what, const char *text, size_t bytes, size_t bytes_max)
 {
     if (bytes > bytes_max)
         return sl_fail(SL_INVALID, "%s: %zu bytes; at most %zu", what, bytes, bytes_max);
     if (deepest(text, bytes) > SL_JSON_DEPTH_MAX)
         return sl_fail(SL_INVALID, "%s: nested deeper than %d levels", what, SL_JSON_DEPTH_MAX);
-    json_error_t error;
-    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
-    if (value == NULL)
-        return sl_fail(SL_INVALID, "%s: line %d column %d: %s", what, error.line, error.column,
-                       error.text);
-    *value_out = value;
     return SL_OK;
+}
+
+static sl_status no_json(const char *what, const json_error_t *error)
+{
+    return sl_fail(SL_INVALID, "%s: line %d column %d: %s", what, error->line, error->column,
+                   error->text);
 }
 
 sl_status sl_json_parse(const char *what, const char *text, size_t bytes, size_t bytes_max,
                         json_t **value_out)
 {
-    return parse(what, text, bytes, bytes_max, 0, value_out);
+    sl_status status = check_shape(what, text, bytes, bytes_max);
+    if (status != SL_OK)
+        return status;
+    json_error_t error;
+    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    if (value == NULL)
+        return no_json(what, &error);
+    *value_out = value;
+    return SL_OK;
 }
 
-sl_status sl_json_parse_nul(const char *what, const char *text, size_t bytes, size_t bytes_max,
-                            json_t **value_out)
+#define WHOLE_DIGITS 19 /* of the least integer that may be beyond 64 bits */
+#define REAL_BYTES   5  /* of the shortest number beyond a double */
+
+/* Whether a number is beyond 64 bits, or beyond a double. Its n characters follow a sign, if it has one. */
+static bool is_beyond(const char *number, size_t n, bool negative, bool whole)
 {
-    return parse(what, text, bytes, bytes_max, JSON_ALLOW_NUL, value_out);
+    if (!whole)
+        return n >= REAL_BYTES && isinf(strtod(number, NULL));
+    if (n < WHOLE_DIGITS)
+        return false;
+    errno = 0;
+    (void)strtoll(negative ? number - 1 : number, NULL, 10);
+    return errno == ERANGE;
+}
+
+/* Writes a number that is_beyond as one that can be read, into the room of its n characters: 15 digits of
+ * an integer and its exponent, rounded away from 0. */
+static void round_number(char *number, size_t n, bool whole)
+{
+    char text[40] = "1e308";
+    if (whole && n <= DBL_MAX_10_EXP) {
+        char first[16] = "";
+        memcpy(first, number, 15);
+        (void)snprintf(text, sizeof(text), "%llue%zu", strtoull(first, NULL, 10) + 1, n - 15);
+    }
+    SL_ASSERT(strlen(text) <= n);
+    memset(number, ' ', n);
+    memcpy(number, text, strlen(text));
+}
+
+/* Bytes of the number that begins with the digit at p, without its sign; what JSON does not take as its end is
+ * not of it. */
+static size_t number_bytes(const char *p, bool *whole_out)
+{
+    static const char digits[] = "0123456789";
+    size_t n = p[0] == '0' ? 1 : strspn(p, digits), more;
+    *whole_out = true;
+    if (p[n] == '.' && (more = strspn(p + n + 1, digits)) > 0) {
+        n += 1 + more;
+        *whole_out = false;
+    }
+    size_t sign = p[n] == 'e' || p[n] == 'E' ? 1 + (p[n + 1] == '-' || p[n + 1] == '+') : 0;
+    if (sign > 0 && (more = strspn(p + n + sign, digits)) > 0) {
+        n += sign + more;
+        *whole_out = false;
+    }
+    return n;
+}
+
+static void round_numbers(char *text, size_t bytes)
+{
+    bool in_string = false, whole;
+    for (char *p = text, *end = text + bytes; p < end; p++) {
+        if (*p == '"')
+            in_string = !in_string;
+        else if (in_string && *p == '\\')
+            p++;
+        if (in_string || *p < '0' || *p > '9')
+            continue;
+        size_t n = number_bytes(p, &whole);
+        if (is_beyond(p, n, p > text && p[-1] == '-', whole))
+            round_number(p, n, whole);
+        p += n - 1;
+    }
+}
+
+sl_status sl_json_parse_client(const char *what, const char *text, size_t bytes, size_t bytes_max,
+                               json_t **value_out, bool *rounded_out)
+{
+    sl_status status = check_shape(what, text, bytes, bytes_max);
+    if (status != SL_OK)
+        return status;
+    json_error_t error;
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
+    json_t *value = json_loadb(text, bytes, flags, &error);
+    bool rounded = value == NULL && json_error_code(&error) == json_error_numeric_overflow;
+    if (rounded) {
+        char *copy = sl_try_zalloc(bytes + 1, 1);
+        if (copy == NULL)
+            return sl_fail(SL_NO_MEMORY, "%s: no memory for its %zu bytes", what, bytes);
+        memcpy(copy, text, bytes);
+        round_numbers(copy, bytes);
+        value = json_loadb(copy, bytes, flags, &error);
+        sl_free(copy);
+    }
+    if (value == NULL)
+        return no_json(what, &error);
+    *value_out = value;
+    *rounded_out = rounded;
+    return SL_OK;
 }
 
 /* The whole file into buf; a file that has more than the buffer's maximum fails. */

@@ -15,9 +15,11 @@
  * levels; SL_INVALID names `what`, line and column. The caller owns the value (json_decref). */
 sl_status sl_json_parse(const char *what, const char *text, size_t bytes, size_t bytes_max,
                         json_t **value_out) SL_MUST_USE;
-/* As sl_json_parse, but strings may hold NUL ("\u0000"): whoever reads one asks for its length. */
-sl_status sl_json_parse_nul(const char *what, const char *text, size_t bytes, size_t bytes_max,
-                            json_t **value_out) SL_MUST_USE;
+/* As sl_json_parse, for what clients send. Strings may hold NUL ("\u0000"): whoever reads one asks for its
+ * length. A number that 64 bits or a double do not hold is no error: it becomes a real of about its value, never
+ * within 64 bits and never beyond 1e308, which whoever has a limit refuses. *rounded_out: there is one. */
+sl_status sl_json_parse_client(const char *what, const char *text, size_t bytes, size_t bytes_max,
+                               json_t **value_out, bool *rounded_out) SL_MUST_USE;
 /* Reads and parses a file; SL_NOT_FOUND, SL_INVALID. */
 sl_status sl_json_load(const char *path, size_t bytes_max, json_t **value_out) SL_MUST_USE;
 

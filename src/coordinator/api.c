@@ -228,7 +228,8 @@ static sl_status parse_object(const char *text, size_t bytes, json_t **body_out,
                               struct api_error *error)
 {
     json_t *body;
-    sl_status status = sl_json_parse_nul("request body", text, bytes, bytes, &body);
+    bool rounded;
+    sl_status status = sl_json_parse_client("request body", text, bytes, bytes, &body, &rounded);
     if (status != SL_OK)
         return api_fail(error, 400, "invalid_json", NULL, "not valid JSON: %s", sl_error());
     if (!json_is_object(body))
@@ -236,6 +237,8 @@ static sl_status parse_object(const char *text, size_t bytes, json_t **body_out,
             api_fail(error, 400, "invalid_json", NULL, "the request body is not a JSON object");
     else if (memmem(text, bytes, "\\u0000", 6) != NULL)
         status = field_check_nul(body, error);
+    if (status == SL_OK && rounded)
+        status = field_check_rounded(body, error);
     if (status == SL_OK)
         *body_out = body;
     else

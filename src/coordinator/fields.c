@@ -5,7 +5,10 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define BITS_63 0x1p63
 
 const char *field_show(const json_t *value, char text[FIELD_SHOW_BYTES])
 {
@@ -13,8 +16,10 @@ const char *field_show(const json_t *value, char text[FIELD_SHOW_BYTES])
     case JSON_INTEGER:
         snprintf(text, FIELD_SHOW_BYTES, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
         break;
-    case JSON_REAL:
-        snprintf(text, FIELD_SHOW_BYTES, "%g", json_real_value(value));
+    case JSON_REAL: /* as short as it is no other number */
+        snprintf(text, FIELD_SHOW_BYTES, "%.15g", json_real_value(value));
+        if (strtod(text, NULL) != json_real_value(value))
+            snprintf(text, FIELD_SHOW_BYTES, "%.17g", json_real_value(value));
         break;
     case JSON_STRING:
         snprintf(text, FIELD_SHOW_BYTES, "a string of %zu bytes", json_string_length(value));
@@ -90,6 +95,50 @@ sl_status field_check_nul(json_t *body, struct api_error *error)
                     "`%.60s` has a NUL character; only prompts and messages may", field);
 }
 
+/* An integer that was rounded is a real beyond 64 bits. (So is 1e20, which is the same number, but there is no
+ * telling them apart.) */
+static bool has_rounded(json_t *value)
+{
+    const char *name;
+    json_t *item;
+    size_t i;
+    json_object_foreach(value, name, item)
+    {
+        if (has_rounded(item))
+            return true;
+    }
+    json_array_foreach(value, i, item)
+    {
+        if (has_rounded(item))
+            return true;
+    }
+    return json_is_real(value) && fabs(json_real_value(value)) >= BITS_63;
+}
+
+sl_status field_check_rounded(const json_t *body, struct api_error *error)
+{
+    static const char *const written[] = {"messages", "tools", "documents", "chat_template_kwargs"};
+    for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++)
+        if (has_rounded(json_object_get(body, written[i])))
+            return api_fail(error, 400, "invalid_value", written[i],
+                            "`%s` has a number beyond 64 bits, which the template would write in "
+                            "another way; want a string",
+                            written[i]);
+    return SL_OK;
+}
+
+bool field_is_int(const json_t *value, int64_t *number_out)
+{
+    double real = json_real_value(value);
+    if (json_is_integer(value))
+        *number_out = json_integer_value(value);
+    else if (json_is_real(value) && real >= -BITS_63 && real < BITS_63 && trunc(real) == real)
+        *number_out = (int64_t)real;
+    else
+        return false;
+    return true;
+}
+
 sl_status field_bool(const json_t *object, const char *field, bool *value_out,
                      struct api_error *error)
 {
@@ -136,13 +185,13 @@ sl_status field_int(const json_t *object, const char *field, int64_t min, int64_
     const json_t *value = field_get(object, field);
     if (value == NULL)
         return SL_OK;
-    if (!json_is_integer(value) || json_integer_value(value) < min ||
-        json_integer_value(value) > max) {
+    int64_t number;
+    if (!field_is_int(value, &number) || number < min || number > max) {
         char want[FIELD_SHOW_BYTES];
         snprintf(want, sizeof(want), "an integer of %" PRId64 " to %" PRId64, min, max);
         return field_wrong(error, field, value, want);
     }
-    *value_out = json_integer_value(value);
+    *value_out = number;
     if (found_out != NULL)
         *found_out = true;
     return SL_OK;
@@ -150,8 +199,13 @@ sl_status field_int(const json_t *object, const char *field, int64_t min, int64_
 
 static bool is_token_id(const json_t *value)
 {
-    return json_is_integer(value) && json_integer_value(value) >= 0 &&
-           json_integer_value(value) <= UINT32_MAX;
+    int64_t id;
+    return field_is_int(value, &id) && id >= 0 && id <= UINT32_MAX;
+}
+
+uint32_t field_id(const json_t *value)
+{
+    return (uint32_t)json_number_value(value);
 }
 
 sl_status field_check_ids(const json_t *ids, const char *field, struct api_error *error)

@@ -242,8 +242,7 @@ static sl_status read_stop_ids(const json_t *body, struct api_completion *out,
         return status;
     size_t i;
     json_t *id;
-    json_array_foreach(value, i, id) out->stop_ids[out->n_stop_ids++] =
-        (uint32_t)json_integer_value(id);
+    json_array_foreach(value, i, id) out->stop_ids[out->n_stop_ids++] = field_id(id);
     return SL_OK;
 }
 

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "coordinator/adjust.h"
+#include "coordinator/fields.h"
 #include "coordinator/params.h"
 
 #include <inttypes.h>
@@ -124,7 +125,7 @@ static sl_status copy_ids(const struct coordinator *c, const struct api_prompt *
     json_t *value;
     json_array_foreach(prompt->ids, i, value)
     {
-        uint32_t id = (uint32_t)json_integer_value(value);
+        uint32_t id = field_id(value);
         if (id >= vocab)
             return api_fail(error, 400, "invalid_value", field,
                             "`%s[%zu]` is %u; want a token id below %u", field, i, id, vocab);

@@ -30,6 +30,8 @@ CASES = [
     ({"prompt": "x", "max_tokens": 0}, 400, ["max_tokens", "0"], "max_tokens"),
     ({"prompt": "x", "max_tokens": -5}, 400, ["max_tokens", "-5"], "max_tokens"),
     ({"prompt": "x", "max_tokens": "7"}, 400, ["max_tokens"], "max_tokens"),
+    ({"prompt": "x", "max_tokens": 10**23 - 1}, 400, ["max_tokens", "1e+23", "16777216"], "max_tokens"),
+    ({"prompt": [5.0, 6], "max_tokens": 1.0, "later": 10**20}, 200, [], None),
     ({"prompt": "x", "max_tokens": 4, "min_tokens": 5}, 400, ["min_tokens", "5", "4"], "min_tokens"),
     ({"prompt": "x", "logprobs": 6}, 400, ["logprobs", "6", "5"], "logprobs"),
     ({"prompt": "x", "temperature": -1}, 400, ["temperature", "-1"], "temperature"),

@@ -3,6 +3,8 @@
 
 #include "support/support.h"
 
+#include <math.h>
+
 static json_t *parsed(const char *text)
 {
     json_t *value = NULL;
@@ -92,16 +94,98 @@ static void test_length_is_exact(void **state)
     sl_free(text);
 }
 
+static json_t *parsed_client(const char *text, bool rounded)
+{
+    json_t *value = NULL;
+    bool was_rounded = !rounded;
+    assert_ok(sl_json_parse_client("body", text, strlen(text), 1000, &value, &was_rounded));
+    assert_true(was_rounded == rounded);
+    return value;
+}
+
 /* Only where it is asked for. */
 static void test_nul(void **state)
 {
     (void)state;
     static const char text[] = "[\"a\\u0000b\"]";
-    json_t *value = NULL;
     refuse(text, "\\u0000 is not allowed");
-    assert_ok(sl_json_parse_nul("body", text, strlen(text), 100, &value));
+    json_t *value = parsed_client(text, false);
     assert_int_equal(json_string_length(json_array_get(value, 0)), 3);
     json_decref(value);
+}
+
+/* Numbers that are too large stay so, and every other number in the text stays what it is. */
+static void test_rounded(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *number;
+        double about;
+    } cases[] = {
+        {"9223372036854775808", 0x1p63},
+        {"-9223372036854775809", -0x1p63},
+        {"99999999999999999999", 1e20},
+        {"-18446744073709551616", -0x1p64},
+        {"1234567890123456789012345", 1.234567890123456789e24},
+        {"9999999999999999999999999", 1e25},
+        {"1e309", 1e308},
+        {"-9E+999", -1e308},
+        {"123456789.5e301", 1e308},
+        {"0.5e310", 1e308},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char text[200];
+        (void)snprintf(text, sizeof(text),
+                       "{\"a\":[%s,9007199254740993,\"\\\"99999999999999999999\",%s],\"b\":-7}",
+                       cases[i].number, cases[i].number);
+        json_t *value = parsed_client(text, true), *list = json_object_get(value, "a");
+        double real = json_real_value(json_array_get(list, 0));
+        if (fabs(real / cases[i].about - 1) > 1e-14 || fabs(real) < 0x1p63)
+            fail_msg("%s: %.17g", cases[i].number, real);
+        assert_true(real == json_real_value(json_array_get(list, 3)));
+        assert_int_equal(json_integer_value(json_array_get(list, 1)), 9007199254740993);
+        assert_string_equal(json_string_value(json_array_get(list, 2)), "\"99999999999999999999");
+        assert_int_equal(json_integer_value(json_object_get(value, "b")), -7);
+        json_decref(value);
+    }
+    char digits[600] = "[";
+    memset(digits + 1, '9', 500);
+    digits[501] = ']';
+    json_t *value = parsed_client(digits, true);
+    assert_true(json_real_value(json_array_get(value, 0)) == 1e308);
+    json_decref(value);
+    value = parsed_client("[9223372036854775807,-9223372036854775808,1e308,1e-999]", false);
+    assert_int_equal(json_integer_value(json_array_get(value, 1)), INT64_MIN);
+    json_decref(value);
+}
+
+/* What is no JSON does not become it. */
+static void test_rounded_refuses(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {
+        "1e309,1e400.5",
+        "1e309,01e400",
+        "1e309,1.e400",
+        "1e309,1e400e5",
+        "1e309,1e400-3",
+        "1e309,1e400 5",
+        "1e309,+1e400",
+        "1e309,0x1p99999",
+        "1e309,99999999999999999999-99999999999999999999",
+        "1e309,099999999999999999999",
+        "1e309,\"1e309",
+        "1e309,\"\\",
+    };
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        char text[100];
+        json_t *value = NULL;
+        bool rounded;
+        (void)snprintf(text, sizeof(text), "[%s]", wrong[i]);
+        if (sl_json_parse_client("body", text, strlen(text), 100, &value, &rounded) != SL_INVALID)
+            fail_msg("%s is taken", text);
+        assert_non_null(strstr(sl_error(), "body: line 1 column"));
+    }
 }
 
 static void test_uint(void **state)
@@ -182,6 +266,8 @@ int main(void)
         cmocka_unit_test(test_breadth_is_no_depth),
         cmocka_unit_test(test_length_is_exact),
         cmocka_unit_test(test_nul),
+        cmocka_unit_test(test_rounded),
+        cmocka_unit_test(test_rounded_refuses),
         cmocka_unit_test(test_uint),
         cmocka_unit_test(test_other_types),
         cmocka_unit_test(test_load),

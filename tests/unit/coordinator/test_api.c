@@ -1,5 +1,6 @@
 /* Bodies of the API: what is accepted, with which values; what is refused, naming which field. */
 #include "coordinator/api.h"
+#include "coordinator/fields.h"
 
 #include "support/support.h"
 
@@ -38,6 +39,26 @@ static const struct refusal refusals[] = {
     {"{\"prompt\":\"a\",\"max_tokens\":-3}", 400, "max_tokens", "-3"},
     {"{\"prompt\":\"a\",\"max_tokens\":1.5}", 400, "max_tokens", "1.5"},
     {"{\"prompt\":\"a\",\"max_tokens\":\"9\"}", 400, "max_tokens", "a string"},
+    {"{\"prompt\":\"a\",\"max_tokens\":99999999999999999999999}", 400, "max_tokens",
+     "`max_tokens` is 1e+23; want an integer of 1 to 16777216"},
+    {"{\"prompt\":\"a\",\"max_tokens\":-99999999999999999999}", 400, "max_tokens",
+     "is -1e+20; want an integer of 1"},
+    {"{\"prompt\":\"a\",\"max_tokens\":1e400}", 400, "max_tokens", "is 1e+308; want"},
+    {"{\"prompt\":\"a\",\"max_tokens\":7.0000001}", 400, "max_tokens", "is 7.0000001; want"},
+    {"{\"prompt\":\"a\",\"max_tokens\":0.1}", 400, "max_tokens", "is 0.1; want"},
+    {"{\"prompt\":\"a\",\"max_tokens\":16777217.0}", 400, "max_tokens", "is 16777217; want"},
+    {"{\"prompt\":\"a\",\"temperature\":99999999999999999999}", 400, "temperature",
+     "is 1e+20; want a number of 0 to 2"},
+    {"{\"prompt\":\"a\",\"seed\":9223372036854775808}", 400, "seed",
+     "is 9.22337203685478e+18; want an integer of -9223372036854775808 to 9223372036854775807"},
+    {"{\"prompt\":\"a\",\"seed\":1e19}", 400, "seed", "is 1e+19; want an integer"},
+    {"{\"prompt\":[1,99999999999999999999]}", 400, "prompt",
+     "`prompt[1]` is 1e+20; want a token id of 0 to 4294967295"},
+    {"{\"prompt\":[1,4294967296.0]}", 400, "prompt", "`prompt[1]` is 4294967296; want"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"5\":99999999999999999999}}", 400, "logit_bias",
+     "`logit_bias[5]` is 1e+20; want"},
+    {"{\"prompt\":\"a\",\"length_penalty\":99999999999999999999}", 501, "length_penalty",
+     "is 1e+20; only 1 is served"},
     {"{\"prompt\":\"a\",\"max_tokens\":true}", 400, "max_tokens", "true"},
     {"{\"prompt\":\"a\",\"max_tokens\":3,\"min_tokens\":4}", 400, "min_tokens", "is 4; at most"},
     {"{\"prompt\":\"a\",\"min_tokens\":-1}", 400, "min_tokens", "-1"},
@@ -263,6 +284,7 @@ static void neutral_values(void **state)
         "\"skip_special_tokens\":true,\"use_beam_search\":false,\"top_k\":0,\"top_p\":0}",
         "{\"prompt\":[\"a\"]}",
         "{\"prompt\":[[1,2]]}",
+        "{\"prompt\":[1,2.0],\"metadata\":{\"id\":99999999999999999999}}",
     };
     for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
         struct api_completion c;
@@ -272,6 +294,43 @@ static void neutral_values(void **state)
         assert_true(c.prompts[0].text != NULL || json_array_size(c.prompts[0].ids) == 2);
         api_completion_fini(&c);
     }
+}
+
+/* What Pydantic takes as an integer where it is not strict, and so vLLM. */
+static void numbers_without_a_fraction(void **state)
+{
+    (void)state;
+    struct api_completion c;
+    struct api_error error;
+    const char *body = "{\"prompt\":[1.0,4294967295.0],\"max_tokens\":7.0,\"seed\":-1e18,"
+                       "\"n\":2.0,\"top_k\":-1.0,\"logprobs\":0.0,\"stop_token_ids\":[9.0]}";
+    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
+    assert_int_equal(field_id(json_array_get(c.prompts[0].ids, 1)), UINT32_MAX);
+    assert_int_equal(c.max_tokens, 7);
+    assert_int_equal((int64_t)c.seed, -1000000000000000000);
+    assert_int_equal(c.n, 2);
+    assert_int_equal(c.logprobs, 0);
+    assert_int_equal(c.stop_ids[0], 9);
+    api_completion_fini(&c);
+}
+
+/* It would stand in the prompt as another number than in transformers'. */
+static void numbers_that_a_template_would_write(void **state)
+{
+    (void)state;
+    static const char chat[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+                               "\"documents\":[{\"id\":%s}],\"user_id\":99999999999999999999}";
+    struct api_chat parsed;
+    struct api_error error;
+    char body[200];
+    (void)snprintf(body, sizeof(body), chat, "-99999999999999999999");
+    assert_int_equal(api_parse_chat(body, strlen(body), &neutral, &parsed, &error), SL_INVALID);
+    assert_int_equal(error.http_status, 400);
+    assert_string_equal(error.param, "documents");
+    assert_non_null(strstr(error.message, "`documents` has a number beyond 64 bits"));
+    (void)snprintf(body, sizeof(body), chat, "7");
+    assert_ok(api_parse_chat(body, strlen(body), &neutral, &parsed, &error));
+    api_chat_fini(&parsed);
 }
 
 static void tokenize_and_detokenize(void **state)
@@ -369,6 +428,8 @@ int main(void)
         cmocka_unit_test(every_field),
         cmocka_unit_test(lists_of_prompts),
         cmocka_unit_test(neutral_values),
+        cmocka_unit_test(numbers_without_a_fraction),
+        cmocka_unit_test(numbers_that_a_template_would_write),
         cmocka_unit_test(tokenize_and_detokenize),
         cmocka_unit_test(shapes),
         cmocka_unit_test(error_object),
