@@ -50,10 +50,11 @@ void pages_not_ready(struct coordinator *c, char *out, size_t bytes)
     if (c->registry.n_nodes == 0)
         snprintf(out, bytes, "no node has joined");
     else if (loading > 0 && total > 0)
-        snprintf(out, bytes, "the model is loading on %u nodes, %.0f%% of %.1f MB", loading,
-                 100.0 * (double)done / (double)total, (double)total / 1e6);
+        snprintf(out, bytes, "the model is loading on %u node%s, %.0f%% of %.1f MB", loading,
+                 loading == 1 ? "" : "s", 100.0 * (double)done / (double)total,
+                 (double)total / 1e6);
     else if (loading > 0)
-        snprintf(out, bytes, "the model is loading on %u nodes", loading);
+        snprintf(out, bytes, "the model is loading on %u node%s", loading, loading == 1 ? "" : "s");
     else
         snprintf(out, bytes, "no node can take requests");
     if (loading == 0 && c->registry.n_nodes > 0) {

@@ -255,7 +255,8 @@ def test_a_worker_that_cannot_start_says_why(tiny, tmp_path):
             text = answer.json()["reason"]
             return text if answer.status_code == 503 and "ended 3 times in a row" in text else None
         text = wait_until(reason, 20 * SLOW, "/ready says that workers fail")
-        assert text.startswith("no node has joined; 2 of 2 workers fail; "), text
+        # A worker joins before it loads, and may still be listed when the coordinator reads of its end.
+        assert re.match(r"(no node has joined|the model is loading on \d nodes?.*); 2 of 2 workers fail; ", text), text
         assert str(weights) in text.split("the last error: ")[1], text
         late = fleet.client.post("/v1/completions", json={"prompt": "x"})
         assert late.status_code == 503 and str(weights) in late.json()["error"]["message"]
