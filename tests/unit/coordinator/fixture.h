@@ -64,8 +64,8 @@ void stream_events(const struct sl_buf *raw, void (*take)(void *arg, const char 
 /* The same of r->raw, into r. */
 void parse_stream(struct stream_result *r);
 int open_stream(struct fixture *f, const char *body);
-/* The same, read into `r` until `until` has come. */
-int begin_stream(struct fixture *f, struct stream_result *r, const char *body, const char *until);
+/* The same, read into `r` until its events have so many letters of text, of an answer that has more. */
+int begin_stream(struct fixture *f, struct stream_result *r, const char *body, size_t n_letters);
 /* Reads to the end of the stream: the last chunk of zero bytes, or the connection's end. */
 void finish_stream(int fd, struct stream_result *r);
 void expect_hello(struct stream_result *r);

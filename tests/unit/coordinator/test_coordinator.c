@@ -204,8 +204,7 @@ static void a_decode_node_dies(void **state)
     struct fake_node *d0 = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"o\"");
+    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
     struct fake_node *d1 = start_slow(f, "d1", false);
     await(f, 0, 2);
     fake_node_stop(d0);
@@ -223,8 +222,7 @@ static void a_decode_node_hangs(void **state)
     struct fake_node *d0 = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"o\"");
+    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
     struct fake_node *d1 = start_slow(f, "d1", false);
     await(f, 0, 2);
     uint64_t from = sl_real_us();
@@ -246,8 +244,7 @@ static void no_node_for_a_while(void **state)
     struct fake_node *d = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"o\"");
+    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
     fake_node_stop(d);
     sl_sleep_us(100000);
     d = start_slow(f, "d0", false);
@@ -263,8 +260,7 @@ static void no_node_for_too_long(void **state)
     struct fake_node *d = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"o\"");
+    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
     fake_node_stop(d);
     uint64_t from = sl_real_us();
     finish_stream(fd, &r);
@@ -286,8 +282,7 @@ static void no_decode_node_left(void **state)
     struct fake_node *p = start_slow(f, "p0", true), *d = start_slow(f, "d0", false);
     await(f, 1, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"o\"");
+    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
     fake_node_stop(d);
     finish_stream(fd, &r);
     expect_hello(&r);
@@ -334,8 +329,8 @@ static void a_prefill_node_dies_after(void **state)
     struct fake_node *p = start_node(f, "p0", true), *d = start_slow(f, "d0", false);
     await(f, 1, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"o\"");
+    int fd =
+        begin_stream(f, &r, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}", 5);
     fake_node_stop(p);
     finish_stream(fd, &r);
     expect_hello(&r);
@@ -468,8 +463,8 @@ static void a_client_leaves(void **state)
     struct fake_node *p = start_node(f, "p0", true), *d = start_slow(f, "d0", false);
     await(f, 1, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"e\"");
+    int fd =
+        begin_stream(f, &r, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}", 2);
     close(fd);
     for (int i = 0; i < 200 && fake_node_cancels(d) == 0; i++)
         sl_sleep_us(1000);
@@ -488,8 +483,7 @@ static void draining(void **state)
     struct fake_node *d = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"h\"");
+    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 1);
     coordinator_drain(f->c);
     char *answer = client_request(f->port, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
     assert_int_equal(client_status(answer), 503);
@@ -510,8 +504,7 @@ static void stopped_with_a_stream(void **state)
     struct fake_node *d = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}",
-                          "\"text\":\"h\"");
+    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 1);
     coordinator_stop(f->c);
     f->c = NULL;
     client_read(fd, &r.raw, NULL, 2000);
