@@ -14,7 +14,9 @@
  * those of a search over many places, nor of many searches. So the bound of a search is low, lower than
  * a place could matter for the whole; where it is hit the places are tried one by one, each with as many
  * steps as it needs, and what that costs is added up over all searches that share a text_regex_match,
- * up to a number in proportion to the text.
+ * up to a number in proportion to the text. What the repeat of one character scans at one go PCRE2 does not
+ * count at all (`a(?=.*x)|a` takes time in the square of the text, in few steps). So the translation sets
+ * callouts before and behind such a repeat, unless what is matched ends with it, and they count the bytes.
  *
  * A regex is immutable, any thread; the match data is one call's. */
 #include "text/regex.h"
@@ -33,6 +35,9 @@
 #define HEAP_KIB_MAX          (256u << 10)
 #define JIT_STACK_BYTES_MIN   (32u << 10)
 #define JIT_STACK_BYTES_MAX   (1u << 20)
+#define CALLOUT_BEFORE        "(?C1)" /* a repeat */
+#define CALLOUT_BEHIND        "(?C2)"
+#define CALLOUT_BEHIND_NUMBER 2
 
 struct text_regex {
     pcre2_code *code;
@@ -45,6 +50,8 @@ struct text_regex_match {
     pcre2_jit_stack *stack;
     uint64_t steps_max;
     uint64_t hard_steps; /* spent on places that needed more than EASY_STEPS */
+    uint64_t scanned;    /* bytes, by repeats */
+    size_t scan_from;    /* where the repeat began whose bytes the next callout counts */
 };
 
 /* ---- translation ---- */
@@ -65,6 +72,8 @@ struct translation {
     bool caseless;    /* inside (?i: */
     uint32_t i_depth; /* group depth at which caseless ends */
     uint32_t depth;   /* open groups */
+    size_t item_at;   /* in out: where the last item begins … */
+    bool is_group;    /* … which is a group */
     char previous;    /* caseless: the literal before, lower case; 0: none */
     bool can_repeat;  /* the last item may take a quantifier */
 };
@@ -347,6 +356,29 @@ static sl_status repeat(struct translation *t)
     return SL_OK;
 }
 
+static void insert_text(struct sl_buf *out, size_t at, const char *text)
+{
+    size_t n = strlen(text), tail = out->bytes - at;
+
+    sl_buf_add(out, text, n);
+    if (out->failed)
+        return;
+    memmove(out->data + at + n, out->data + at, tail);
+    memcpy(out->data + at, text, n);
+}
+
+/* Callouts around the repeat that was just written, if something can fail behind it. The iterations of a group
+ * are steps to PCRE2. */
+static void count_repeat(struct translation *t)
+{
+    bool is_last = t->depth == 0 && (*t->at == '\0' || *t->at == '|');
+
+    if (t->is_group || is_last)
+        return;
+    insert_text(t->out, t->item_at, CALLOUT_BEFORE);
+    sl_buf_add_text(t->out, CALLOUT_BEHIND);
+}
+
 /* A quantifier with what may follow it: `?` (reluctant) or `+` (possessive). */
 static sl_status quantifier(struct translation *t)
 {
@@ -363,6 +395,8 @@ static sl_status quantifier(struct translation *t)
     }
     if (*t->at == '?' || (*t->at == '+' && *start != '{'))
         sl_buf_add(t->out, t->at++, 1);
+    if (*start != '?')
+        count_repeat(t);
     /* a quantifier of a quantifier nests in one and is an error in the other */
     t->can_repeat = false;
     t->previous = 0;
@@ -391,6 +425,12 @@ static sl_status literal(struct translation *t)
 
 static sl_status item(struct translation *t)
 {
+    bool is_inside = ((uint8_t)*t->at & 0xc0u) == 0x80u; /* of a character */
+
+    if (strchr("*+?{", *t->at) == NULL && !is_inside) {
+        t->item_at = t->out->bytes;
+        t->is_group = *t->at == ')';
+    }
     switch (*t->at) {
     case '\\':
         return escape(t, false);
@@ -509,6 +549,24 @@ void text_regex_destroy(struct text_regex *regex)
 
 /* ---- match ---- */
 
+static bool is_exhausted(const struct text_regex_match *match, size_t bytes)
+{
+    return match->hard_steps >= match->steps_max + (uint64_t)bytes * TEXT_HARD_STEPS_PER_BYTE ||
+           match->scanned >= match->steps_max + (uint64_t)bytes * TEXT_SCANNED_PER_BYTE;
+}
+
+/* Called by PCRE2 before a repeat and behind it, there again after each step back. */
+static int count_scanned(pcre2_callout_block *block, void *arg)
+{
+    struct text_regex_match *match = arg;
+    size_t at = block->current_position, from = match->scan_from;
+
+    if (block->callout_number == CALLOUT_BEHIND_NUMBER)
+        match->scanned += at > from ? at - from : from - at;
+    match->scan_from = at;
+    return is_exhausted(match, block->subject_length) ? PCRE2_ERROR_CALLOUT : 0;
+}
+
 sl_status text_regex_match_create(uint64_t steps_max, struct text_regex_match **match_out)
 {
     struct text_regex_match *match = sl_zalloc(1, sizeof(*match));
@@ -522,6 +580,7 @@ sl_status text_regex_match_create(uint64_t steps_max, struct text_regex_match **
     }
     pcre2_set_match_limit(match->context, EASY_STEPS);
     pcre2_set_heap_limit(match->context, HEAP_KIB_MAX);
+    pcre2_set_callout(match->context, count_scanned, match);
     *match_out = match;
     return SL_OK;
 }
@@ -542,9 +601,9 @@ uint64_t text_regex_match_steps(const struct text_regex_match *match)
     return match->hard_steps;
 }
 
-static bool is_exhausted(const struct text_regex_match *match, size_t bytes)
+uint64_t text_regex_match_scanned(const struct text_regex_match *match)
 {
-    return match->hard_steps >= match->steps_max + (uint64_t)bytes * TEXT_HARD_STEPS_PER_BYTE;
+    return match->scanned;
 }
 
 /* The JIT runs on this thread's stack until that is too small, then on one of our own, then the

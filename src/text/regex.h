@@ -12,6 +12,7 @@
 #define TEXT_PATTERN_BYTES_MAX   4096u
 #define TEXT_HARD_STEPS_MAX      10000000u
 #define TEXT_HARD_STEPS_PER_BYTE 16u
+#define TEXT_SCANNED_PER_BYTE    64u
 
 struct text_regex;
 struct text_regex_match; /* working memory of one text, and the steps that were spent on it */
@@ -32,10 +33,13 @@ sl_status text_regex_match_create(uint64_t steps_max,
 void text_regex_match_destroy(struct text_regex_match *match);
 /* Steps that were spent on places of the text which need many. */
 uint64_t text_regex_match_steps(const struct text_regex_match *match);
+/* Bytes that repeats of one character scanned where something could fail behind them. */
+uint64_t text_regex_match_scanned(const struct text_regex_match *match);
 
 /* First match that begins at or behind `from`. text is valid UTF-8; what lies outside of it is not
  * seen. SL_EXHAUSTED when the pattern needs too many steps on this text, all searches with this
- * `match` together: more than steps_max, and TEXT_HARD_STEPS_PER_BYTE for each byte. */
+ * `match` together: more than steps_max, and TEXT_HARD_STEPS_PER_BYTE for each byte; or as many bytes scanned,
+ * with TEXT_SCANNED_PER_BYTE. */
 sl_status text_regex_find(const struct text_regex *regex, struct text_regex_match *match,
                           const char *text, size_t bytes, size_t from, bool *found_out,
                           size_t *start_out, size_t *end_out) SL_MUST_USE;

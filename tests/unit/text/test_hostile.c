@@ -113,6 +113,8 @@ static const struct text_case text_cases[] = {
     {SPLIT("a(?=(?:a|b|aa)*[xy])|a"), "a", SL_EXHAUSTED, "steps"},
     {"\"normalizer\":" REPLACE("(b|bb)+$", "a") ",", "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbba",
      SL_EXHAUSTED, "steps"},
+    {SPLIT("a(?=.*x)|a"), "a", SL_EXHAUSTED, "steps"},
+    {SPLIT("a*b|a"), "a", SL_EXHAUSTED, "steps"},
     /* hard in one place only: the bound is not for that */
     {SPLIT("\\\\p{Lu}*[\\\\p{Ll}]+|\\\\p{Lu}+"), "A", SL_OK, NULL},
     {SPLIT("(?:ab)+(?!c)"), "ab", SL_OK, NULL},

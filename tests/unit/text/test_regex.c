@@ -16,6 +16,7 @@ static const struct {
     {"\\p{Han}|\\w\\W\\d\\D|\\.\\-\\/\\'", SL_OK},
     {"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+", SL_OK}, /* DeepSeek */
     {"[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\s++$|\\s*[\\r\\n]", SL_OK},   /* GPT-4 */
+    {"é+x|漢*字{2,}!|[一-龥]+y", SL_OK},
     {"\\h", SL_UNSUPPORTED}, /* hexadecimal to one, blank to the other */
     {"\\R", SL_UNSUPPORTED},
     {"\\b", SL_UNSUPPORTED},
@@ -141,8 +142,12 @@ static void test_properties(void **state)
 
 #define STEPS_MAX 20000u
 
-/* Steps for all matches of the pattern in `bytes` of the unit, which ends in `code`. */
-static uint64_t steps_of(const char *pattern, const char *unit, size_t bytes, sl_status code)
+struct cost {
+    uint64_t steps, scanned;
+};
+
+/* Of all matches of the pattern in `bytes` of the unit, which ends in `code`. */
+static struct cost cost_of(const char *pattern, const char *unit, size_t bytes, sl_status code)
 {
     size_t n = strlen(unit), from = 0, start = 0, end = 0;
     char *text = sl_zalloc(bytes + n, 1);
@@ -162,11 +167,11 @@ static uint64_t steps_of(const char *pattern, const char *unit, size_t bytes, sl
     }
     if (status != code)
         fail_msg("%s: %s", pattern, sl_status_name(status));
-    uint64_t steps = text_regex_match_steps(match);
+    const struct cost cost = {text_regex_match_steps(match), text_regex_match_scanned(match)};
     text_regex_match_destroy(match);
     text_regex_destroy(regex);
     sl_free(text);
-    return steps;
+    return cost;
 }
 
 /* What many places need is added up, over the places of a search and over searches, to a bound in proportion
@@ -191,9 +196,26 @@ static void test_hard_everywhere(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         for (size_t bytes = 1 << 12; bytes <= 1 << 14; bytes *= 2) {
-            uint64_t steps = steps_of(rows[i].pattern, rows[i].unit, bytes, SL_EXHAUSTED);
+            uint64_t steps = cost_of(rows[i].pattern, rows[i].unit, bytes, SL_EXHAUSTED).steps;
             uint64_t steps_max = STEPS_MAX + bytes * TEXT_HARD_STEPS_PER_BYTE;
             assert_in_range(steps, steps_max - 64 * TEXT_HARD_STEPS_PER_BYTE, 2 * steps_max);
+        }
+}
+
+/* What one repeat scans is no step: it is counted by itself. */
+static void test_scans_everywhere(void **state)
+{
+    static const char *const rows[][2] = {
+        {"a(?=.*x)|a", "a"},  {"a(?=[ab]*+x)|a", "ab"},   {"a*b|a", "a"},
+        {"a(?!a{2,}b)", "a"}, {"(?:\\w+,|\\w+;|.)", "a"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        for (size_t bytes = 1 << 12; bytes <= 1 << 16; bytes *= 4) {
+            uint64_t scanned = cost_of(rows[i][0], rows[i][1], bytes, SL_EXHAUSTED).scanned;
+            uint64_t scanned_max = STEPS_MAX + bytes * TEXT_SCANNED_PER_BYTE;
+            assert_in_range(scanned, scanned_max, scanned_max + bytes);
         }
 }
 
@@ -208,16 +230,19 @@ static void test_hard_once(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        for (size_t bytes = 1 << 15; bytes <= 1 << 19; bytes *= 4)
-            assert_true(steps_of(rows[i][0], rows[i][1], bytes, SL_OK) <= 8 * bytes);
+        for (size_t bytes = 1 << 15; bytes <= 1 << 19; bytes *= 4) {
+            struct cost cost = cost_of(rows[i][0], rows[i][1], bytes, SL_OK);
+            assert_true(cost.steps <= 8 * bytes);
+            assert_true(cost.scanned <= TEXT_SCANNED_PER_BYTE / 3 * bytes);
+        }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_patterns),   cmocka_unit_test(test_classes),
-        cmocka_unit_test(test_properties), cmocka_unit_test(test_hard_everywhere),
-        cmocka_unit_test(test_hard_once),
+        cmocka_unit_test(test_patterns),         cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_properties),       cmocka_unit_test(test_hard_everywhere),
+        cmocka_unit_test(test_scans_everywhere), cmocka_unit_test(test_hard_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
