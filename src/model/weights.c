@@ -8,6 +8,7 @@
  * Runs on the thread that opens the engine. */
 #include "model/weights.h"
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "model/family.h"
 
@@ -374,28 +375,53 @@ static const char *find_prefix(const struct model_tensors *tensors)
     return prefixes[0];
 }
 
+static const char *head_name(const struct model_tensors *tensors)
+{
+    static const char plain[] = "lm_head.weight", nested[] = "language_model.lm_head.weight";
+    bool is_nested =
+        model_tensors_find(tensors, plain) == NULL && model_tensors_find(tensors, nested) != NULL;
+    return is_nested ? nested : plain;
+}
+
+/* As in transformers: a table and a head that are both there and differ are two, whatever the config says. */
+static bool is_tied(const struct model_loader *loader, const char *embedding, const char *head)
+{
+    const struct model_tensor *a = model_tensors_find(loader->tensors, embedding);
+    const struct model_tensor *b = model_tensors_find(loader->tensors, head);
+    if (!loader->config->tied || a == NULL || b == NULL)
+        return loader->config->tied;
+    bool same =
+        a->element == b->element && a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0;
+    if (!same)
+        sl_warn("head_not_tied", "embedding=%s head=%s why=\"both are there, and differ\"",
+                embedding, head);
+    return same;
+}
+
 static sl_status load_ends(struct model_loader *loader, struct model_weights *weights)
 {
     const struct model_config *config = loader->config;
+    const char *head = head_name(loader->tensors);
     char embedding[MODEL_TENSOR_NAME_MAX], norm[MODEL_TENSOR_NAME_MAX];
-    struct want want = {.name = embedding, .n = config->vocab, .k = config->hidden};
     snprintf(embedding, sizeof(embedding), "%sembed_tokens.weight", loader->prefix);
     snprintf(norm, sizeof(norm), "%snorm.weight", loader->prefix);
+    bool tied = is_tied(loader, embedding, head);
+    struct want want = {.name = embedding, .n = config->vocab, .k = config->hidden};
+    if (tied && model_tensors_find(loader->tensors, embedding) == NULL &&
+        model_tensors_find(loader->tensors, head) != NULL)
+        want.name = head; /* of the two that are one this is the one that was written */
     /* A tied table is packed once, as the head wants it. */
-    enum kernel_weight_use use = config->tied ? KERNEL_WEIGHT_MATRIX : KERNEL_WEIGHT_EMBEDDING;
+    enum kernel_weight_use use = tied ? KERNEL_WEIGHT_MATRIX : KERNEL_WEIGHT_EMBEDDING;
     sl_status status = load(loader, use, &want, 1, NULL, &weights->embedding);
     if (status == SL_OK)
         status = load_norm(loader, norm, config->hidden, config->logits_scale, &weights->norm);
     if (status != SL_OK)
         return status;
-    if (config->tied) {
+    if (tied) {
         weights->head = weights->embedding;
         return SL_OK;
     }
-    want.name = "lm_head.weight";
-    if (model_tensors_find(loader->tensors, want.name) == NULL &&
-        model_tensors_find(loader->tensors, "language_model.lm_head.weight") != NULL)
-        want.name = "language_model.lm_head.weight";
+    want.name = head;
     return load(loader, KERNEL_WEIGHT_MATRIX, &want, 1, NULL, &weights->head);
 }
 

@@ -747,6 +747,53 @@ static void test_wrong_weights(void **state)
     assert_int_equal(system(command), 0);
 }
 
+#define HEAD_ROWS 20
+
+static void logits_of(const char *directory, float *out, uint32_t vocab)
+{
+    struct model_engine *engine = run_open(directory, "cpu", "bf16", 1);
+    struct run_seq seq = run_seq_of(0, 1, 1);
+    uint32_t tokens[HEAD_ROWS], n_rows;
+    for (uint32_t i = 0; i < HEAD_ROWS; i++)
+        tokens[i] = 7 * i + 3;
+    (void)run_one(engine, run_next(&seq, tokens, HEAD_ROWS, MODEL_LOGITS_ALL));
+    const float *logits = model_engine_logits(engine, &n_rows);
+    assert_int_equal(n_rows, HEAD_ROWS);
+    memcpy(out, logits, (size_t)HEAD_ROWS * vocab * sizeof(float));
+    model_engine_close(engine);
+}
+
+/* As transformers has it: a head that is there and differs is not the table, though the config ties them; and
+ * of two that are one either may be written. */
+static void test_tied_heads(void **state)
+{
+    static const struct {
+        const char *model, *edit, *file;
+    } cases[] = {
+        {"llama-64-11", "s/\"tie_word_embeddings\": false/\"tie_word_embeddings\": true /",
+         "config.json"},
+        {QWEN2, "s/\"model.embed_tokens.weight\"/\"lm_head.weight\"           /",
+         "model.safetensors"},
+    };
+    const uint32_t vocab = 320; /* of both */
+    static float want[HEAD_ROWS * 320], got[HEAD_ROWS * 320];
+    char copy[] = "/tmp/sluice-model-XXXXXX", command[512];
+    (void)state;
+    assert_non_null(mkdtemp(copy));
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        snprintf(command, sizeof(command),
+                 "cp %s/* %s/ && LC_ALL=C sed -i '%s' %s/%s && ! cmp -s %s/%s %s/%s",
+                 run_model_path(cases[i].model), copy, cases[i].edit, copy, cases[i].file,
+                 run_model_path(cases[i].model), cases[i].file, copy, cases[i].file);
+        assert_int_equal(system(command), 0);
+        logits_of(run_model_path(cases[i].model), want, vocab);
+        logits_of(copy, got, vocab);
+        assert_memory_equal(got, want, sizeof(want));
+    }
+    snprintf(command, sizeof(command), "rm -r %s", copy);
+    assert_int_equal(system(command), 0);
+}
+
 static _Atomic uint64_t n_notified, last_bytes;
 
 static void count_notify(void *arg)
@@ -865,6 +912,7 @@ int main(void)
         cmocka_unit_test(test_torture),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_wrong_weights),
+        cmocka_unit_test(test_tied_heads),
         cmocka_unit_test(test_callbacks_and_info),
         cmocka_unit_test(test_loading_can_be_stopped),
     };
