@@ -1,11 +1,11 @@
 /* Metrics of the coordinator. Series that every request touches are looked up once, at start; families
  * with labels that only arise (nodes, reasons) are asked for their series when something happens.
  *
- * Nodes report totals of their incarnation; what is added here is the growth since the last heartbeat
- * of the same joining, so that the sums never fall and keep what dead workers did. A node that
- * rejoins with the same incarnation would be counted twice from nothing, hence the totals are kept
- * by (slot, incarnation) and handed over when a joining has the incarnation of the one before.
- * Called by the coordinator's loop only. */
+ * Nodes report totals of their incarnation; what is added here is the growth since what the incarnation
+ * said last, so that the sums never fall and keep what dead workers did. Its account outlives its
+ * joining: one that comes back, in whatever slot, would else be counted a second time. There are twice
+ * as many accounts as nodes; a new one takes that of the incarnation which was not heard for longest,
+ * and is gone. Called by the coordinator's loop only. */
 #include "coordinator/meters.h"
 
 #include "base/clock.h"
@@ -22,9 +22,12 @@ struct row {
     uint64_t failures[16];
 };
 
-struct meters_transfers {
+#define ACCOUNTS_MAX (2 * REGISTRY_NODES_MAX)
+
+struct meters_account {
     char id[16];
-    uint64_t incarnation;
+    uint64_t incarnation; /* 0: unused */
+    uint64_t heard;       /* when, in heartbeats of all */
     uint64_t preemptions;
     uint32_t n_rows;
     struct row rows[REGISTRY_TRANSFERS_MAX];
@@ -156,7 +159,7 @@ void meters_init(struct meters *m, const char *model)
 {
     memset(m, 0, sizeof(*m));
     m->metrics = sl_metrics_create();
-    m->transfers = sl_zalloc(REGISTRY_NODES_MAX, sizeof(*m->transfers));
+    m->accounts = sl_zalloc(ACCOUNTS_MAX, sizeof(*m->accounts));
     init_latencies(m, model);
     init_transfers(m);
     m->prompt_tokens = counter(m, "prompt_tokens_total", "Prompt tokens of requests served");
@@ -200,27 +203,35 @@ void meters_desired(struct meters *m, uint32_t n_prefill, uint32_t n_decode)
 void meters_fini(struct meters *m)
 {
     sl_metrics_destroy(m->metrics);
-    sl_free(m->transfers);
+    sl_free(m->accounts);
     memset(m, 0, sizeof(*m));
+}
+
+/* Its own; else one that is unused, or has not been heard for longest. */
+static struct meters_account *find_account(struct meters *m, const struct registry_node *node)
+{
+    struct meters_account *oldest = &m->accounts[0];
+    for (uint32_t i = 0; i < ACCOUNTS_MAX; i++) {
+        struct meters_account *account = &m->accounts[i];
+        if (account->incarnation == node->hello->incarnation && strcmp(account->id, node->id) == 0)
+            return account;
+        if (account->heard < oldest->heard)
+            oldest = account;
+    }
+    memset(oldest, 0, sizeof(*oldest));
+    oldest->incarnation = node->hello->incarnation;
+    snprintf(oldest->id, sizeof(oldest->id), "%s", node->id);
+    return oldest;
 }
 
 void meters_node_joined(struct meters *m, const struct registry_node *node)
 {
-    struct meters_transfers *mine = &m->transfers[node->slot];
-    struct meters_transfers old = {.n_rows = 0};
-    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++) {
-        struct meters_transfers *t = &m->transfers[i];
-        if (t->incarnation == node->hello->incarnation && strcmp(t->id, node->id) == 0) {
-            old = *t;
-            t->incarnation = 0;
-        }
-    }
-    *mine = old;
-    mine->incarnation = node->hello->incarnation;
-    snprintf(mine->id, sizeof(mine->id), "%s", node->id);
+    struct meters_account *account = find_account(m, node);
+    account->heard = ++m->heard;
+    m->account_of[node->slot] = account;
 }
 
-static struct row *find_row(struct meters_transfers *mine, const Sluice__TransferTotals *totals)
+static struct row *find_row(struct meters_account *mine, const Sluice__TransferTotals *totals)
 {
     for (uint32_t i = 0; i < mine->n_rows; i++) {
         struct row *row = &mine->rows[i];
@@ -277,7 +288,8 @@ static void add_transfer(struct meters *m, struct row *row, const Sluice__Transf
 void meters_heartbeat(struct meters *m, const struct registry_node *node,
                       const Sluice__Heartbeat *heartbeat)
 {
-    struct meters_transfers *mine = &m->transfers[node->slot];
+    struct meters_account *mine = m->account_of[node->slot];
+    mine->heard = ++m->heard;
     for (size_t i = 0; i < heartbeat->n_transfers; i++) {
         struct row *row = find_row(mine, heartbeat->transfers[i]);
         if (row != NULL)

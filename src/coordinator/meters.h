@@ -12,7 +12,7 @@
 
 enum meters_blocks { BLOCKS_USED, BLOCKS_CACHED, BLOCKS_FREE, BLOCKS_LANDING, BLOCKS_STATE_COUNT };
 
-struct meters_transfers; /* last totals of each node's rows */
+struct meters_account; /* what an incarnation of a node said last of its totals */
 
 struct meters {
     struct sl_metrics *metrics;
@@ -27,7 +27,9 @@ struct meters {
     struct sl_metric_family *transfer_bytes, *transfer_pieces, *transfer_streams;
     struct sl_metric_family *transfer_busy, *transfer_exposed, *transfer_failures;
     struct sl_metric_family *transfer_seconds, *transfer_throughput;
-    struct meters_transfers *transfers; /* [REGISTRY_NODES_MAX] */
+    struct meters_account *accounts;
+    struct meters_account *account_of[REGISTRY_NODES_MAX]; /* by the node's slot */
+    uint64_t heard;                                        /* heartbeats and joinings so far */
 };
 
 /* model: the served name, a label. */
@@ -35,7 +37,8 @@ void meters_init(struct meters *meters, const char *model);
 void meters_fini(struct meters *meters);
 /* How many nodes of each pool there are to be; never asked for where somebody else decides. */
 void meters_desired(struct meters *meters, uint32_t n_prefill, uint32_t n_decode);
-/* A node joined: its totals start from nothing. */
+/* A node joined: its totals start from nothing, or, of an incarnation that was here before, from what it said
+ * last. */
 void meters_node_joined(struct meters *meters, const struct registry_node *node);
 /* Adds what grew since the node's last heartbeat. */
 void meters_heartbeat(struct meters *meters, const struct registry_node *node,
