@@ -297,8 +297,8 @@ static sl_status send_submit(struct coordinator *c, const struct request *reques
     submit.salt.len = salt_bytes(request);
     submit.prompt_tokens = request->n_prompt;
     submit.tokens = request->tokens.ids;
-    submit.n_tokens = request->tokens.n_ids;
-    submit.first_index = request->flow.next_index;
+    submit.n_tokens = request->placed_tokens;
+    submit.first_index = request->placed_index;
     submit.max_tokens = request->max_tokens;
     if (peer != NULL) {
         fill_peer(peer, &parts.peer);
@@ -404,6 +404,8 @@ static enum dispatch_result carry_out(struct coordinator *c, struct request *req
 {
     enum flow_mode mode = p == NULL ? FLOW_LOCAL : d == NULL ? FLOW_SINGLE : FLOW_PAIR;
     flow_place(&request->flow, mode, p != NULL ? p->join : 0, d != NULL ? d->join : 0);
+    request->placed_tokens = (uint32_t)request->tokens.n_ids;
+    request->placed_index = request->flow.next_index;
     open_compute(request, p != NULL ? p : d, decision->compute_tokens);
     open_decode(request, d != NULL ? d : p);
     note_nodes(request, p, d);
@@ -488,6 +490,8 @@ static void send_redirect(const struct request *request, const struct registry_n
     send_urgent(p, &message);
 }
 
+/* The new destination is told what the source was told: that is the stream it will see. A token that the source
+ * has sent meanwhile comes from there again. */
 static bool redirect(struct coordinator *c, struct request *request, bool fresh, uint64_t now_us)
 {
     struct candidates candidates;

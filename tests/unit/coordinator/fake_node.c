@@ -332,6 +332,8 @@ static void emit(struct fake_node *node, struct sequence *s)
     s->used = false;
     if (token == FAKE_EOS)
         send_finished(node, s, SLUICE__FINISH__FINISH_STOP);
+    else if (s->prefill && atomic_load(&node->behaviour) == FAKE_HOLDS)
+        return;
     else if (s->prefill)
         send_finished(node, s, SLUICE__FINISH__FINISH_SENT);
     else if (s->next >= s->max)

@@ -23,6 +23,7 @@ enum fake_behaviour {
     FAKE_REFUSES_FULL,  /* Refused(FULL) at once */
     FAKE_NEVER_ADMITS,  /* as silent, but prefill nodes send token 0 */
     FAKE_FAILS_STREAMS, /* a prefill node: StreamFailed(held) */
+    FAKE_HOLDS,         /* a prefill node: sends token 0, and keeps the blocks */
 };
 
 struct fake_args {

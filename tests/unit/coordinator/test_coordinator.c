@@ -364,6 +364,39 @@ static void redirects_then_gives_up_on_prefill(void **state)
     fake_node_stop(d1);
 }
 
+/* The source's stream has no room for the token that the client has: the next destination gets the prompt, and
+ * the token again. */
+static void redirects_after_the_first_token(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *p = start_node(f, "p0", true);
+    struct fake_node *d[2] = {start_node(f, "d0", false), start_node(f, "d1", false)};
+    await(f, 1, 2);
+    fake_node_behave(p, FAKE_HOLDS);
+    fake_node_behave(d[0], FAKE_SILENT);
+    fake_node_behave(d[1], FAKE_SILENT);
+    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
+    for (int i = 0; i < 2000 && fake_node_submits(p) == 0; i++)
+        sl_sleep_us(1000);
+    sl_sleep_us(100000); /* token 0 */
+    int first = fake_node_submits(d[0]) > 0 ? 0 : 1;
+    fake_node_behave(d[!first], FAKE_SERVES);
+    uint32_t n_tokens = fake_node_last(d[first]).total_tokens;
+    fake_node_stop(d[first]);
+    struct stream_result r;
+    stream_init(&r);
+    finish_stream(fd, &r);
+    expect_hello(&r);
+    assert_int_equal(fake_node_redirects(p), 1);
+    assert_int_equal(fake_node_submits(p), 1);
+    struct fake_submit last = fake_node_last(d[!first]);
+    assert_true(last.mode == SLUICE__MODE__MODE_DECODE && last.first_index == 0);
+    assert_int_equal(last.total_tokens, n_tokens);
+    stream_fini(&r);
+    fake_node_stop(d[!first]);
+    fake_node_stop(p);
+}
+
 static void full_then_429(void **state)
 {
     struct fixture *f = *state;
@@ -852,6 +885,7 @@ int main(void)
         TEST(a_prefill_node_dies),
         TEST(a_prefill_node_dies_after),
         TEST(redirects_then_gives_up_on_prefill),
+        TEST(redirects_after_the_first_token),
         TEST(full_then_429),
         TEST(a_slow_body),
         TEST(full_here_room_there),
