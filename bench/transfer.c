@@ -252,7 +252,8 @@ static void one_stream(struct node *node, const struct transfer_peer *to, const 
     const uint32_t layers[1] = {LAYERS};
     check(transfer_send_open(node->transfer, &args));
     check(transfer_send_ready(node->transfer, key, 0, node->n_blocks, layers));
-    check(transfer_send_token(node->transfer, key, 1, 1, false, sl_now_us()));
+    const struct transfer_token token = {.id = 1, .index = 1, .compute_end_us = sl_now_us()};
+    check(transfer_send_token(node->transfer, key, &token));
     struct transfer_event event = {0};
     while (event.type != TRANSFER_EVENT_SEND_ENDED) {
         if (!transfer_poll(node->transfer, &event))

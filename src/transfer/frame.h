@@ -116,6 +116,8 @@ struct frame {
         uint16_t cancel_reason;
         bool quiet; /* cancelled */
     };
+    const void *data; /* that came along with it: no part of the frame; borrowed for the call */
+    uint32_t data_bytes;
 };
 
 /* "hello", "open", …; "?" for what is none. */

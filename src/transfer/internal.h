@@ -90,11 +90,7 @@ struct command {
             uint32_t first_block, end_block;
             uint32_t layer_ends[TRANSFER_CLASSES_MAX];
         } ready;
-        struct {
-            uint32_t token, token_index;
-            bool eos;
-            uint64_t compute_end_us;
-        } token;
+        struct transfer_token token;
         struct {
             uint32_t first_blocks[TRANSFER_CLASSES_MAX]; /* RECV_ADMIT */
             uint32_t n;
@@ -164,6 +160,8 @@ struct peer *peer_get(struct transfer *transfer, const char *node_id, uint64_t i
                       const void *address, size_t address_bytes);
 /* False when the session is not up; the message is lost with the session anyway. */
 bool peer_send(struct transfer *transfer, struct peer *peer, struct frame *frame);
+bool peer_send_note(struct transfer *transfer, struct peer *peer, struct frame *frame,
+                    const struct transfer_note *note);
 void peer_refuse(struct transfer *transfer, struct peer *peer, uint64_t key, uint32_t attempt,
                  enum transfer_reason reason);
 void peer_misbehaved(struct transfer *transfer, struct peer *peer, const char *what);

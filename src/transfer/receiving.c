@@ -239,6 +239,7 @@ static void sealed(struct transfer *transfer, struct recv_stream *stream)
         .token = stream->seal.token,
         .token_index = stream->seal.token_index,
         .eos = (stream->seal.flags & FRAME_SEAL_EOS) != 0,
+        .note = stream->note,
         .stats = stream->stats,
     };
     transfer_emit(transfer, &event);
@@ -440,8 +441,12 @@ static void on_seal(struct transfer *transfer, struct recv_stream *stream,
         (void)on_event(transfer, stream, DESTINATION_ON_SEAL, facts, TRANSFER_MISBEHAVED);
         return;
     }
-    if (landing)
+    if (landing) {
         stream->seal = frame->seal;
+        stream->note.n_bytes = frame->data_bytes;
+        if (frame->data_bytes > 0)
+            memcpy(stream->note.bytes, frame->data, frame->data_bytes);
+    }
     if (landing && facts.full && !digest_agrees(transfer, stream)) {
         (void)on_event(transfer, stream, DESTINATION_ON_RECEIVE_FAILED, facts, TRANSFER_CORRUPT);
         return;

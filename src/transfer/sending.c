@@ -81,12 +81,12 @@ static void send_seal(struct transfer *transfer, struct send_stream *stream)
         .seal = {.n_tokens = stream->n_tokens,
                  .n_blocks = stream->source.n_blocks,
                  .n_pieces = stream->source.n_pieces,
-                 .token = stream->token,
-                 .token_index = stream->token_index,
-                 .flags = stream->eos ? FRAME_SEAL_EOS : 0,
+                 .token = stream->token.id,
+                 .token_index = stream->token.index,
+                 .flags = stream->token.eos ? FRAME_SEAL_EOS : 0,
                  .digest = {stream->digest[0], stream->digest[1]}},
     };
-    (void)peer_send(transfer, stream->peer, &frame);
+    (void)peer_send_note(transfer, stream->peer, &frame, &stream->token.note);
 }
 
 /* ---- stalls ---- */
@@ -175,7 +175,7 @@ void send_reap(struct transfer *transfer)
 static void acked(struct transfer *transfer, struct send_stream *stream)
 {
     struct transfer_stats *stats = &stream->stats;
-    uint64_t end = stream->compute_end_us;
+    uint64_t end = stream->token.compute_end_us;
     stats->busy_us = busy_total(&stream->busy, transfer->now_us);
     stats->exposed_us = stream->last_sent_us > end ? stream->last_sent_us - end : 0;
     stats->handover_us = transfer->now_us > end ? transfer->now_us - end : 0;
@@ -408,10 +408,7 @@ void send_command(struct transfer *transfer, const struct command *command)
         if (stream->source.state == SOURCE_OPEN || stream->source.state == SOURCE_SENDING)
             on_event(transfer, stream, SOURCE_ON_FINAL, 0);
     } else if (command->type == COMMAND_SEND_TOKEN) {
-        stream->token = command->token.token;
-        stream->token_index = command->token.token_index;
-        stream->eos = command->token.eos;
-        stream->compute_end_us = command->token.compute_end_us;
+        stream->token = command->token;
         stream->source.token_known = true;
         on_event(transfer, stream, SOURCE_ON_TOKEN, 0);
     } else {

@@ -138,6 +138,13 @@ bool peer_send(struct transfer *transfer, struct peer *peer, struct frame *frame
     return peer->session == SESSION_UP && send_frame(transfer, peer, frame, NULL, 0);
 }
 
+bool peer_send_note(struct transfer *transfer, struct peer *peer, struct frame *frame,
+                    const struct transfer_note *note)
+{
+    return peer->session == SESSION_UP &&
+           send_frame(transfer, peer, frame, note->bytes, note->n_bytes);
+}
+
 void peer_refuse(struct transfer *transfer, struct peer *peer, uint64_t key, uint32_t attempt,
                  enum transfer_reason reason)
 {
@@ -514,10 +521,12 @@ void session_control(struct transfer *transfer, uint64_t route, const uint8_t *b
         note_stranger(transfer, &frame);
         return;
     }
-    if (data_bytes != 0) {
+    if (data_bytes > (frame.type == FRAME_SEAL ? TRANSFER_NOTE_BYTES_MAX : 0)) {
         peer_misbehaved(transfer, peer, "data with a control message");
         return;
     }
+    frame.data = data;
+    frame.data_bytes = (uint32_t)data_bytes;
     peer->heard_us = transfer->now_us;
     if (frame.type != FRAME_REFUSE)
         session_proven(transfer, peer);

@@ -21,9 +21,8 @@ struct send_stream {
     bool open_sent; /* in that session */
     bool over;
     enum transfer_reason reason;
-    uint32_t token, token_index;
-    bool eos;
-    uint64_t state_since_us, compute_end_us, last_sent_us;
+    struct transfer_token token;
+    uint64_t state_since_us, last_sent_us;
     uint64_t digest[2];
     uint64_t bytes_sent;
     struct busy busy;
@@ -47,6 +46,7 @@ struct recv_stream {
     uint64_t state_since_us, landing_since_us;
     uint64_t digest[2];
     struct frame_seal seal;
+    struct transfer_note note; /* came with it */
     struct busy busy;
     struct transfer_stats stats;
     struct recv_stream *hash_next;

@@ -643,15 +643,13 @@ sl_status transfer_send_ready(struct transfer *transfer, uint64_t key, uint32_t 
     return push_command(transfer, &command);
 }
 
-sl_status transfer_send_token(struct transfer *transfer, uint64_t key, uint32_t token,
-                              uint32_t token_index, bool eos, uint64_t compute_end_us)
+sl_status transfer_send_token(struct transfer *transfer, uint64_t key,
+                              const struct transfer_token *token)
 {
-    struct command command = {.type = COMMAND_SEND_TOKEN,
-                              .key = key,
-                              .token = {.token = token,
-                                        .token_index = token_index,
-                                        .eos = eos,
-                                        .compute_end_us = compute_end_us}};
+    if (token->note.n_bytes > TRANSFER_NOTE_BYTES_MAX)
+        return sl_fail(SL_INVALID, "note of %u bytes with a token; at most %u", token->note.n_bytes,
+                       TRANSFER_NOTE_BYTES_MAX);
+    struct command command = {.type = COMMAND_SEND_TOKEN, .key = key, .token = *token};
     return push_command(transfer, &command);
 }
 

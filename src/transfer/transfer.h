@@ -28,6 +28,7 @@
 #define TRANSFER_COMMANDS_MAX      4096
 #define TRANSFER_STREAM_BLOCKS_MAX 65536
 #define TRANSFER_PROBE_BYTES_MAX   (16u << 20)
+#define TRANSFER_NOTE_BYTES_MAX    192u
 
 struct transfer;
 struct transfer_loop; /* in-process network for tests and simulation: loop.h */
@@ -139,7 +140,7 @@ enum transfer_event_type {
     TRANSFER_EVENT_OPENED,     /* destination: the source's open came (once; may precede expect) */
     TRANSFER_EVENT_TAKEN,      /* destination: block_id left the ring for block_index: refill one */
     TRANSFER_EVENT_LANDED,     /* destination: every piece of block_index is in block_id */
-    TRANSFER_EVENT_SEALED, /* destination: all landed and sealed: run. token, token_index, eos */
+    TRANSFER_EVENT_SEALED, /* destination: all landed and sealed: run. token, token_index, eos, note */
     TRANSFER_EVENT_BLOCK_BACK, /* destination: block_id is the scheduler's again */
     TRANSFER_EVENT_RECV_ENDED, /* destination: no block of the stream is here any more; stats */
     TRANSFER_EVENT_FAILED,     /* either: reason; ENDED follows when nothing is outstanding */
@@ -153,6 +154,19 @@ struct transfer_stats {
     uint64_t credit_stall_us, window_stall_us;
 };
 
+/* What the source's scheduler says to the destination's along with the token. Means nothing here. */
+struct transfer_note {
+    uint32_t n_bytes;
+    uint8_t bytes[TRANSFER_NOTE_BYTES_MAX];
+};
+
+struct transfer_token {
+    uint32_t id, index;
+    bool eos;
+    uint64_t compute_end_us; /* sl_now_us() of the stream's last compute */
+    struct transfer_note note;
+};
+
 struct transfer_event {
     enum transfer_event_type type;
     uint64_t key;
@@ -162,6 +176,7 @@ struct transfer_event {
     uint32_t class_index, block_index, block_id;
     uint32_t token, token_index;
     bool eos;
+    struct transfer_note note;
     struct transfer_stats stats;
 };
 
@@ -184,10 +199,9 @@ sl_status transfer_send_open(struct transfer *transfer,
 /* Layers [0, layer_ends[class]) of the blocks [first_block, end_block) are final in memory. */
 sl_status transfer_send_ready(struct transfer *transfer, uint64_t key, uint32_t first_block,
                               uint32_t end_block, const uint32_t *layer_ends) SL_MUST_USE;
-/* The first token is sampled: seal when every send has completed. compute_end_us: sl_now_us() of the
- * stream's last compute. */
-sl_status transfer_send_token(struct transfer *transfer, uint64_t key, uint32_t token,
-                              uint32_t token_index, bool eos, uint64_t compute_end_us) SL_MUST_USE;
+/* The first token is sampled: seal when every send has completed. Copied. SL_INVALID: a note that is too long. */
+sl_status transfer_send_token(struct transfer *transfer, uint64_t key,
+                              const struct transfer_token *token) SL_MUST_USE;
 sl_status transfer_send_cancel(struct transfer *transfer, uint64_t key,
                                enum transfer_reason reason) SL_MUST_USE;
 

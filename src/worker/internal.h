@@ -117,13 +117,14 @@ struct worker_request {
     struct kv_hash *hashes; /* [blocks_max], the first n_hashes are computed */
     uint32_t n_hashes;
 
-    uint32_t n_computed;   /* tokens whose KV is in the blocks */
-    uint32_t n_running;    /* tokens in the batch that runs; 0: none */
-    uint32_t layers_ready; /* of the running batch */
-    bool admitted;         /* Admitted was sent */
-    bool sampled;          /* source: its token is known */
-    bool decoding;         /* a token of this attempt is out */
-    bool restarted;        /* preempted at least once: computes for itself */
+    uint32_t n_computed;      /* tokens whose KV is in the blocks */
+    uint32_t n_running;       /* tokens in the batch that runs; 0: none */
+    uint32_t layers_ready;    /* of the running batch */
+    bool admitted;            /* Admitted was sent */
+    bool sampled;             /* source: its token is known … */
+    struct model_token first; /* … and is this, with what is said of it */
+    bool decoding;            /* a token of this attempt is out */
+    bool restarted;           /* preempted at least once: computes for itself */
     uint32_t cached_tokens, computed_tokens;
 
     struct worker_stream *streams; /* newest first */

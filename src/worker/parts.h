@@ -95,9 +95,9 @@ void receiver_event(struct worker *worker, struct worker_stream *stream,
                     const struct transfer_event *event);
 
 /* report.c: messages to the coordinator */
-/* logprobs: the token carries them (it was sampled here), for a request that wants them. */
+/* With the token's logprobs, if the request wants them. */
 void report_token(struct worker *worker, const struct worker_request *request, uint32_t index,
-                  const struct model_token *token, bool logprobs);
+                  const struct model_token *token);
 /* What the model says of n tokens of the prompt from first_position on. Sent at once: before the tokens. */
 void report_scores(struct worker *worker, const struct worker_request *request,
                    uint32_t first_position, const struct model_token *scores, uint32_t n);

@@ -11,10 +11,12 @@
  * cannot be withdrawn. Ids that crossed the stream's end on their way come back after RECV_ENDED; the
  * record waits for them.
  *
- * The seal brings the first token. It is put out again from here, so that nothing the source said
- * after the seal is needed (docs/transfer.md section 9, rule c). */
+ * The seal brings the first token. It is put out again from here, with its logprobs (note.h), so that
+ * nothing the source said after the seal is needed, nor what it said before has to come first
+ * (docs/transfer.md section 9, rule c). */
 #include "base/clock.h"
 #include "base/log.h"
+#include "worker/note.h"
 #include "worker/parts.h"
 
 #include <inttypes.h>
@@ -230,16 +232,35 @@ static bool all_landed(const struct worker *worker, const struct worker_stream *
     return true;
 }
 
+/* The token that the seal brings, with what the source said of it where that is wanted. */
+static sl_status token_of(const struct worker *worker, const struct worker_request *request,
+                          const struct transfer_event *event, struct model_token *token)
+{
+    uint32_t vocab = worker->info->vocab;
+    *token = (struct model_token){.id = event->token};
+    if (event->token_index != request->first_index || event->token >= vocab)
+        return sl_fail(SL_INVALID, "token %u of index %u; want one below %u, of index %u",
+                       event->token, event->token_index, vocab, request->first_index);
+    int32_t n_top = request->sampling.n_logprobs;
+    return n_top < 0 ? SL_OK : worker_note_unpack(&event->note, (uint32_t)n_top, vocab, token);
+}
+
 static void sealed(struct worker *worker, struct worker_stream *stream,
                    const struct transfer_event *event)
 {
     struct worker_request *request = stream->request;
+    struct model_token token;
     if (request->state != REQUEST_LANDING) { /* cancelled meanwhile */
         release_given(worker, stream);
         return;
     }
-    if (event->token_index != request->first_index || event->token >= worker->info->vocab ||
-        !all_landed(worker, stream)) {
+    if (token_of(worker, request, event, &token) != SL_OK) {
+        sl_warn("seal_refused", "req=%" PRIu64 " error=\"%s\"", request->id, sl_error());
+        release_given(worker, stream);
+        failed(worker, stream, TRANSFER_MISBEHAVED);
+        return;
+    }
+    if (!all_landed(worker, stream)) {
         release_given(worker, stream);
         failed(worker, stream, TRANSFER_MISBEHAVED);
         return;
@@ -248,8 +269,7 @@ static void sealed(struct worker *worker, struct worker_stream *stream,
     request_take_token(request, event->token);
     request->decoding = true;
     request->stepped_us = sl_now_us();
-    struct model_token token = {.id = event->token};
-    report_token(worker, request, request->first_index, &token, false);
+    report_token(worker, request, request->first_index, &token);
     Sluice__Finish finish = step_finish_of(request, event->token, request->first_index);
     if (finish == SLUICE__FINISH__FINISH_NONE) {
         request_move(worker, request, REQUEST_ACTIVE);

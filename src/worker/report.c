@@ -98,7 +98,7 @@ static void set_logprob(struct outbox_run *out, const struct model_token *token)
 }
 
 void report_token(struct worker *worker, const struct worker_request *request, uint32_t index,
-                  const struct model_token *token, bool logprobs)
+                  const struct model_token *token)
 {
     if (worker->n_runs == WORKER_OUTBOX_RUNS)
         report_flush(worker);
@@ -111,7 +111,7 @@ void report_token(struct worker *worker, const struct worker_request *request, u
     out->run.first_index = index;
     out->run.n_tokens = 1;
     out->run.tokens = &out->token;
-    if (logprobs && request->sampling.n_logprobs >= 0)
+    if (request->sampling.n_logprobs >= 0)
         set_logprob(out, token);
 }
 

@@ -20,6 +20,7 @@
  * is wanted, the stream is cancelled: nothing needs a destination. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "worker/note.h"
 #include "worker/parts.h"
 
 #include <inttypes.h>
@@ -98,9 +99,12 @@ void sender_flush(struct worker *worker, struct worker_stream *stream)
         return;
     if (!tell_final(worker, stream) || !request->sampled || stream->token_told)
         return;
-    uint32_t token = request->tokens[request->n_submitted];
-    sl_status status = transfer_send_token(worker->args.transfer, stream->key, token,
-                                           request->first_index, false, request->computed_us);
+    struct transfer_token token = {.id = request->first.id,
+                                   .index = request->first_index,
+                                   .compute_end_us = request->computed_us};
+    if (request->sampling.n_logprobs >= 0)
+        worker_note_pack(&request->first, &token.note);
+    sl_status status = transfer_send_token(worker->args.transfer, stream->key, &token);
     if (!stream_blocked(worker, stream, status))
         stream->token_told = true;
 }
@@ -208,9 +212,7 @@ void sender_redirect(struct worker *worker, const Sluice__Redirect *redirect)
     }
     if (request->state == REQUEST_HELD)
         request->hold_us = sl_now_us() + worker->args.limits.hold_us;
-    if (request->sampled) {
-        struct model_token token = {.id = request->tokens[request->n_submitted]};
-        report_token(worker, request, request->first_index, &token, false);
-    }
+    if (request->sampled)
+        report_token(worker, request, request->first_index, &request->first);
     stream_flush(worker, request->streams);
 }

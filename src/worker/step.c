@@ -197,7 +197,7 @@ static void sampled(struct worker *worker, struct worker_request *request,
 {
     uint32_t index = request->n_tokens - request->prompt_tokens;
     request_take_token(request, token->id);
-    report_token(worker, request, index, token, true);
+    report_token(worker, request, index, token);
     worker->now.generated_tokens++;
     sl_metric_add(worker->metrics.generated, 1);
     Sluice__Finish finish = step_finish_of(request, token->id, index);
@@ -210,6 +210,7 @@ static void sampled(struct worker *worker, struct worker_request *request,
     if (request->mode != SLUICE__MODE__MODE_PREFILL)
         return;
     request->sampled = true;
+    request->first = *token;
     request->hold_us = sl_now_us() + worker->args.limits.hold_us;
     request_move(worker, request, REQUEST_HELD);
     sender_progress(worker, request);

@@ -161,7 +161,7 @@ static size_t send_one(struct world *world, const uint8_t *data, size_t size)
     memset(bytes + 24, 0, 8);
     bytes[24] = 1;
     bool offer = type == FRAME_OFFER || (type == FRAME_PROBE && !out);
-    size_t n_data = offer ? 128 : type == FRAME_HELLO ? 8 : 0;
+    size_t n_data = offer ? 128 : type == FRAME_HELLO ? 8 : type == FRAME_SEAL ? data[1] : 0;
     transfer_loop_inject(world->loop, PEER, NODE, offer, bytes, frame_bytes(type), n_data);
     return n + 2;
 }

@@ -364,6 +364,15 @@ uint32_t rig_promised(const struct rig_node *node)
     return n;
 }
 
+/* What goes along with the token of a stream: nothing, something, or as much as may. */
+static void rig_note(uint64_t key, struct transfer_note *note)
+{
+    const uint32_t sizes[] = {0, 9, TRANSFER_NOTE_BYTES_MAX};
+    note->n_bytes = sizes[key % 3];
+    for (uint32_t i = 0; i < note->n_bytes; i++)
+        note->bytes[i] = (uint8_t)(key + i);
+}
+
 void rig_ready_all(struct rig_node *node, struct rig_job *job)
 {
     assert_int_equal(
@@ -372,8 +381,10 @@ void rig_ready_all(struct rig_node *node, struct rig_job *job)
 
 void rig_token(struct rig_node *node, struct rig_job *job, uint32_t token)
 {
-    assert_int_equal(
-        transfer_send_token(node->transfer, job->key, token, 5, token == 2, sl_now_us()), SL_OK);
+    struct transfer_token what = {
+        .id = token, .index = 5, .eos = token == 2, .compute_end_us = sl_now_us()};
+    rig_note(job->key, &what.note);
+    assert_int_equal(transfer_send_token(node->transfer, job->key, &what), SL_OK);
 }
 
 /* ---- events ---- */
@@ -400,6 +411,10 @@ static void on_sealed(struct rig_node *node, struct rig_job *job,
     job->token_index = event->token_index;
     job->eos = event->eos;
     job->stats = event->stats;
+    struct transfer_note note;
+    rig_note(job->key, &note);
+    assert_int_equal(event->note.n_bytes, note.n_bytes);
+    assert_memory_equal(event->note.bytes, note.bytes, note.n_bytes);
     assert_int_equal(job->n_landed, lacking(node, job));
     for (uint32_t c = 0; c < node->args.n_classes; c++) {
         for (uint32_t i = job->first_block[c]; i < job->n_blocks; i++) {

@@ -116,6 +116,8 @@ static void test_calls_refuse(void **state)
     assert_fails(transfer_recv_refill(a.transfer, 5, given, 33), SL_INVALID, "33 block ids");
     given[0].class_index = 1;
     assert_fails(transfer_recv_refill(a.transfer, 5, given, 1), SL_INVALID, "class 1 of 1");
+    const struct transfer_token token = {.note = {.n_bytes = TRANSFER_NOTE_BYTES_MAX + 1}};
+    assert_fails(transfer_send_token(a.transfer, 5, &token), SL_INVALID, "note of 193 bytes");
     assert_fails(transfer_recv_cancel(a.transfer, 5, 0), SL_INVALID, "reason 0");
     assert_fails(transfer_send_cancel(a.transfer, 5, TRANSFER_REASON_COUNT), SL_INVALID, "reason");
 }
@@ -129,7 +131,7 @@ static void test_unknown_keys(void **state)
     assert_ok(transfer_recv_refill(a.transfer, 99, blocks, 1));
     assert_ok(transfer_recv_cancel(a.transfer, 99, TRANSFER_CANCELLED));
     assert_ok(transfer_send_ready(a.transfer, 99, 0, 1, RIG_LAYERS(1)));
-    assert_ok(transfer_send_token(a.transfer, 99, 1, 1, false, 0));
+    assert_ok(transfer_send_token(a.transfer, 99, &(struct transfer_token){.id = 1, .index = 1}));
     assert_ok(transfer_send_cancel(a.transfer, 99, TRANSFER_CANCELLED));
     (void)transfer_progress(a.transfer);
     struct transfer_event event;

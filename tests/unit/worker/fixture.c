@@ -193,16 +193,21 @@ static void take_run(struct fx *fx, const Sluice__TokenRun *run)
             r->n_stale++;
         return;
     }
+    assert_int_equal(run->n_logprobs, r->wants_logprobs ? run->n_tokens : 0);
     for (size_t i = 0; i < run->n_tokens; i++) {
         uint32_t index = run->first_index + (uint32_t)i;
+        struct model_token token = {.id = run->tokens[i]};
+        if (r->wants_logprobs)
+            token = token_of(run->tokens[i], run->logprobs[i]);
         if (index < r->n) {
             r->n_repeated++;
             r->n_wrong += r->tokens[index] != run->tokens[i];
+            r->n_wrong += index < 8 && memcmp(&r->logprobs[index], &token, sizeof(token)) != 0;
         } else if (index > r->n || index == FX_TOKENS_MAX) {
             r->n_gaps++;
         } else {
-            if (index < 8 && i < run->n_logprobs)
-                r->logprobs[index] = token_of(run->tokens[i], run->logprobs[i]);
+            if (index < 8)
+                r->logprobs[index] = token;
             r->tokens[r->n++] = run->tokens[i];
         }
     }
@@ -502,6 +507,7 @@ static struct fx_request *record(struct fx *fx, const struct fx_submit *submit)
         *r = (struct fx_request){.id = submit->id};
     }
     r->attempt = submit->attempt != 0 ? submit->attempt : 1;
+    r->wants_logprobs = submit->logprobs > 0;
     (void)pthread_mutex_unlock(&fx->lock);
     return r;
 }

@@ -50,6 +50,7 @@ struct fx_request {
     uint64_t id;
     uint32_t attempt;
     uint32_t tokens[FX_TOKENS_MAX];
+    bool wants_logprobs;                      /* then every token comes with them */
     struct model_token logprobs[8];           /* of the first ones */
     struct model_token scores[FX_SCORES_MAX]; /* of the prompt, by position; rank 0: none came */
     uint32_t n_scores;                        /* messages' entries, repeated ones too */

@@ -46,7 +46,8 @@ static void test_tokens(void **state)
                                            .n_tokens = lengths[i],
                                            .max_tokens = 20,
                                            .temperature = i % 2 == 0 ? 0.0f : 1.0f,
-                                           .seed = i};
+                                           .seed = i,
+                                           .logprobs = (int32_t)i % 3 * 3};
                 struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
                 fx_wait_sent(&fx, r);
                 assert_int_equal(r->finish, SLUICE__FINISH__FINISH_LENGTH);
@@ -254,7 +255,7 @@ static void redirect_after(uint32_t turns)
     uint32_t prompt[150];
     fx_prompt(prompt, 150, 60);
     struct fx_submit submit = {
-        .id = 1, .attempt = 1, .tokens = prompt, .n_tokens = 150, .max_tokens = 20};
+        .id = 1, .attempt = 1, .tokens = prompt, .n_tokens = 150, .max_tokens = 20, .logprobs = 3};
     struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
     for (uint32_t i = 0; i < turns && r->n < 2; i++) {
         (void)fx_turn(&fx);
