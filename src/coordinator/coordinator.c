@@ -201,8 +201,13 @@ static void on_closed(void *arg, struct rpc_stream *stream, sl_status why, const
     snprintf(event.text, sizeof(event.text), "%s%s%s", event.ended ? "" : sl_status_name(why),
              event.ended ? "" : " ", text);
     /* The loop empties the inbox all the time; this event must not be lost. */
-    while (!inbox_push(&c->node_inbox, &event) && !atomic_load(&c->stopping))
-        sl_sleep_us(1000);
+    while (!inbox_push(&c->node_inbox, &event)) {
+        if (atomic_load(&c->stopping)) {
+            rpc_stream_release(stream);
+            return;
+        }
+        sl_sleep_us(SL_MS_US);
+    }
 }
 
 /* ── the loop ────────────────────────────────────────────────────────────────────────────────── */

@@ -12,13 +12,13 @@
 #include <stdint.h>
 
 struct inbox {
-    pthread_mutex_t mutex;
     size_t item_bytes;
     uint32_t capacity;
-    uint32_t n_items;
-    uint8_t *items; /* being filled: [capacity] */
-    uint8_t *taken; /* being read by the consumer */
     const struct sl_wake *wake;
+    pthread_mutex_t mutex; /* covers items and n_items */
+    uint8_t *items;        /* being filled: [capacity] */
+    uint32_t n_items;
+    uint8_t *taken; /* the consumer's: [capacity], being read */
 };
 
 /* wake: signalled by pushes onto an empty inbox; borrowed. SL_NO_MEMORY. */

@@ -32,14 +32,14 @@
 
 /* Names of members that mean nothing, as they were told in the log. */
 struct unknown {
-    pthread_mutex_t mutex;
+    pthread_mutex_t mutex; /* covers what follows */
     uint32_t n;
     char names[UNKNOWN_MAX][UNKNOWN_BYTES];
 };
 
 struct prepare {
     struct coordinator *coordinator;
-    pthread_mutex_t mutex;
+    pthread_mutex_t mutex; /* covers the queue and stopping */
     pthread_cond_t more;
     struct http_exchange *queue[QUEUE_MAX]; /* ring */
     uint32_t first, n_queued;

@@ -68,8 +68,6 @@ void rpc_client_stop(struct rpc_client *client);
 /* Any thread. A stream may be kept, and sent to in vain, after its server or client is gone. */
 struct rpc_stream *rpc_stream_acquire(struct rpc_stream *stream);
 void rpc_stream_release(struct rpc_stream *stream);
-void rpc_stream_set_user(struct rpc_stream *stream, void *user);
-void *rpc_stream_user(const struct rpc_stream *stream);
 /* Address of the other end as gRPC prints it, "ipv4:10.0.0.1:4711"; lives with the stream. */
 const char *rpc_stream_peer(const struct rpc_stream *stream);
 

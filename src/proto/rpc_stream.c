@@ -104,16 +104,6 @@ void rpc_stream_release(struct rpc_stream *stream)
     sl_free(stream);
 }
 
-void rpc_stream_set_user(struct rpc_stream *stream, void *user)
-{
-    atomic_store(&stream->user, user);
-}
-
-void *rpc_stream_user(const struct rpc_stream *stream)
-{
-    return atomic_load(&stream->user);
-}
-
 const char *rpc_stream_peer(const struct rpc_stream *stream)
 {
     return stream->peer;
@@ -138,7 +128,7 @@ static void count_batch(struct rpc_stream *stream)
 
 static void set_why(struct rpc_stream *stream, sl_status why, const char *text)
 {
-    if (stream->why != SL_OK)
+    if (stream->why != SL_OK || stream->over)
         return;
     stream->why = why;
     snprintf(stream->text, sizeof(stream->text), "%s", text);
@@ -699,7 +689,6 @@ void rpc_stream_start_server(struct rpc_stream *stream, const char *refuse)
 bool rpc_stream_finish(struct rpc_stream *stream, const char *text)
 {
     pthread_mutex_lock(&stream->mutex);
-    stream->finishing = true;
     bool done = stream->ending || stream->over || stream->why != SL_OK;
     bool send = !done && stream->opened && !stream->writing && outbox_empty(&stream->outbox);
     if (send) {

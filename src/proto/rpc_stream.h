@@ -31,7 +31,6 @@ struct rpc_events {
 
 struct rpc_stream {
     _Atomic uint32_t refs;
-    _Atomic(void *) user;
     bool is_server;
     struct rpc_events events;
     char peer[STREAM_PEER_BYTES_MAX];
@@ -43,11 +42,12 @@ struct rpc_stream {
     uint32_t pending; /* batches in gRPC's hands */
     bool writable;    /* initial metadata has gone through, nothing has ended the stream */
     bool writing;
-    bool finishing; /* takes nothing new; what is queued may still leave */
-    bool ending;    /* half-closed or status sent: no more writes */
-    bool broken;    /* cancelled here */
-    bool over;      /* gRPC has reported the end */
-    sl_status why;  /* SL_OK until something else than its peer's own end ends it */
+    bool ending; /* half-closed or status sent: no more writes */
+    bool broken; /* cancelled here */
+    bool over;   /* gRPC has reported the end */
+    /* SL_OK until something else than its peer's own end ends it. Once `over`, neither why nor text
+     * changes any more: closed() and gone() read them without the lock. */
+    sl_status why;
     char text[STREAM_TEXT_BYTES_MAX];
     struct outbox outbox;
     struct stream_item *in_flight;
@@ -73,8 +73,8 @@ struct rpc_stream *rpc_stream_create(bool is_server, const struct rpc_events *ev
 void rpc_stream_start_client(struct rpc_stream *stream);
 /* Server: the call has been accepted. refuse: text of RESOURCE_EXHAUSTED, NULL to take it. */
 void rpc_stream_start_server(struct rpc_stream *stream, const char *refuse);
-/* From the first call on nothing new is taken. Ends the stream when all queued has been written, with
- * a status (server) or by half-closing (client); called again until it returns true. */
+/* Ends the stream if all queued has been written, with a status (server) or by half-closing (client);
+ * called again until it returns true. */
 bool rpc_stream_finish(struct rpc_stream *stream, const char *text);
 /* Cancels at once; the first reason counts. */
 void rpc_stream_fail(struct rpc_stream *stream, sl_status why, const char *text);

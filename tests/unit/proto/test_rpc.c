@@ -324,8 +324,6 @@ static void test_messages_go_both_ways_in_order(void **state)
     pair_open(&pair);
     struct rpc_stream *up = stream_of(&pair.up), *down = stream_of(&pair.down);
     assert_non_null(strstr(rpc_stream_peer(up), "127.0.0.1"));
-    rpc_stream_set_user(up, &pair);
-    assert_ptr_equal(rpc_stream_user(up), &pair);
     enum { N = 2000 };
     for (uint64_t i = 0; i < N; i++) {
         assert_int_equal(send_cancel(up, i + 1), SL_OK);
