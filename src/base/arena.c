@@ -3,9 +3,8 @@
  *   chunks ─► [head|aaaa|bb|....free....] ─► [head|cccccccc] ─► NULL
  *
  * Invariants: used_bytes is the sum of the chunks' used bytes and never passes bytes_max; every
- * pointer is aligned to 16. A request larger than chunk_bytes gets a chunk of its own size. Reset
- * keeps the largest chunk, so that an arena that is used the same way again takes no memory. Under
- * ASan what is free is poisoned, and a gap follows each allocation. One thread at a time. */
+ * pointer is aligned to 16. A request larger than chunk_bytes gets a chunk of its own size.
+ * Under ASan what is free is poisoned, and a gap follows each allocation. One thread at a time. */
 #include "base/arena.h"
 
 #include "base/mem.h"
@@ -48,17 +47,12 @@ void sl_arena_init(struct sl_arena *arena, size_t chunk_bytes, size_t bytes_max)
     *arena = (struct sl_arena){.chunk_bytes = chunk_bytes, .bytes_max = bytes_max};
 }
 
-static void chunk_free(struct sl_arena_chunk *chunk)
-{
-    UNPOISON(chunk->data, chunk->bytes);
-    sl_free(chunk);
-}
-
 void sl_arena_fini(struct sl_arena *arena)
 {
     while (arena->chunks != NULL) {
         struct sl_arena_chunk *next = arena->chunks->next;
-        chunk_free(arena->chunks);
+        UNPOISON(arena->chunks->data, arena->chunks->bytes);
+        sl_free(arena->chunks);
         arena->chunks = next;
     }
     arena->used_bytes = 0;
@@ -108,24 +102,4 @@ char *sl_arena_try_strndup(struct sl_arena *arena, const char *text, size_t byte
     if (copy != NULL && bytes > 0)
         memcpy(copy, text, bytes);
     return copy;
-}
-
-void sl_arena_reset(struct sl_arena *arena)
-{
-    struct sl_arena_chunk *kept = arena->chunks;
-    for (struct sl_arena_chunk *c = arena->chunks; c != NULL; c = c->next)
-        kept = c->bytes > kept->bytes ? c : kept;
-    struct sl_arena_chunk *next;
-    for (struct sl_arena_chunk *c = arena->chunks; c != NULL; c = next) {
-        next = c->next;
-        if (c != kept)
-            chunk_free(c);
-    }
-    arena->chunks = kept;
-    arena->used_bytes = 0;
-    if (kept == NULL)
-        return;
-    kept->next = NULL;
-    kept->used = 0;
-    POISON(kept->data, kept->bytes);
 }

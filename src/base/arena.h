@@ -1,5 +1,5 @@
-/* Arena: many small allocations with one lifetime (a request, an engine step). Poisoned under ASan
- * after reset. Not thread-safe. */
+/* Arena: many small allocations with one lifetime (a request, a message, a rendering). Not
+ * thread-safe. */
 #ifndef SL_BASE_ARENA_H
 #define SL_BASE_ARENA_H
 
@@ -20,7 +20,5 @@ void sl_arena_fini(struct sl_arena *arena);
 void *sl_arena_try_alloc(struct sl_arena *arena, size_t n, size_t bytes);
 /* NULL as above. The copy is NUL-terminated. */
 char *sl_arena_try_strndup(struct sl_arena *arena, const char *text, size_t bytes);
-/* Everything allocated so far is invalid; one chunk is kept. */
-void sl_arena_reset(struct sl_arena *arena);
 
 #endif

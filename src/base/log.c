@@ -21,25 +21,14 @@
 #define NODE_BYTES_MAX 64
 
 _Atomic(enum sl_log_level) sl_log_level_now = SL_LOG_INFO;
+const char *const sl_log_levels[] = {"error", "warn", "info", "debug", "trace", NULL};
 
-static const char *const level_names[] = {"error", "warn", "info", "debug", "trace"};
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char node_name[NODE_BYTES_MAX];
 
 void sl_log_set_level(enum sl_log_level level)
 {
     sl_log_level_now = level;
-}
-
-sl_status sl_log_level_parse(const char *text, enum sl_log_level *level_out)
-{
-    for (int i = SL_LOG_ERROR; i <= SL_LOG_TRACE; i++) {
-        if (strcmp(text, level_names[i]) == 0) {
-            *level_out = (enum sl_log_level)i;
-            return SL_OK;
-        }
-    }
-    return sl_fail(SL_INVALID, "log level \"%s\"; want error, warn, info, debug or trace", text);
 }
 
 void sl_log_set_node(const char *name)
@@ -99,7 +88,7 @@ static void line_add_head(struct line *line, double wall, enum sl_log_level leve
     char stamp[32];
     strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &utc);
     unsigned micros = (unsigned)((wall - (double)seconds) * 1e6);
-    line_add(line, "ts=%s.%06uZ level=%s event=%s", stamp, micros, level_names[level], event);
+    line_add(line, "ts=%s.%06uZ level=%s event=%s", stamp, micros, sl_log_levels[level], event);
 }
 
 static void line_write(struct line *line)

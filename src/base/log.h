@@ -20,13 +20,12 @@ struct sl_log_site {
 
 /* Lines above `level` are dropped. Default: info. */
 void sl_log_set_level(enum sl_log_level level);
-/* "error".."trace"; SL_INVALID names the value and the choices. */
-sl_status sl_log_level_parse(const char *text, enum sl_log_level *level_out) SL_MUST_USE;
 /* Put into every line as node=NAME; copied. */
 void sl_log_set_node(const char *name);
 void sl_log_write(struct sl_log_site *site, enum sl_log_level level, const char *event,
                   const char *fmt, ...) SL_PRINTF(4, 5);
 extern _Atomic(enum sl_log_level) sl_log_level_now;
+extern const char *const sl_log_levels[]; /* "error" … "trace", NULL */
 
 /* fmt may be "" when there is nothing to add. Values with spaces: quote them as key="…" in fmt. */
 #define SL_LOG_AT(level, event, ...)                                                               \

@@ -99,8 +99,3 @@ uint32_t sl_ring_count(const struct sl_ring *ring)
     uint32_t count = tail - head;
     return count > ring->capacity ? ring->capacity : count;
 }
-
-uint32_t sl_ring_space(const struct sl_ring *ring)
-{
-    return ring->capacity - sl_ring_count(ring);
-}

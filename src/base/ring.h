@@ -21,6 +21,5 @@ bool sl_ring_push(struct sl_ring *ring, const void *item);
 bool sl_ring_pop(struct sl_ring *ring, void *item_out);
 /* Items now in it: exact on either of the two threads for its own side, else a snapshot. */
 uint32_t sl_ring_count(const struct sl_ring *ring);
-uint32_t sl_ring_space(const struct sl_ring *ring);
 
 #endif

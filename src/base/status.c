@@ -11,23 +11,22 @@
 
 struct status_row {
     const char *name;
-    int http;
     int grpc;
 };
 
 static const struct status_row rows[SL_STATUS_COUNT] = {
-    [SL_OK] = {"OK", 200, 0},
-    [SL_AGAIN] = {"AGAIN", 503, 14},
-    [SL_INVALID] = {"INVALID", 400, 3},
-    [SL_NOT_FOUND] = {"NOT_FOUND", 404, 5},
-    [SL_EXHAUSTED] = {"EXHAUSTED", 429, 8},
-    [SL_CANCELLED] = {"CANCELLED", 499, 1},
-    [SL_DEADLINE] = {"DEADLINE", 504, 4},
-    [SL_PEER] = {"PEER", 502, 14},
-    [SL_DEVICE] = {"DEVICE", 500, 13},
-    [SL_CORRUPT] = {"CORRUPT", 500, 15},
-    [SL_NO_MEMORY] = {"NO_MEMORY", 503, 8},
-    [SL_UNSUPPORTED] = {"UNSUPPORTED", 501, 12},
+    [SL_OK] = {"OK", 0},
+    [SL_AGAIN] = {"AGAIN", 14},
+    [SL_INVALID] = {"INVALID", 3},
+    [SL_NOT_FOUND] = {"NOT_FOUND", 5},
+    [SL_EXHAUSTED] = {"EXHAUSTED", 8},
+    [SL_CANCELLED] = {"CANCELLED", 1},
+    [SL_DEADLINE] = {"DEADLINE", 4},
+    [SL_PEER] = {"PEER", 14},
+    [SL_DEVICE] = {"DEVICE", 13},
+    [SL_CORRUPT] = {"CORRUPT", 15},
+    [SL_NO_MEMORY] = {"NO_MEMORY", 8},
+    [SL_UNSUPPORTED] = {"UNSUPPORTED", 12},
 };
 
 static _Thread_local char sentence[SL_ERROR_BYTES_MAX];
@@ -71,11 +70,6 @@ static const struct status_row *row_of(sl_status status)
 const char *sl_status_name(sl_status status)
 {
     return row_of(status)->name;
-}
-
-int sl_status_http(sl_status status)
-{
-    return row_of(status)->http;
 }
 
 int sl_status_grpc(sl_status status)

@@ -37,8 +37,7 @@ const char *sl_error(void);
 /* "INVALID" for SL_INVALID, …: used in logs, metrics labels and error bodies. */
 const char *sl_status_name(sl_status status);
 
-/* HTTP status (400, 404, 429, …) and gRPC status code (3, 5, 8, …) of a code. One table. */
-int sl_status_http(sl_status status);
+/* gRPC status code (3, 5, 8, …) of a code. */
 int sl_status_grpc(sl_status status);
 
 /* Our own bug: prints expression, file and line, and aborts. Also in release builds. */

@@ -13,6 +13,7 @@
  * fit is closed, and its node joins again. */
 #include "coordinator/coordinator.h"
 
+#include "base/min.h"
 #include "coordinator/core.h"
 #include "coordinator/playground.h"
 
@@ -243,11 +244,6 @@ static void take_nodes(struct coordinator *c, uint64_t now_us)
     }
 }
 
-static uint64_t earliest(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 static void tick(struct coordinator *c, uint64_t now_us)
 {
     if (now_us >= c->next_sweep_us) {
@@ -282,9 +278,9 @@ static void loop_run(void *arg)
         take_http(c, now_us);
         take_nodes(c, now_us);
         tick(c, now_us);
-        uint64_t next_us = earliest(c->next_sweep_us, c->next_beat_us);
+        uint64_t next_us = sl_min_u64(c->next_sweep_us, c->next_beat_us);
         if (c->actuator != NULL)
-            next_us = earliest(next_us, c->actuator_us);
+            next_us = sl_min_u64(next_us, c->actuator_us);
         sl_wake_wait(&c->wake, next_us > now_us ? next_us - now_us : 1);
     }
     requests_fail_all(c, "the server is stopping");

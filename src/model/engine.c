@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/min.h"
 #include "model/digest.h"
 #include "model/engine_state.h"
 #include "model/family.h"
@@ -262,11 +263,6 @@ static sl_status start(struct model_engine *engine)
     return sl_thread_start(&engine->thread, "compute", engine_compute, engine);
 }
 
-static uint32_t least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 static sl_status open_engine(struct model_engine *engine, const struct model_engine_args *args)
 {
     sl_status status = check_args(args);
@@ -282,8 +278,8 @@ static sl_status open_engine(struct model_engine *engine, const struct model_eng
     engine->seqs_max = args->seqs_max;
     engine->table_max = kv_blocks_of(&engine->info.geometry, engine->info.context_max);
     if (engine->info.geometry.classes[0].window == 0) /* all blocks of a sequence are in the pool */
-        engine->table_max = least(engine->table_max, args->n_blocks);
-    engine->logits_max = least(ENGINE_LOGITS_MAX, args->rows_max);
+        engine->table_max = sl_min_u32(engine->table_max, args->n_blocks);
+    engine->logits_max = sl_min_u32(ENGINE_LOGITS_MAX, args->rows_max);
     engine->notify = args->notify;
     engine->notify_arg = args->notify_arg;
 

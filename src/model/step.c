@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/min.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -164,11 +165,6 @@ static void score_row(struct model_engine *engine, struct engine_ticket *ticket,
         result->sampled = false;
 }
 
-static uint32_t at_most(uint32_t n, uint32_t max)
-{
-    return n < max ? n : max;
-}
-
 /* Scored rows; their logits are not kept. */
 static sl_status run_scores(struct model_engine *engine, struct engine_ticket *ticket)
 {
@@ -176,7 +172,7 @@ static sl_status run_scores(struct model_engine *engine, struct engine_ticket *t
     uint32_t rows[ENGINE_LOGITS_MAX];
     const float *logits;
     for (uint32_t at = 0; at < ticket->n_scored; at += engine->logits_max) {
-        uint32_t n = at_most(ticket->n_scored - at, engine->logits_max);
+        uint32_t n = sl_min_u32(ticket->n_scored - at, engine->logits_max);
         for (uint32_t i = 0; i < n; i++)
             rows[i] = ticket->scored[at + i].row;
         sl_status status = fetch_logits(engine, rows, n, &logits);
@@ -193,7 +189,7 @@ static sl_status run_logits(struct model_engine *engine, struct engine_ticket *t
     const size_t vocab = engine->info.vocab;
     const float *logits;
     for (uint32_t at = 0; at < ticket->n_last; at += engine->logits_max) {
-        uint32_t n = at_most(ticket->n_last - at, engine->logits_max);
+        uint32_t n = sl_min_u32(ticket->n_last - at, engine->logits_max);
         sl_status status = fetch_logits(engine, ticket->logit_rows + at, n, &logits);
         if (status != SL_OK)
             return status;
@@ -202,7 +198,7 @@ static sl_status run_logits(struct model_engine *engine, struct engine_ticket *t
     }
     const uint32_t *all_rows = ticket->logit_rows + ticket->n_last;
     for (uint32_t at = 0; at < ticket->n_all; at += engine->logits_max) {
-        uint32_t n = at_most(ticket->n_all - at, engine->logits_max);
+        uint32_t n = sl_min_u32(ticket->n_all - at, engine->logits_max);
         sl_status status = fetch_logits(engine, all_rows + at, n, &logits);
         if (status != SL_OK)
             return status;

@@ -32,15 +32,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const char *const log_levels[] = {"error", "warn", "info", "debug", "trace", NULL};
-
 const struct sl_option serve_options[] = {
     {.name = "log-level",
      .type = SL_OPTION_CHOICE,
      .offset = offsetof(struct serve_config, log_level),
      .value_name = "LEVEL",
      .default_text = "info",
-     .choices = log_levels,
+     .choices = sl_log_levels,
      .help = "log lines above this level are left out",
      .group = "Process"},
     {.name = "drain-seconds",

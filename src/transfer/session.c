@@ -29,6 +29,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/min.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -328,11 +329,6 @@ static void log_hellos(const struct transfer *transfer, const struct frame_hello
         shape_block_bytes(&transfer->shape), hello->block_bytes);
 }
 
-static uint32_t lesser(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 static void note_hello(struct transfer *transfer, struct peer *peer, uint64_t route,
                        const struct frame *frame)
 {
@@ -342,8 +338,9 @@ static void note_hello(struct transfer *transfer, struct peer *peer, uint64_t ro
     peer->answered = false;
     peer->answer_wanted = true;
     peer->takes_probes = (frame->hello.transports & FRAME_TAKES_PROBES) != 0;
-    peer->offers_per_lane = lesser(limits->offers_per_lane, frame->hello.offers_per_lane);
-    peer->offers_per_session = lesser(limits->offers_per_session, frame->hello.offers_per_session);
+    peer->offers_per_lane = sl_min_u32(limits->offers_per_lane, frame->hello.offers_per_lane);
+    peer->offers_per_session =
+        sl_min_u32(limits->offers_per_session, frame->hello.offers_per_session);
     if (peer->connection != NULL && peer->session == SESSION_CONNECTING)
         transfer->transport->ops->bind(peer->connection, route);
 }

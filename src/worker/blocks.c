@@ -17,12 +17,8 @@
  * reads: those never go before the request does.
  *
  * A request is admitted to all classes or to none. Scheduler thread. */
+#include "base/min.h"
 #include "worker/parts.h"
-
-static uint32_t least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
 
 bool blocks_land(const struct worker_request *request)
 {
@@ -57,7 +53,7 @@ static void find_landing(struct worker *worker, const struct worker_request *req
 static void find_boundary(struct worker *worker, const struct worker_request *request,
                           struct found *found)
 {
-    uint32_t n_full = least(request->n_hashes, (request->n_tokens - 1) / worker->block_tokens);
+    uint32_t n_full = sl_min_u32(request->n_hashes, (request->n_tokens - 1) / worker->block_tokens);
     if (request_scores(request))
         n_full = 0; /* every token of the prompt is computed: its scores are wanted */
     uint32_t boundary = kv_hit_boundary(&worker->info->geometry, worker->caches, request->hashes,
@@ -77,10 +73,11 @@ static uint32_t to_promise(const struct worker *worker, const struct worker_requ
     const struct kv_geometry *geometry = &worker->info->geometry;
     uint32_t n_blocks = kv_blocks_of(geometry, request->n_tokens);
     uint32_t growth =
-        least(request->classes[c].table.n_max - n_blocks, worker->args.limits.growth_blocks);
+        sl_min_u32(request->classes[c].table.n_max - n_blocks, worker->args.limits.growth_blocks);
     uint32_t chunk = blocks_land(request) ? 1 : worker->args.chunk_tokens;
     uint32_t most = kv_window_blocks(geometry, c, UINT32_MAX, chunk);
-    return least(n_blocks + growth - found->first[c], most) - (found->lacking[c] - found->first[c]);
+    return sl_min_u32(n_blocks + growth - found->first[c], most) -
+           (found->lacking[c] - found->first[c]);
 }
 
 bool blocks_promise(struct worker *worker, struct worker_request *request)
@@ -188,7 +185,7 @@ void blocks_slide(struct worker *worker, struct worker_request *request)
     for (uint32_t c = 0; c < worker->n_classes; c++) {
         struct kv_block_table *table = &request->classes[c].table;
         uint32_t first = kv_window_first(&worker->info->geometry, c, request->n_computed);
-        while (table->first < least(first, table->n))
+        while (table->first < sl_min_u32(first, table->n))
             blocks_give_back(worker, request, c, kv_block_table_pop_first(table));
     }
 }

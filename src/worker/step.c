@@ -20,6 +20,7 @@
  * then a request could join only in the step after next, and stop ids would be seen one step late. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/min.h"
 #include "worker/parts.h"
 
 #include <inttypes.h>
@@ -216,21 +217,16 @@ static void sampled(struct worker *worker, struct worker_request *request,
     sender_progress(worker, request);
 }
 
-static uint32_t least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 /* The request's run was computed. */
 static void advance(struct worker *worker, struct worker_request *request, uint32_t n_tokens,
                     const struct model_result *result)
 {
-    uint32_t before = least(request->n_computed, request->n_submitted);
+    uint32_t before = sl_min_u32(request->n_computed, request->n_submitted);
     if (result->n_scores > 0)
         report_scores(worker, request, request->n_computed + 1, result->scores, result->n_scores);
     request->n_computed += n_tokens;
     request->stepped_us = sl_now_us();
-    uint32_t n_prompt = least(request->n_computed, request->n_submitted) - before;
+    uint32_t n_prompt = sl_min_u32(request->n_computed, request->n_submitted) - before;
     request->computed_tokens += n_prompt;
     sl_metric_add(worker->metrics.computed, n_prompt);
     blocks_insert(worker, request);

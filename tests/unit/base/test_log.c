@@ -82,17 +82,9 @@ static void test_time(void **state)
 static void test_levels(void **state)
 {
     (void)state;
-    static const char *const names[] = {"error", "warn", "info", "debug", "trace"};
-    enum sl_log_level level;
-    for (int i = SL_LOG_ERROR; i <= SL_LOG_TRACE; i++) {
-        assert_ok(sl_log_level_parse(names[i], &level));
-        assert_int_equal(level, i);
-    }
-    assert_ok(sl_log_level_parse("debug", &level));
-    assert_fails(sl_log_level_parse("loud", &level), SL_INVALID, "\"loud\"; want error, warn");
     catch_begin();
     sl_debug("hidden", "");
-    sl_log_set_level(level);
+    sl_log_set_level(SL_LOG_DEBUG);
     sl_debug("shown", "");
     sl_trace("hidden", "");
     sl_log_set_level(SL_LOG_INFO);

@@ -93,41 +93,13 @@ static void test_arena_aligns_zeroes_and_bounds(void **state)
     assert_null(arena.chunks);
 }
 
-static void test_arena_reset_reuses_memory(void **state)
+static void test_arena_copies_text(void **state)
 {
     (void)state;
     struct sl_arena arena;
     sl_arena_init(&arena, 128, 1 << 20);
-    for (int i = 0; i < 10; i++)
-        assert_non_null(sl_arena_try_alloc(&arena, 1, 100));
-    sl_arena_reset(&arena);
-    assert_int_equal(arena.used_bytes, 0);
-    assert_ok(sl_fault_configure("mem=always")); /* nothing new is needed */
-    unsigned char *p = sl_arena_try_alloc(&arena, 1, 100);
-    sl_fault_clear();
-    assert_non_null(p);
-    for (int i = 0; i < 100; i++)
-        assert_int_equal(p[i], 0);
-    sl_arena_reset(&arena);
     char *text = sl_arena_try_strndup(&arena, "abcdef", 3);
     assert_string_equal(text, "abc");
-    sl_arena_fini(&arena);
-}
-
-/* The largest chunk is kept, wherever it stands in the list. */
-static void test_arena_reset_keeps_the_largest(void **state)
-{
-    (void)state;
-    struct sl_arena arena;
-    sl_arena_init(&arena, 128, 1 << 20);
-    assert_non_null(sl_arena_try_alloc(&arena, 1, 1000));
-    for (int i = 0; i < 3; i++)
-        assert_non_null(sl_arena_try_alloc(&arena, 1, 100));
-    sl_arena_reset(&arena);
-    assert_ok(sl_fault_configure("mem=always"));
-    assert_non_null(sl_arena_try_alloc(&arena, 1, 1000));
-    assert_null(sl_arena_try_alloc(&arena, 1, 1)); /* it is the only one left */
-    sl_fault_clear();
     sl_arena_fini(&arena);
 }
 
@@ -148,7 +120,7 @@ static void test_arena_without_room(void **state)
     assert_null(sl_arena_try_alloc(&arena, 1, 16));
     assert_null(sl_arena_try_strndup(&arena, "some text", 9));
     assert_int_equal(arena.used_bytes, 16384);
-    sl_arena_reset(&arena);
+    sl_arena_fini(&arena);
     assert_non_null(sl_arena_try_alloc(&arena, 1, 16384 - (each - 16))); /* the whole, at once */
     sl_arena_fini(&arena);
 }
@@ -245,8 +217,7 @@ int main(void)
         cmocka_unit_test(test_fault_point_mem),
         cmocka_unit_test(test_strings),
         cmocka_unit_test(test_arena_aligns_zeroes_and_bounds),
-        cmocka_unit_test(test_arena_reset_reuses_memory),
-        cmocka_unit_test(test_arena_reset_keeps_the_largest),
+        cmocka_unit_test(test_arena_copies_text),
         cmocka_unit_test(test_arena_without_room),
         cmocka_unit_test(test_buf_grows_to_its_maximum),
         cmocka_unit_test(test_buf_failed_stays_failed),

@@ -76,13 +76,10 @@ static void test_every_code_has_a_row(void **state)
     for (int i = 0; i < SL_STATUS_COUNT; i++) {
         sl_status status = (sl_status)i;
         assert_non_null(sl_status_name(status));
-        assert_in_range(sl_status_http(status), 200, 599);
         assert_in_range(sl_status_grpc(status), 0, 16);
         assert_int_equal(status == SL_OK, sl_status_grpc(status) == 0);
     }
     assert_string_equal(sl_status_name(SL_NO_MEMORY), "NO_MEMORY");
-    assert_int_equal(sl_status_http(SL_INVALID), 400);
-    assert_int_equal(sl_status_http(SL_EXHAUSTED), 429);
     assert_int_equal(sl_status_grpc(SL_EXHAUSTED), 8);
 }
 
