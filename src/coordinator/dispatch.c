@@ -110,12 +110,8 @@ static bool update_hashes(struct request *request, const uint8_t *identity, uint
         return false;
     request->hashes = hashes;
     struct kv_hash root = kv_hash_root(identity, request->group->salt.bytes, salt_bytes(request));
-    for (; request->n_hashes < n_blocks; request->n_hashes++) {
-        const struct kv_hash *parent =
-            request->n_hashes > 0 ? &hashes[request->n_hashes - 1] : &root;
-        hashes[request->n_hashes] = kv_hash_block(
-            parent, request->tokens.ids + (size_t)request->n_hashes * block_tokens, block_tokens);
-    }
+    kv_hash_chain(&root, request->tokens.ids, block_tokens, request->n_hashes, n_blocks, hashes);
+    request->n_hashes = n_blocks;
     return true;
 }
 

@@ -95,14 +95,12 @@ struct kv_hash kv_hash_block(const struct kv_hash *parent, const uint32_t *token
     return end(context);
 }
 
-uint32_t kv_hash_chain(const struct kv_hash *root, const uint32_t *tokens, uint32_t n_tokens,
-                       uint32_t block_tokens, struct kv_hash *hashes_out)
+void kv_hash_chain(const struct kv_hash *root, const uint32_t *tokens, uint32_t block_tokens,
+                   uint32_t n_known, uint32_t n_blocks, struct kv_hash *hashes)
 {
-    uint32_t n = n_tokens / block_tokens;
-    for (uint32_t i = 0; i < n; i++)
-        hashes_out[i] = kv_hash_block(i == 0 ? root : &hashes_out[i - 1],
-                                      tokens + (size_t)i * block_tokens, block_tokens);
-    return n;
+    for (uint32_t i = n_known; i < n_blocks; i++)
+        hashes[i] = kv_hash_block(i == 0 ? root : &hashes[i - 1], tokens + (size_t)i * block_tokens,
+                                  block_tokens);
 }
 
 bool kv_hash_equal(const struct kv_hash *a, const struct kv_hash *b)

@@ -17,10 +17,10 @@ struct kv_hash kv_hash_root(const uint8_t identity[16], const void *salt, uint32
 /* Hash of a full block of n_tokens whose predecessor has hash *parent. */
 struct kv_hash kv_hash_block(const struct kv_hash *parent, const uint32_t *tokens,
                              uint32_t n_tokens);
-/* Hashes of all full blocks of a token list; returns their number (hashes_out holds
- * n_tokens / block_tokens entries). */
-uint32_t kv_hash_chain(const struct kv_hash *root, const uint32_t *tokens, uint32_t n_tokens,
-                       uint32_t block_tokens, struct kv_hash *hashes_out);
+/* Continues the hashes of a token list, [n_blocks], of which the first n_known are there already.
+ * tokens: [n_blocks * block_tokens]. */
+void kv_hash_chain(const struct kv_hash *root, const uint32_t *tokens, uint32_t block_tokens,
+                   uint32_t n_known, uint32_t n_blocks, struct kv_hash *hashes);
 bool kv_hash_equal(const struct kv_hash *a, const struct kv_hash *b);
 
 #endif

@@ -197,24 +197,23 @@ void kv_pool_unpromise(struct kv_pool *pool, uint32_t n_blocks)
         pool->budgets -= n_blocks;
 }
 
-bool kv_pool_evict_one(struct kv_pool *pool)
+/* The least recently used one becomes free. */
+static void evict_one(struct kv_pool *pool)
 {
     kv_block_id id = pool->cached_head;
-    if (id == NO_BLOCK)
-        return false;
+    SL_ASSERT(id != NO_BLOCK);
     cached_remove(pool, id);
     if (pool->evicted != NULL)
         pool->evicted(pool->evicted_arg, id);
     pool->blocks[id].kept = false;
     free_push(pool, id);
-    return true;
 }
 
 /* There is one: the caller has asked. */
 static kv_block_id take_one(struct kv_pool *pool)
 {
     if (pool->free_head == NO_BLOCK)
-        SL_ASSERT(kv_pool_evict_one(pool));
+        evict_one(pool);
     kv_block_id id = pool->free_head;
     struct block *block = block_at(pool, id);
     pool->free_head = block->next;
@@ -290,15 +289,11 @@ void kv_pool_unquarantine(struct kv_pool *pool, kv_block_id block)
     free_push(pool, block);
 }
 
-void kv_pool_set_kept(struct kv_pool *pool, kv_block_id block, bool kept)
+void kv_pool_keep(struct kv_pool *pool, kv_block_id block)
 {
     struct block *header = block_at(pool, block);
-    SL_ASSERT(header->state == KV_BLOCK_USED || (header->state == KV_BLOCK_CACHED && !kept));
-    header->kept = kept;
-    if (header->state == KV_BLOCK_CACHED) {
-        cached_remove(pool, block);
-        free_push(pool, block);
-    }
+    SL_ASSERT(header->state == KV_BLOCK_USED);
+    header->kept = true;
 }
 
 void kv_pool_on_evict(struct kv_pool *pool, void (*evicted)(void *arg, kv_block_id block),

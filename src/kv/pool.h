@@ -81,16 +81,15 @@ void kv_pool_release(struct kv_pool *pool, kv_block_id block);
 /* USED with one reference <-> LANDING. */
 void kv_pool_landing_begin(struct kv_pool *pool, kv_block_id block);
 void kv_pool_landing_end(struct kv_pool *pool, kv_block_id block);
-/* LANDING -> QUARANTINED -> FREE. */
+/* LANDING -> QUARANTINED -> FREE: for transports whose peers write by themselves; neither of today's
+ * does (TCP, shared memory). */
 void kv_pool_quarantine(struct kv_pool *pool, kv_block_id block);
 void kv_pool_unquarantine(struct kv_pool *pool, kv_block_id block);
 
-/* For the prefix cache: whether a block is kept when its last reference goes, and what is called
+/* For the prefix cache: this USED block is kept when its last reference goes; and what is called
  * before a cached block is used for something else. */
-void kv_pool_set_kept(struct kv_pool *pool, kv_block_id block, bool kept);
+void kv_pool_keep(struct kv_pool *pool, kv_block_id block);
 void kv_pool_on_evict(struct kv_pool *pool, void (*evicted)(void *arg, kv_block_id block),
                       void *arg);
-/* Evicts the least recently used cached block into FREE; false when nothing is cached. */
-bool kv_pool_evict_one(struct kv_pool *pool);
 
 #endif

@@ -26,7 +26,6 @@ struct kv_prefix_cache {
     uint32_t *slots;
     struct kv_hash *hashes;
     bool *stored;
-    uint32_t n_stored;
     struct kv_prefix_cache *first; /* of the group; itself in the first class */
     /* The first class's: */
     struct kv_prefix_cache *group[KV_CLASSES_MAX];
@@ -92,18 +91,13 @@ static void slot_delete(struct kv_prefix_cache *cache, uint32_t slot)
     cache->slots[hole] = KV_BLOCK_NONE;
 }
 
-static void forget(struct kv_prefix_cache *cache, kv_block_id block)
+static void on_evict(void *arg, kv_block_id block)
 {
+    struct kv_prefix_cache *cache = arg;
     SL_ASSERT(block < cache->n_blocks && cache->stored[block]);
     slot_delete(cache, slot_of(cache, &cache->hashes[block]));
     cache->stored[block] = false;
-    cache->n_stored--;
     event_add(cache, true, &cache->hashes[block]);
-}
-
-static void on_evict(void *arg, kv_block_id block)
-{
-    forget(arg, block);
 }
 
 sl_status kv_prefix_cache_create(struct kv_pool *pool, uint32_t n_blocks,
@@ -178,29 +172,9 @@ kv_block_id kv_prefix_cache_insert(struct kv_prefix_cache *cache, const struct k
     cache->slots[slot] = block;
     cache->hashes[block] = *hash;
     cache->stored[block] = true;
-    cache->n_stored++;
-    kv_pool_set_kept(cache->pool, block, true);
+    kv_pool_keep(cache->pool, block);
     event_add(cache, false, hash);
     return block;
-}
-
-void kv_prefix_cache_forget(struct kv_prefix_cache *cache, kv_block_id block)
-{
-    forget(cache, block);
-    kv_pool_set_kept(cache->pool, block, false);
-}
-
-uint32_t kv_prefix_cache_clear(struct kv_prefix_cache *cache)
-{
-    uint32_t n = 0;
-    while (kv_pool_evict_one(cache->pool))
-        n++;
-    return n;
-}
-
-uint32_t kv_prefix_cache_blocks(const struct kv_prefix_cache *cache)
-{
-    return cache->n_stored;
 }
 
 uint64_t kv_prefix_cache_seq(const struct kv_prefix_cache *cache)

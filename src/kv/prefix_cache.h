@@ -44,12 +44,6 @@ kv_block_id kv_prefix_cache_find(const struct kv_prefix_cache *cache, const stru
  * `block` stays the caller's own). */
 kv_block_id kv_prefix_cache_insert(struct kv_prefix_cache *cache, const struct kv_hash *hash,
                                    kv_block_id block);
-/* A block whose bytes turned out wrong is forgotten (evicted event). Its references stay. */
-void kv_prefix_cache_forget(struct kv_prefix_cache *cache, kv_block_id block);
-/* Evicts everything that no one references; returns how many. */
-uint32_t kv_prefix_cache_clear(struct kv_prefix_cache *cache);
-
-uint32_t kv_prefix_cache_blocks(const struct kv_prefix_cache *cache);
 
 /* Of the group, by its first cache. Number of the last event; the first is 1. */
 uint64_t kv_prefix_cache_seq(const struct kv_prefix_cache *cache);

@@ -8,6 +8,7 @@
  * Every path of the world's making ends there, and only request_settle() frees. */
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/min.h"
 #include "worker/parts.h"
 
 #include <string.h>
@@ -252,13 +253,10 @@ void request_take_token(struct worker_request *request, uint32_t token)
 
 void request_hash(struct worker *worker, struct worker_request *request)
 {
-    uint32_t size = worker->block_tokens;
-    while (request->n_hashes < request->blocks_max &&
-           (request->n_hashes + 1) * size <= request->n_tokens) {
-        uint32_t i = request->n_hashes++;
-        const struct kv_hash *parent = i == 0 ? &request->root : &request->hashes[i - 1];
-        request->hashes[i] = kv_hash_block(parent, request->tokens + (size_t)i * size, size);
-    }
+    uint32_t n_full = sl_min_u32(request->n_tokens / worker->block_tokens, request->blocks_max);
+    kv_hash_chain(&request->root, request->tokens, worker->block_tokens, request->n_hashes, n_full,
+                  request->hashes);
+    request->n_hashes = n_full;
 }
 
 void request_prefix(const struct worker *worker, const struct worker_request *request,

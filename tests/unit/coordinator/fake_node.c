@@ -487,7 +487,8 @@ void fake_node_store(struct fake_node *node, uint64_t first_seq, const uint32_t 
     Sluice__CacheEvent events[64], *list[64];
     memset(identity, node->args.identity, sizeof(identity));
     struct kv_hash root = kv_hash_root(identity, NULL, 0);
-    uint32_t n = kv_hash_chain(&root, tokens, n_tokens, FAKE_BLOCK_TOKENS, hashes);
+    uint32_t n = n_tokens / FAKE_BLOCK_TOKENS;
+    kv_hash_chain(&root, tokens, FAKE_BLOCK_TOKENS, 0, n, hashes);
     for (uint32_t i = 0; i < n; i++) {
         sluice__cache_event__init(&events[i]);
         events[i].hash = (ProtobufCBinaryData){KV_HASH_BYTES, hashes[i].bytes};

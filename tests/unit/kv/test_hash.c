@@ -52,13 +52,13 @@ static void test_chain(void **state)
         "54349dafee598b2873bbabc4b37dc5af", "c04c15976d0d947136c018201b656a50"};
     struct kv_hash root = kv_hash_root(identity, "tenant-a", 8);
     struct kv_hash chain[6];
-    assert_int_equal(kv_hash_chain(&root, tokens, 100, 16, chain), 6);
+    kv_hash_chain(&root, tokens, 16, 0, 2, chain);
+    kv_hash_chain(&root, tokens, 16, 2, 6, chain);
     for (size_t i = 0; i < 6; i++)
         expect(&chain[i], hex[i]);
-    assert_int_equal(kv_hash_chain(&root, tokens, 15, 16, chain), 0);
     static const uint32_t wide[3] = {0x01020304, 0xfffefdfc, 0x80000000}; /* every byte counts */
     root = kv_hash_root(identity, NULL, 0);
-    assert_int_equal(kv_hash_chain(&root, wide, 3, 3, chain), 1);
+    kv_hash_chain(&root, wide, 3, 0, 1, chain);
     expect(&chain[0], "013ff4d0f589c7bdf6e71f0717d082e1");
 }
 
