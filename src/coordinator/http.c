@@ -20,11 +20,12 @@
  *   - A connection has one timeout, whatever it waits for. It is short until a request's head has come, and
  *     again from each request line on, and long else: for the next request, and for who reads an answer. A body of
  *     which nothing comes is found by the watcher, and answered, which a timeout of the library is not.
+ *   - It is told of a socket's events by their edges, and so once of bytes and an end that come together, of which
+ *     it reads the bytes only. A body whose client sends no more is therefore ended again and again (end_body).
  *   - A stream that its reader ends with an error, and an end that comes with the last bytes read, are
  *     noticed only at the idle timeout. The socket is shut down besides, which the library does see.
- *   - A close with unread bytes resets the connection, and the reset overtakes the answer. A refused
- *     upload therefore *lingers*: a duplicate of its descriptor is read to the end, for at most
- *     LINGER_US, by the watcher.
+ *   - A close with unread bytes resets the connection, and the reset overtakes the answer: a refused upload
+ *     lingers (http_linger.c).
  *   - All connections must be resumed before the library is stopped.
  *
  * Pages of others are refused, or told that they may read (http_guard.c): a preflight is answered here.
@@ -40,10 +41,10 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "coordinator/http_guard.h"
+#include "coordinator/http_linger.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <microhttpd.h>
 #include <netdb.h>
@@ -61,10 +62,7 @@
 #define IDLE_SECONDS     75u
 #define BODY_US          (60 * SL_SECOND_US) /* a body that takes longer is refused */
 #define SWEEP_US         (250 * SL_MS_US)
-#define LINGER_US        (2 * SL_SECOND_US)
-#define LINGERS_MAX      64u
 #define WATCH_EVENTS_MAX 64
-#define LINGER_TAG       (1ull << 63)
 
 enum phase {
     PHASE_BODY,    /* reading */
@@ -105,6 +103,7 @@ struct http_exchange {
     size_t held;             /* by the handler, then by the library */
     size_t charged;          /* to the server, of all these */
     _Atomic uint64_t due_us; /* when more of the body must have come; UINT64_MAX: all has */
+    atomic_bool ends;        /* no more of the body comes, and it is not read to the end */
     int http_status;
     const char *content_type;
     uint32_t retry_after_s;
@@ -116,11 +115,6 @@ struct slot {
     struct http_exchange *exchange; /* NULL: free */
     uint32_t generation;
     int fd;
-};
-
-struct lingerer {
-    int fd; /* -1: free */
-    uint64_t deadline_us;
 };
 
 struct http_server {
@@ -136,14 +130,14 @@ struct http_server {
     atomic_size_t held;
     size_t held_bytes_max;
     uint32_t stall_seconds;
-    uint64_t sweep_us;     /* the watcher's: the next look at bodies */
+    uint64_t sweep_us; /* the watcher's: the next look at bodies */
+    struct http_lingers lingers;
     pthread_mutex_t mutex; /* what follows */
     bool closing;
     struct slot *slots;
     uint32_t n_slots;
     uint32_t *free_slots;
     uint32_t n_free;
-    struct lingerer lingers[LINGERS_MAX];
 };
 
 /* ── exchanges ───────────────────────────────────────────────────────────────────────────────── */
@@ -242,6 +236,14 @@ uint64_t http_exchange_user(struct http_exchange *exchange)
     uint64_t user = exchange->user;
     pthread_mutex_unlock(&exchange->mutex);
     return user;
+}
+
+/* -1: it has none, which cannot be. */
+static int socket_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    return info != NULL ? info->connect_fd : -1;
 }
 
 /* With the exchange's mutex held. */
@@ -349,10 +351,7 @@ void http_stream_end(struct http_exchange *exchange)
 /* With the exchange's mutex held, and not closed. What was sent still arrives, but no end of the body. */
 static void cut(const struct http_exchange *exchange)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (info != NULL)
-        (void)shutdown(info->connect_fd, SHUT_RDWR);
+    (void)shutdown(socket_of(exchange->connection), SHUT_RDWR);
 }
 
 void http_abort(struct http_exchange *exchange)
@@ -397,6 +396,7 @@ static struct http_exchange *exchange_create(struct http_server *server,
     exchange->route = route;
     exchange->start_us = sl_now_us();
     atomic_init(&exchange->due_us, exchange->start_us + server->stall_seconds * SL_SECOND_US);
+    atomic_init(&exchange->ends, false);
     sl_buf_init(&exchange->body, server->guard.body_bytes_max);
     sl_buf_init(&exchange->out, HTTP_REPLY_BYTES_MAX);
     exchange->slot = UINT32_MAX;
@@ -406,9 +406,8 @@ static struct http_exchange *exchange_create(struct http_server *server,
 /* Watches the client's end from now on. False when all slots are taken, or the server stops. */
 static bool watch(struct http_server *server, struct http_exchange *exchange)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (info == NULL)
+    int fd = socket_of(exchange->connection);
+    if (fd < 0)
         return false;
     pthread_mutex_lock(&server->mutex);
     if (server->n_free == 0 || server->closing) {
@@ -418,7 +417,7 @@ static bool watch(struct http_server *server, struct http_exchange *exchange)
     uint32_t index = server->free_slots[--server->n_free];
     struct slot *slot = &server->slots[index];
     slot->exchange = exchange;
-    slot->fd = info->connect_fd;
+    slot->fd = fd;
     exchange->slot = index;
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT,
                                 .data.u64 = slot_tag(index, slot->generation)};
@@ -442,6 +441,14 @@ static void unwatch(struct http_server *server, struct http_exchange *exchange)
     exchange->slot = UINT32_MAX;
 }
 
+/* The library reads what has come of the body, to its end. But it is told of bytes and their end at once, and may then
+ * read the bytes only: so it is told again, until the exchange has another phase. With the exchange's mutex held. */
+static void end_body(struct http_exchange *exchange)
+{
+    (void)shutdown(socket_of(exchange->connection), SHUT_RD);
+    atomic_store(&exchange->ends, true);
+}
+
 /* Asks a client that sends nothing more whether it still reads; false if it cannot be asked, as one of
  * HTTP/1.0 before the answer. With the exchange's mutex held: the connection is suspended, or does not
  * send, so the library's bytes and ours do not mix. */
@@ -456,15 +463,12 @@ static bool probe(struct http_exchange *exchange)
         resume(exchange);
         return true;
     }
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (info != NULL && exchange->phase == PHASE_BODY)
-        (void)shutdown(info->connect_fd, SHUT_RD); /* the library reads to the end, and sees it */
+    if (exchange->phase == PHASE_BODY)
+        end_body(exchange);
     if (exchange->phase != PHASE_WAITING || !exchange->suspended)
         return true; /* an answer is on its way */
-    return !exchange->old && info != NULL &&
-           send(info->connect_fd, interim, sizeof(interim) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) ==
-               (ssize_t)sizeof(interim) - 1;
+    return !exchange->old && send(socket_of(exchange->connection), interim, sizeof(interim) - 1,
+                                  MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(interim) - 1;
 }
 
 /* The exchange that the event is about, and its socket; NULL when it is over. */
@@ -507,62 +511,10 @@ static void watch_client(struct http_server *server, uint64_t tag, uint32_t even
     http_exchange_release(exchange);
 }
 
-static void linger_end(struct http_server *server, struct lingerer *linger)
-{
-    epoll_ctl(server->watch_fd, EPOLL_CTL_DEL, linger->fd, NULL);
-    close(linger->fd);
-    linger->fd = -1;
-}
-
-static void linger_read(struct http_server *server, uint32_t index)
-{
-    char junk[16384];
-    pthread_mutex_lock(&server->mutex);
-    struct lingerer *linger = &server->lingers[index];
-    for (int i = 0; i < 16 && linger->fd >= 0; i++) {
-        ssize_t n = recv(linger->fd, junk, sizeof(junk), MSG_DONTWAIT);
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
-            break;
-        if (n <= 0)
-            linger_end(server, linger);
-    }
-    pthread_mutex_unlock(&server->mutex);
-}
-
-static void linger_sweep(struct http_server *server, bool all)
-{
-    uint64_t now = sl_real_us();
-    pthread_mutex_lock(&server->mutex);
-    for (uint32_t i = 0; i < LINGERS_MAX; i++)
-        if (server->lingers[i].fd >= 0 && (all || now >= server->lingers[i].deadline_us))
-            linger_end(server, &server->lingers[i]);
-    pthread_mutex_unlock(&server->mutex);
-}
-
 /* Keeps reading what the client still sends, so that the answer is not overtaken by a reset. */
-static void linger_start(struct http_server *server, struct MHD_Connection *connection)
+static void linger(struct http_server *server, struct MHD_Connection *connection)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (info == NULL)
-        return;
-    pthread_mutex_lock(&server->mutex);
-    for (uint32_t i = 0; i < LINGERS_MAX; i++) {
-        struct lingerer *linger = &server->lingers[i];
-        if (linger->fd >= 0)
-            continue;
-        linger->fd = fcntl(info->connect_fd, F_DUPFD_CLOEXEC, 0);
-        if (linger->fd < 0)
-            break;
-        linger->deadline_us = sl_real_us() + LINGER_US;
-        struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data.u64 = LINGER_TAG | i};
-        if (epoll_ctl(server->watch_fd, EPOLL_CTL_ADD, linger->fd, &event) != 0) {
-            close(linger->fd);
-            linger->fd = -1;
-        }
-        break;
-    }
-    pthread_mutex_unlock(&server->mutex);
+    http_lingers_add(&server->lingers, socket_of(connection));
 }
 
 /* ── answers ─────────────────────────────────────────────────────────────────────────────────── */
@@ -644,7 +596,7 @@ static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection 
         MHD_add_response_header(response, "Retry-After", "1");
     enum MHD_Result result = MHD_queue_response(connection, status, response);
     MHD_destroy_response(response);
-    linger_start(server, connection);
+    linger(server, connection);
     tell_refused(server, status, message);
     return result;
 }
@@ -660,11 +612,8 @@ static void answer_raw(struct http_server *server, struct MHD_Connection *connec
                          "Content-Length: %d\r\n%sConnection: close\r\n\r\n%s",
                          status, MHD_get_reason_phrase_for(status), n,
                          status == 429 || status == 503 ? "Retry-After: 1\r\n" : "", text);
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (info != NULL &&
-        send(info->connect_fd, head, (size_t)bytes, MSG_DONTWAIT | MSG_NOSIGNAL) == bytes)
-        linger_start(server, connection);
+    if (send(socket_of(connection), head, (size_t)bytes, MSG_DONTWAIT | MSG_NOSIGNAL) == bytes)
+        linger(server, connection);
 }
 
 static enum MHD_Result refuse_raw(struct http_server *server, struct MHD_Connection *connection,
@@ -807,15 +756,16 @@ static enum MHD_Result answer_or_wait(struct http_exchange *exchange)
 
 /* ── the watcher ─────────────────────────────────────────────────────────────────────────────── */
 
-/* The next exchange from slot *index on whose body is overdue, with a reference; NULL: none. */
-static struct http_exchange *find_stalled(struct http_server *server, uint32_t *index,
-                                          uint64_t now_us)
+/* The next exchange from slot *index on whose body is overdue, or at its end, with a reference; NULL: none. */
+static struct http_exchange *find_standing(struct http_server *server, uint32_t *index,
+                                           uint64_t now_us)
 {
     struct http_exchange *found = NULL;
     pthread_mutex_lock(&server->mutex);
     for (; *index < server->n_slots && found == NULL; ++*index) {
         struct http_exchange *exchange = server->slots[*index].exchange;
-        if (exchange != NULL && now_us >= atomic_load(&exchange->due_us))
+        if (exchange != NULL &&
+            (now_us >= atomic_load(&exchange->due_us) || atomic_load(&exchange->ends)))
             found = http_exchange_acquire(exchange);
     }
     pthread_mutex_unlock(&server->mutex);
@@ -823,7 +773,7 @@ static struct http_exchange *find_stalled(struct http_server *server, uint32_t *
 }
 
 /* Answers those whose bodies stand still, and ends their connections. */
-static void stall_sweep(struct http_server *server)
+static void sweep_bodies(struct http_server *server)
 {
     static const char why[] = "nothing more of the request body came";
     struct http_exchange *exchange;
@@ -832,14 +782,16 @@ static void stall_sweep(struct http_server *server)
         return;
     server->sweep_us = sl_real_us() + SWEEP_US;
     uint64_t now_us = sl_now_us();
-    while ((exchange = find_stalled(server, &index, now_us)) != NULL) {
+    while ((exchange = find_standing(server, &index, now_us)) != NULL) {
         pthread_mutex_lock(&exchange->mutex);
-        bool stalled = exchange->phase == PHASE_BODY && !exchange->gone &&
-                       now_us >= atomic_load(&exchange->due_us);
+        bool reads = exchange->phase == PHASE_BODY && !exchange->gone;
+        bool stalled = reads && now_us >= atomic_load(&exchange->due_us);
         if (stalled) {
             answer_raw(server, exchange->connection, 408, why);
             exchange->gone = true;
             cut(exchange);
+        } else if (reads && atomic_load(&exchange->ends)) {
+            end_body(exchange);
         }
         pthread_mutex_unlock(&exchange->mutex);
         if (stalled)
@@ -855,13 +807,13 @@ static void watch_run(void *arg)
     while (!atomic_load(&server->stopping)) {
         int n = epoll_wait(server->watch_fd, events, WATCH_EVENTS_MAX, 100);
         for (int i = 0; i < n; i++) {
-            if (events[i].data.u64 & LINGER_TAG)
-                linger_read(server, (uint32_t)events[i].data.u64);
+            if (events[i].data.u64 & HTTP_LINGER_TAG)
+                http_lingers_read(&server->lingers, events[i].data.u64);
             else
                 watch_client(server, events[i].data.u64, events[i].events);
         }
-        linger_sweep(server, false);
-        stall_sweep(server);
+        http_lingers_sweep(&server->lingers);
+        sweep_bodies(server);
     }
 }
 
@@ -963,6 +915,7 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, c
         bool gone = exchange->gone;
         exchange->phase = PHASE_WAITING;
         atomic_store(&exchange->due_us, UINT64_MAX);
+        atomic_store(&exchange->ends, false);
         pthread_mutex_unlock(&exchange->mutex);
         if (gone)
             return MHD_NO;
@@ -1099,9 +1052,8 @@ sl_status http_server_start(const struct http_args *args, struct http_server **s
     server->held_bytes_max = args->held_bytes_max;
     server->stall_seconds = args->stall_seconds;
     pthread_mutex_init(&server->mutex, NULL);
-    for (uint32_t i = 0; i < LINGERS_MAX; i++)
-        server->lingers[i].fd = -1;
     server->watch_fd = epoll_create1(EPOLL_CLOEXEC);
+    http_lingers_init(&server->lingers, server->watch_fd);
     sl_status status = create_slots(server, args->connections_max);
     if (status == SL_OK)
         status = origins_create(args->allow_origin, &server->origins);
@@ -1172,7 +1124,7 @@ void http_server_stop(struct http_server *server)
     }
     atomic_store(&server->stopping, true);
     sl_thread_join(&server->watcher);
-    linger_sweep(server, true);
+    http_lingers_fini(&server->lingers);
     if (server->watch_fd >= 0)
         close(server->watch_fd);
     pthread_mutex_destroy(&server->mutex);

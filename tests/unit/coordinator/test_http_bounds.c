@@ -2,6 +2,11 @@
  * pages of others. */
 #include "unit/coordinator/http_fixture.h"
 
+static int setup_one_thread(void **state)
+{
+    return setup_args(state, 1, 20);
+}
+
 static int setup_hasty(void **state)
 {
     return setup_args(state, 2, 1);
@@ -51,6 +56,64 @@ static void what_is_held_is_counted(void **state)
     assert_int_equal(http_server_held(f->server), 0);
     close(fd);
     sl_buf_fini(&got);
+}
+
+/* The one thread of the server does nothing else until `unblock` is true. */
+static int keep_thread(struct fixture *f)
+{
+    int fd = client_connect(f->port);
+    uint32_t before = atomic_load(&f->n_blocked);
+    atomic_store(&f->unblock, false);
+    client_send(fd, "GET /v1/block HTTP/1.1\r\nHost: a\r\n\r\n");
+    for (int i = 0; i < 3000 && atomic_load(&f->n_blocked) == before; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(atomic_load(&f->n_blocked), before + 1);
+    return fd;
+}
+
+/* Half a body, and the client leaves. With `more` the thread hears of further bytes and of the end at once. */
+static void leave_in_mid_upload(struct fixture *f, const char *body, bool reset, const char *more)
+{
+    static const struct linger hard = {.l_onoff = 1};
+    int fd = client_connect(f->port), blocker = -1;
+    client_send(fd, "POST /echo HTTP/1.1\r\nHost: a\r\n");
+    client_send(fd, body);
+    await_held_bytes(f, 10, 10);
+    if (more != NULL) {
+        blocker = keep_thread(f);
+        client_send(fd, more);
+    }
+    if (reset)
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
+    close(fd);
+    uint64_t from = sl_real_us();
+    if (more != NULL) {
+        sl_sleep_us(20000); /* for the watcher */
+        atomic_store(&f->unblock, true);
+    }
+    while (http_server_held(f->server) > 0 && sl_real_us() - from < 5000000)
+        sl_sleep_us(1000);
+    uint64_t took_us = sl_real_us() - from;
+    if (took_us > 1000000)
+        fail_msg("%.24s… %s%s: held for %d ms", body, reset ? "reset " : "",
+                 more != NULL ? more : "", (int)(took_us / 1000));
+    if (blocker >= 0)
+        close(blocker);
+}
+
+/* What it holds is given back at once, and not when its body is overdue. */
+static void clients_that_leave_in_mid_upload(void **state)
+{
+    static const char *const length = "Content-Length: 100\r\n\r\n0123456789";
+    static const char *const chunk = "Transfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n";
+    for (int i = 0; i < 4; i++) {
+        bool reset = i % 2 == 1;
+        leave_in_mid_upload(*state, length, reset, NULL);
+        leave_in_mid_upload(*state, length, reset, "more");
+        leave_in_mid_upload(*state, chunk, reset, NULL);
+        leave_in_mid_upload(*state, chunk, reset, "5\r\nmore");
+        leave_in_mid_upload(*state, chunk, reset, "5"); /* nothing of a body */
+    }
 }
 
 /* While too much is held, a stream may have less unsent. */
@@ -299,6 +362,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(events_after_a_long_one, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_held_is_counted, setup, teardown),
+        cmocka_unit_test_setup_teardown(clients_that_leave_in_mid_upload, setup_one_thread,
+                                        teardown),
         cmocka_unit_test_setup_teardown(streams_share, setup, teardown),
         cmocka_unit_test_setup_teardown(requests_that_stand_still, setup_hasty, teardown),
         cmocka_unit_test_setup_teardown(slow_ones_are_served, setup_hasty, teardown),
