@@ -39,9 +39,11 @@ static bool is_host(const char *host, size_t n)
 sl_status sl_address_parse(const char *what, const char *text, char host_out[SL_HOST_BYTES],
                            uint16_t *port_out)
 {
+    char cut[SL_SHOWN_BYTES];
     const char *colon = text == NULL ? NULL : strrchr(text, ':');
+    const char *shown = text == NULL ? "" : sl_shown(text, cut);
     if (colon == NULL || strstr(text, "://") != NULL)
-        return sl_fail(SL_INVALID, "%s: \"%s\"; want HOST:PORT", what, text == NULL ? "" : text);
+        return sl_fail(SL_INVALID, "%s: \"%s\"; want HOST:PORT", what, shown);
     const char *host = text;
     size_t n = (size_t)(colon - text);
     if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
@@ -49,19 +51,19 @@ sl_status sl_address_parse(const char *what, const char *text, char host_out[SL_
         n -= 2;
     } else if (memchr(host, ':', n) != NULL) {
         return sl_fail(SL_INVALID, "%s: \"%s\"; an IPv6 address wants brackets: [::1]:80", what,
-                       text);
+                       shown);
     }
     if (n == 0)
         return sl_fail(SL_INVALID, "%s: \"%s\"; the host is missing (0.0.0.0 for any address)",
-                       what, text);
+                       what, shown);
     if (n >= SL_HOST_BYTES)
-        return sl_fail(SL_INVALID, "%s: \"%.40s…\"; host longer than %d bytes", what, text,
+        return sl_fail(SL_INVALID, "%s: \"%s\"; host longer than %d bytes", what, shown,
                        SL_HOST_BYTES - 1);
     if (!is_host(host, n))
         return sl_fail(SL_INVALID, "%s: \"%s\"; the host is neither a name nor an address", what,
-                       text);
+                       shown);
     if (!parse_port(colon + 1, port_out))
-        return sl_fail(SL_INVALID, "%s: \"%s\"; port wants 0..%u", what, text, PORT_MAX);
+        return sl_fail(SL_INVALID, "%s: \"%s\"; port wants 0..%u", what, shown, PORT_MAX);
     memcpy(host_out, host, n);
     host_out[n] = '\0';
     return SL_OK;

@@ -2,12 +2,14 @@
  *
  * A line is built on the stack and leaves in one write(), so lines of threads and processes that
  * share the stream do not mix. One lock guards the call sites' counters and the node name. Line
- * breaks in values become spaces: a value from outside cannot forge a line. The rate window goes by
- * wall time, which a test's fake clock does not stop. Any thread; not async-signal-safe. */
+ * breaks in values become spaces: a value from outside cannot forge a line. Quotes inside of a quoted value
+ * (an error that quotes what was wrong) become apostrophes, or readers of logfmt would end it there. The rate
+ * window goes by wall time, which a test's fake clock does not stop. Any thread; not async-signal-safe. */
 #include "base/log.h"
 
 #include "base/clock.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -91,6 +93,34 @@ static void line_add_head(struct line *line, double wall, enum sl_log_level leve
     line_add(line, "ts=%s.%06uZ level=%s event=%s", stamp, micros, sl_log_levels[level], event);
 }
 
+/* Whether a value may end in front of this: at the end of the line, or of the next key. */
+static bool ends_value(const char *text, const char *end)
+{
+    if (text == end)
+        return true;
+    const char *key = text + 1;
+    while (text[0] == ' ' && key < end && (isalnum((unsigned char)*key) || *key == '_'))
+        key++;
+    return key > text + 1 && key < end && *key == '=';
+}
+
+/* Of the line from `from` on: the quotes that do not end their value. */
+static void line_quote(struct line *line, size_t from)
+{
+    bool inside = false;
+    char *end = line->text + line->bytes;
+    for (char *p = line->text + from; p < end; p++) {
+        if (*p != '"')
+            continue;
+        if (!inside)
+            inside = p > line->text && p[-1] == '=';
+        else if (ends_value(p + 1, end))
+            inside = false;
+        else if (p[-1] != '\\')
+            *p = '\'';
+    }
+}
+
 static void line_write(struct line *line)
 {
     for (size_t i = 0; i < line->bytes; i++) {
@@ -134,8 +164,10 @@ void sl_log_write(struct sl_log_site *site, enum sl_log_level level, const char 
         line_add(&line, " ");
         va_list args;
         va_start(args, fmt);
+        size_t from = line.bytes;
         line_addv(&line, fmt, args);
         va_end(args);
+        line_quote(&line, from);
     }
     line_write(&line);
 }

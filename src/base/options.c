@@ -26,6 +26,7 @@
 #define NAME_BYTES_MAX  64
 #define WHERE_BYTES_MAX 512
 #define ENV_PREFIX      "SLUICE_"
+#define BYTE_ORDER_MARK "\xEF\xBB\xBF" /* which some editors begin a file with */
 
 extern char **environ;
 
@@ -67,14 +68,15 @@ static uint32_t distance(const char *a, const char *b)
     return row[n];
 }
 
-/* The known name nearest to one that is unknown, NULL when none is near. */
-static const char *closest_name(const struct sl_options *options, const char *name)
+/* The known name nearest to one that is unknown, NULL when none is near. `flags`: those too that are only flags. */
+static const char *closest_name(const struct sl_options *options, bool flags, const char *name)
 {
     static const char *const built_in[] = {OPTION_CONFIG, OPTION_PRINT_CONFIG, OPTION_HELP,
                                            OPTION_VERSION};
     uint32_t best = strlen(name) < 6 ? 3 : (uint32_t)strlen(name) / 3 + 2; /* one less is near */
+    uint32_t n = options->n_values + (flags ? 4 : 0);
     const char *closest = NULL;
-    for (uint32_t i = 0; i < options->n_values + 4; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         bool ours = i >= options->n_values;
         if (!ours && options->values[i].row->help == NULL)
             continue;
@@ -91,7 +93,7 @@ static const char *closest_name(const struct sl_options *options, const char *na
 static sl_status unknown_name(const struct sl_options *options, const char *where,
                               const char *dashes, const char *name)
 {
-    const char *closest = closest_name(options, name);
+    const char *closest = closest_name(options, dashes[0] != '\0', name);
     if (closest == NULL)
         return sl_fail(SL_INVALID, "%s: unknown option; --help lists the known ones", where);
     return sl_fail(SL_INVALID, "%s: unknown option; did you mean %s%s?", where, dashes, closest);
@@ -176,10 +178,11 @@ static sl_status check_address(const struct sl_option *row, const char *where, c
 {
     char host[SL_HOST_BYTES];
     uint16_t port;
+    char cut[SL_SHOWN_BYTES];
     sl_status status = sl_address_parse(where, text, host, &port);
     if (status == SL_OK && port < row->min)
-        status = sl_fail(SL_INVALID, "%s: \"%s\"; port wants %.0f..%u", where, text, row->min,
-                         UINT16_MAX);
+        status = sl_fail(SL_INVALID, "%s: \"%s\"; port wants %.0f..%u", where, sl_shown(text, cut),
+                         row->min, UINT16_MAX);
     return status;
 }
 
@@ -226,31 +229,32 @@ static bool store(const struct sl_option *row, char *text, void *config)
 
 static sl_status wrong_value(const struct sl_option *row, const char *where, const char *text)
 {
-    char limits[80];
+    char limits[80], cut[SL_SHOWN_BYTES];
+    const char *shown = sl_shown(text, cut);
     option_limits(row, limits, sizeof(limits));
     const char *comma = limits[0] == '\0' ? "" : ", ";
     switch (row->type) {
     case SL_OPTION_UINT:
-        return sl_fail(SL_INVALID, "%s: \"%s\"; want a whole number%s%s", where, text, comma,
+        return sl_fail(SL_INVALID, "%s: \"%s\"; want a whole number%s%s", where, shown, comma,
                        limits);
     case SL_OPTION_BYTES:
-        return sl_fail(SL_INVALID, "%s: \"%s\"; want bytes, as in 64k or 2g%s%s", where, text,
+        return sl_fail(SL_INVALID, "%s: \"%s\"; want bytes, as in 64k or 2g%s%s", where, shown,
                        comma, limits);
     case SL_OPTION_NUMBER:
-        return sl_fail(SL_INVALID, "%s: \"%s\"; want a number%s%s", where, text, comma, limits);
+        return sl_fail(SL_INVALID, "%s: \"%s\"; want a number%s%s", where, shown, comma, limits);
     case SL_OPTION_BOOL:
-        return sl_fail(SL_INVALID, "%s: \"%s\"; want true or false", where, text);
+        return sl_fail(SL_INVALID, "%s: \"%s\"; want true or false", where, shown);
     case SL_OPTION_ADDRESS:
         return check_address(row, where, text);
     case SL_OPTION_TEXT:
-        return sl_fail(SL_INVALID, "%s: \"%s\"; want a text of one line", where, text);
+        return sl_fail(SL_INVALID, "%s: \"%s\"; want a text of one line", where, shown);
     case SL_OPTION_CHOICE:
         break;
     }
     struct sl_buf choices;
     sl_buf_init(&choices, 1024);
     option_choices(row, &choices);
-    sl_status status = sl_fail(SL_INVALID, "%s: \"%s\"; want %s", where, text,
+    sl_status status = sl_fail(SL_INVALID, "%s: \"%s\"; want %s", where, shown,
                                choices.data == NULL ? "" : choices.data);
     sl_buf_fini(&choices);
     return status;
@@ -325,15 +329,18 @@ static sl_status apply_line(struct parse *parse, const char *path, uint32_t numb
     if (*name == '\0')
         return SL_OK;
     char *value = strchr(name, '=');
-    if (value == NULL)
+    if (value == NULL || value == name)
         return sl_fail(SL_INVALID, "%s:%u: want \"name = value\"", path, number);
     *value++ = '\0';
     name = trim(name);
     value = trim(value);
-    snprintf(where, sizeof(where), "%s:%u: %s", path, number, name);
+    char cut[SL_SHOWN_BYTES];
+    snprintf(where, sizeof(where), "%s:%u: %s", path, number, sl_shown(name, cut));
     struct option_value *known = find_value(parse->options, name);
     if (known == NULL)
         return unknown_name(parse->options, where, "", name);
+    if (known->origin == SL_ORIGIN_FILE)
+        return sl_fail(SL_INVALID, "%s: set a second time in this file", where);
     if (*value == '\0')
         return SL_OK;
     if (!unquote(&value))
@@ -351,10 +358,10 @@ static sl_status read_config(const char *path, struct sl_buf *out)
     size_t n;
     while (!out->failed && (n = fread(block, 1, sizeof(block), file)) > 0)
         sl_buf_add(out, block, n);
-    bool failed = ferror(file) != 0;
+    int error = ferror(file) != 0 ? errno : 0;
     fclose(file);
-    if (failed)
-        return sl_fail(SL_INVALID, "--config %s: cannot be read", path);
+    if (error != 0)
+        return sl_fail(SL_INVALID, "--config %s: cannot be read: %s", path, strerror(error));
     if (out->bytes > 0 && memchr(out->data, '\0', out->bytes) != NULL)
         return sl_fail(SL_INVALID, "--config %s: holds a NUL byte; want text", path);
     return sl_buf_status(out, path);
@@ -368,6 +375,9 @@ static sl_status apply_file(struct parse *parse)
     sl_buf_init(&text, FILE_BYTES_MAX);
     sl_status status = read_config(parse->config_path, &text);
     char *line = text.data;
+    if (text.bytes >= sizeof(BYTE_ORDER_MARK) - 1 &&
+        memcmp(line, BYTE_ORDER_MARK, sizeof(BYTE_ORDER_MARK) - 1) == 0)
+        line += sizeof(BYTE_ORDER_MARK) - 1;
     for (uint32_t number = 1; status == SL_OK && line != NULL; number++) {
         char *end = strchr(line, '\n');
         if (end != NULL)

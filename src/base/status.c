@@ -31,13 +31,21 @@ static const struct status_row rows[SL_STATUS_COUNT] = {
 
 static _Thread_local char sentence[SL_ERROR_BYTES_MAX];
 
-/* Ends a sentence that did not fit with "...", in front of a whole character: it may go into JSON. */
-static void cut(char text[SL_ERROR_BYTES_MAX])
+/* Ends at `end` with "...", in front of a whole character: it may go into JSON. */
+static void cut(char *text, size_t end)
 {
-    size_t end = SL_ERROR_BYTES_MAX - 4;
     while (end > 0 && ((unsigned char)text[end] & 0xC0) == 0x80)
         end--;
     memcpy(text + end, "...", 4);
+}
+
+const char *sl_shown(const char *text, char out[SL_SHOWN_BYTES])
+{
+    if (strlen(text) < SL_SHOWN_BYTES)
+        return text;
+    memcpy(out, text, SL_SHOWN_BYTES);
+    cut(out, SL_SHOWN_BYTES - 4);
+    return out;
 }
 
 sl_status sl_fail(sl_status code, const char *fmt, ...)
@@ -51,7 +59,7 @@ sl_status sl_fail(sl_status code, const char *fmt, ...)
     if (n < 0)
         text[0] = '\0';
     else if ((size_t)n >= sizeof(text))
-        cut(text);
+        cut(text, sizeof(text) - 4);
     memcpy(sentence, text, strlen(text) + 1);
     return code;
 }

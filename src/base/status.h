@@ -37,6 +37,11 @@ const char *sl_error(void);
 /* "INVALID" for SL_INVALID, …: used in logs, metrics labels and error bodies. */
 const char *sl_status_name(sl_status status);
 
+/* A foreign text for a sentence: itself, or of a long one the beginning and "..." in `out`, so that what stands
+ * behind it is not cut off. */
+#define SL_SHOWN_BYTES 128
+const char *sl_shown(const char *text, char out[SL_SHOWN_BYTES]);
+
 /* gRPC status code (3, 5, 8, …) of a code. */
 int sl_status_grpc(sl_status status);
 

@@ -169,6 +169,8 @@ static void on_closed(void *arg, struct rpc_stream *stream, sl_status why, const
     join->dead_us = DEAD_US;
     pthread_mutex_unlock(&join->mutex);
     rpc_stream_release(mine);
+    if (!was_joined && atomic_load(&join->stop))
+        return;
     if (!was_joined) {
         sl_warn("join_refused", "coordinator=%s why=%s text=\"%s\"", join->coordinator,
                 sl_status_name(why), text);

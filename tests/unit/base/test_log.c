@@ -57,6 +57,31 @@ static void test_line(void **state)
     sl_log_set_node("");
 }
 
+/* What was quoted inside of a value does not end it, nor does it make fields. */
+static void test_quotes(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"bind \"x\": none", "error=\"bind 'x': none\" n=3\n"},
+        {"\"x\"", "error=\"'x'\" n=3\n"},
+        {"--id \"a b=c\"; want \"d\"", "error=\"--id 'a b=c'; want 'd'\" n=3\n"},
+        {"\\\"said\\\"", "error=\"\\\"said\\\"\" n=3\n"}, /* by who escaped it */
+        {"", "error=\"\" n=3\n"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        catch_begin();
+        sl_log_write(&(struct sl_log_site){0}, SL_LOG_INFO, "x", "error=\"%s\" n=%d", cases[i][0],
+                     3);
+        sl_log_write(&(struct sl_log_site){0}, SL_LOG_INFO, "y", "n=%d error=\"%s\"", 3,
+                     cases[i][0]);
+        char *text = catch_end();
+        assert_non_null(strstr(text, cases[i][1]));
+        char *last = sl_asprintf(" event=y n=3 %.*s\n", (int)strlen(cases[i][1]) - 5, cases[i][1]);
+        assert_non_null(strstr(text, last));
+        sl_free(last);
+    }
+}
+
 /* UTC to the microsecond, wherever the process runs. */
 static void test_time(void **state)
 {
@@ -169,6 +194,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_line),
+        cmocka_unit_test(test_quotes),
         cmocka_unit_test(test_time),
         cmocka_unit_test(test_levels),
         cmocka_unit_test(test_no_forged_lines),

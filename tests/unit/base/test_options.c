@@ -372,6 +372,44 @@ static void test_environment_alone(void **state)
     clear_environment();
 }
 
+/* As some editors write it. */
+static void test_file_with_byte_order_mark(void **state)
+{
+    (void)state;
+    char *dir = test_dir_create();
+    char *line = sl_asprintf("--config %s/c", dir);
+    test_write_text(dir, "c", "\xEF\xBB\xBFmodel = m\r\n# \xC3\xBC\r\nkv-blocks = 7\r\n");
+    assert_ok(parse(line));
+    assert_string_equal(config.model, "m");
+    assert_int_equal(config.kv_blocks, 7);
+    sl_free(line);
+    test_dir_remove(dir);
+}
+
+/* What is wrong with a value is said behind it. */
+static void test_long_values(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"kv-blocks", "...\"; want a whole number, 1..65536"},
+        {"ratio", "...\"; want a number, 0..1"},
+        {"cache-bytes", "...\"; want bytes, as in 64k or 2g, 4k..1024g"},
+        {"transfer-verify", "...\"; want true or false"},
+        {"backend", "...\"; want cpu, ref or fake"},
+        {"peer", "...\"; want HOST:PORT"},
+    };
+    char value[700] = {0};
+    memset(value, 'x', sizeof(value) - 1);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char *line = sl_asprintf("--model m --%s=%s", cases[i][0], value);
+        assert_fails(parse(line), SL_INVALID, cases[i][1]);
+        sl_free(line);
+    }
+    char *line = sl_asprintf("--model m --peer=%s:80", value);
+    assert_fails(parse(line), SL_INVALID, "...\"; host longer than 255 bytes");
+    sl_free(line);
+}
+
 static void test_wrong_files(void **state)
 {
     (void)state;
@@ -381,6 +419,11 @@ static void test_wrong_files(void **state)
         {"model", "c:1: want \"name = value\""},
         {"model = \"x", "c:1: model: the quotes do not close"},
         {"model = \"x\" y", "the quotes do not close"},
+        {" = 1", "c:1: want \"name = value\""},
+        {"model = m\nkv-blocks = 1\nkv-blocks = 2",
+         "c:3: kv-blocks: set a second time in this file"},
+        {"config = x",
+         "c:1: config: unknown option; --help lists the known ones"}, /* a flag only */
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char *dir = test_dir_create();
@@ -396,7 +439,8 @@ static void test_wrong_files(void **state)
     assert_fails(parse(line), SL_INVALID, "holds a NUL byte");
     sl_free(line);
     test_dir_remove(dir);
-    assert_fails(parse("--config /tmp"), SL_INVALID, "--config /tmp: cannot be read");
+    assert_fails(parse("--config /tmp"), SL_INVALID,
+                 "--config /tmp: cannot be read: Is a directory");
     assert_fails(parse("--config /dev/zero"), SL_INVALID, "/dev/zero"); /* it has no end */
 }
 
@@ -527,6 +571,8 @@ int main(void)
         cmocka_unit_test(test_order_of_origins),
         cmocka_unit_test(test_environment_alone),
         cmocka_unit_test(test_limits_are_inside),
+        cmocka_unit_test(test_file_with_byte_order_mark),
+        cmocka_unit_test(test_long_values),
         cmocka_unit_test(test_wrong_files),
         cmocka_unit_test(test_help),
         cmocka_unit_test(test_addresses),

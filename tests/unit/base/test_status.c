@@ -37,6 +37,20 @@ static void test_long_sentence_is_cut(void **state)
     assert_string_equal(sl_error() + SL_ERROR_BYTES_MAX - 5, "x...");
 }
 
+static void test_shown(void **state)
+{
+    (void)state;
+    char text[300], out[SL_SHOWN_BYTES];
+    memset(text, 'x', sizeof(text));
+    text[SL_SHOWN_BYTES - 1] = '\0';
+    assert_ptr_equal(sl_shown(text, out), text);
+    for (size_t i = SL_SHOWN_BYTES - 6; i + 3 < sizeof(text); i += 3)
+        memcpy(text + i, "\xe2\x82\xac", 4); /* the euro sign */
+    const char *shown = sl_shown(text, out);
+    assert_int_equal(strlen(shown), SL_SHOWN_BYTES - 3);
+    assert_string_equal(shown + SL_SHOWN_BYTES - 7, "x...");
+}
+
 static void test_cut_spares_characters(void **state)
 {
     (void)state;
@@ -89,6 +103,7 @@ int main(void)
         cmocka_unit_test(test_sentence_is_kept),
         cmocka_unit_test(test_sentence_may_quote_the_last_one),
         cmocka_unit_test(test_long_sentence_is_cut),
+        cmocka_unit_test(test_shown),
         cmocka_unit_test(test_cut_spares_characters),
         cmocka_unit_test(test_sentence_is_of_the_thread),
         cmocka_unit_test(test_every_code_has_a_row),
