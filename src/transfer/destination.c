@@ -23,8 +23,6 @@
 
 #include "base/mem.h"
 
-#include <string.h>
-
 static const char *const state_names[DESTINATION_STATE_COUNT] = {
     "NONE", "PARKED", "QUEUED", "LANDING", "HELD", "RUNNING", "DRAINING", "FREED"};
 

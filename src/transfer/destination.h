@@ -1,5 +1,5 @@
 /* The destination's half of a stream: its state table as a pure function, and the record of blocks
- * and pieces. No I/O, no clock: transfer.c carries the actions out. */
+ * and pieces. No I/O, no clock: receiving.c carries the actions out. */
 #ifndef SL_TRANSFER_DESTINATION_H
 #define SL_TRANSFER_DESTINATION_H
 

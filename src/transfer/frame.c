@@ -8,7 +8,6 @@
  * and refused otherwise: a later version can give them a meaning. No thread of its own, no state. */
 #include "transfer/frame.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 struct row {

@@ -170,7 +170,7 @@ void peer_lose(struct transfer *transfer, struct peer *peer, enum transfer_reaso
                const char *why);
 /* What came shows that the peer's side of the session is up. */
 void session_proven(struct transfer *transfer, struct peer *peer);
-void session_closed(struct transfer *transfer, struct peer *peer);
+void session_closed(struct peer *peer);
 void session_control(struct transfer *transfer, uint64_t route, const uint8_t *bytes,
                      size_t n_bytes, const void *data, size_t data_bytes);
 /* Beats, deadlines of sessions, connections that are due. */

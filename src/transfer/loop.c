@@ -24,7 +24,6 @@
 #include "transfer/transport.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #define ITEMS_A_TURN   64

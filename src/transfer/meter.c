@@ -58,7 +58,9 @@ struct meter_link {
 };
 
 struct meter {
-    pthread_mutex_t lock; /* of every link's totals and of n_links */
+    /* Of every link's totals and of n_links. The transfer thread, the only one that writes them, holds
+     * it to write; others hold it to read. */
+    pthread_mutex_t lock;
     struct sl_metrics *metrics, *own_metrics;
     char node_id[16];
     char transport[16];
@@ -75,9 +77,6 @@ static const double seconds_buckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025,
                                          1,      2.5,     5,      10,    30};
 static const double throughput_buckets[] = {1e8,    2.5e8,  5e8,  1e9,  2e9,  4e9, 8e9,
                                             1.6e10, 3.2e10, 5e10, 1e11, 2e11, 4e11};
-static const double handover_buckets[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005,
-                                          0.01,   0.025,   0.05,   0.1,   0.25,   0.5,
-                                          1,      2.5,     5,      10,    30};
 #define COUNT_OF(a) (uint32_t)(sizeof(a) / sizeof((a)[0]))
 #define LINK_LABELS "src dst transport side"
 
@@ -140,7 +139,7 @@ static void make_histograms(struct meter *meter, struct meter_link *link)
         "Bytes of one stream over its busy time", throughput_buckets, COUNT_OF(throughput_buckets));
     link->handover = link_series(meter, link, SL_METRIC_HISTOGRAM, "handover_seconds",
                                  "End of the last compute to the destination's confirmation",
-                                 handover_buckets, COUNT_OF(handover_buckets));
+                                 seconds_buckets, COUNT_OF(seconds_buckets));
     link->limit_gauge =
         link_series(meter, link, SL_METRIC_GAUGE, "kv_link_limit_bytes_per_second",
                     "Best throughput of a probe or over a window of busy time", NULL, 0);
@@ -302,9 +301,8 @@ static void update_limit(struct meter_link *link, uint64_t now_us, size_t bytes)
     link->window_busy_us += busy;
 }
 
-void meter_begin(struct meter *meter, struct meter_link *link, uint64_t now_us)
+void meter_begin(struct meter_link *link, uint64_t now_us)
 {
-    (void)meter;
     busy_begin(&link->busy, now_us);
 }
 
@@ -368,9 +366,8 @@ void meter_probe(struct meter_link *link, uint64_t bytes, uint64_t busy_us)
     raise_limit(link, bytes, busy_us);
 }
 
-void meter_refused(struct meter *meter, struct meter_link *link, enum transfer_reason reason)
+void meter_refused(struct meter_link *link, enum transfer_reason reason)
 {
-    (void)meter;
     sl_metric_add(link->refusals[reason], 1);
 }
 

@@ -43,7 +43,7 @@ enum meter_gauge {
 struct meter *meter_create(struct sl_metrics *metrics, const char *node_id, const char *transport);
 void meter_destroy(struct meter *meter);
 struct meter_link *meter_link(struct meter *meter, const char *peer_id, bool send);
-void meter_begin(struct meter *meter, struct meter_link *link, uint64_t now_us);
+void meter_begin(struct meter_link *link, uint64_t now_us);
 /* One piece has completed; bytes count only when ok. */
 void meter_end(struct meter *meter, struct meter_link *link, uint64_t now_us, uint64_t begun_us,
                size_t bytes, bool ok);
@@ -52,7 +52,7 @@ void meter_stream(struct meter *meter, struct meter_link *link, enum transfer_re
                   const struct transfer_stats *stats);
 /* A link was probed: its limit is at least bytes over busy_us. */
 void meter_probe(struct meter_link *link, uint64_t bytes, uint64_t busy_us);
-void meter_refused(struct meter *meter, struct meter_link *link, enum transfer_reason reason);
+void meter_refused(struct meter_link *link, enum transfer_reason reason);
 void meter_count(struct meter *meter, enum meter_count what);
 void meter_gauge(struct meter *meter, enum meter_gauge what, uint32_t value);
 /* Brings the busy seconds of all links up to date. */

@@ -379,12 +379,11 @@ static bool size_agrees(const struct recv_stream *stream, const struct stream_si
     return agrees;
 }
 
-static bool open_agrees(const struct recv_stream *stream, const struct peer *peer,
-                        const struct frame *frame)
+static bool open_agrees(const struct recv_stream *stream, const struct frame *frame)
 {
     const struct stream_size size = {frame->open.n_blocks, frame->open.n_tokens,
                                      frame->open.first_block, frame->open.prefix_hash};
-    return stream->peer == peer && stream->attempt == frame->attempt && size_agrees(stream, &size);
+    return stream->attempt == frame->attempt && size_agrees(stream, &size);
 }
 
 static void open_known(struct transfer *transfer, struct peer *peer, struct recv_stream *stream,
@@ -399,7 +398,7 @@ static void open_known(struct transfer *transfer, struct peer *peer, struct recv
         peer_misbehaved(transfer, peer, "open of another peer's stream");
         return;
     }
-    if (!open_fits(transfer, frame, &shape) || !open_agrees(stream, peer, frame)) {
+    if (!open_fits(transfer, frame, &shape) || !open_agrees(stream, frame)) {
         destination->opened = true; /* its source knows the key: it is told of the end */
         (void)on_event(transfer, stream, DESTINATION_ON_OPEN_BAD, facts, TRANSFER_MISMATCH);
         return;
@@ -509,13 +508,12 @@ void recv_message(struct transfer *transfer, struct peer *peer, const struct fra
 
 /* ---- offers ---- */
 
-static enum transfer_reason refuse_offer(struct transfer *transfer, struct peer *peer,
-                                         enum transfer_reason reason)
+static enum transfer_reason refuse_offer(struct peer *peer, enum transfer_reason reason)
 {
     if (reason == 0)
         reason = TRANSFER_UNKNOWN;
     if (peer != NULL)
-        meter_refused(transfer->meter, peer->recv_link, reason);
+        meter_refused(peer->recv_link, reason);
     return reason;
 }
 
@@ -523,7 +521,7 @@ static enum transfer_reason offer_unknown(struct transfer *transfer, struct peer
                                           const struct frame *frame)
 {
     const struct tombstone *stone = tombstone_find(transfer, frame->key);
-    return refuse_offer(transfer, peer, stone != NULL ? stone->reason : TRANSFER_UNKNOWN);
+    return refuse_offer(peer, stone != NULL ? stone->reason : TRANSFER_UNKNOWN);
 }
 
 static void post(struct transfer *transfer, struct recv_stream *stream, const struct piece *piece,
@@ -541,7 +539,7 @@ static void post(struct transfer *transfer, struct recv_stream *stream, const st
     stream->peer->n_receives++;
     stream->peer->probe.alone = false;
     busy_begin(&stream->busy, transfer->now_us);
-    meter_begin(transfer->meter, stream->peer->recv_link, transfer->now_us);
+    meter_begin(stream->peer->recv_link, transfer->now_us);
     *to_out = transfer_piece_address(transfer, piece, id);
     *op_out = op;
     const struct transfer_block block = {piece->class_index, id};
@@ -565,7 +563,7 @@ static enum transfer_reason offer_to(struct transfer *transfer, struct recv_stre
         on_simple(transfer, stream, fits ? DESTINATION_ON_OFFER : DESTINATION_ON_OFFER_BAD,
                   fits ? TRANSFER_UNKNOWN : TRANSFER_MISBEHAVED);
     if ((actions & DESTINATION_DO_POST) == 0)
-        return refuse_offer(transfer, peer, fits ? stream->reason : TRANSFER_MISBEHAVED);
+        return refuse_offer(peer, fits ? stream->reason : TRANSFER_MISBEHAVED);
     post(transfer, stream, &piece, offer, to_out, op_out);
     return 0;
 }
@@ -579,29 +577,29 @@ enum transfer_reason recv_offer(struct transfer *transfer, uint64_t route, const
     if (frame_unpack(bytes, n_bytes, &frame) != SL_OK || frame.lane != 0 ||
         (frame.type != FRAME_OFFER && frame.type != FRAME_PROBE)) {
         peer_misbehaved(transfer, peer, "offer");
-        return refuse_offer(transfer, peer, TRANSFER_MISBEHAVED);
+        return refuse_offer(peer, TRANSFER_MISBEHAVED);
     }
     bool for_us = frame.incarnation == transfer->args.incarnation;
     if (peer != NULL && frame.type == FRAME_PROBE && for_us)
         session_proven(transfer, peer); /* it may follow our hello at once */
     if (peer == NULL || peer->session != SESSION_UP) {
         meter_count(transfer->meter, METER_UNKNOWN);
-        return refuse_offer(transfer, peer, TRANSFER_LOST); /* of a session that is over */
+        return refuse_offer(peer, TRANSFER_LOST); /* of a session that is over */
     }
     if (!for_us)
-        return refuse_offer(transfer, peer, TRANSFER_INCARNATION);
+        return refuse_offer(peer, TRANSFER_INCARNATION);
     peer->heard_us = transfer->now_us;
     if (frame.type == FRAME_PROBE) {
         enum transfer_reason no =
             probe_offered(transfer, peer, &frame, length, rendezvous, to_out, op_out);
-        return no == 0 ? 0 : refuse_offer(transfer, peer, no);
+        return no == 0 ? 0 : refuse_offer(peer, no);
     }
     struct recv_stream *stream = recv_find(transfer, frame.key);
     if (stream == NULL)
         return offer_unknown(transfer, peer, &frame);
     if (stream->peer != peer) {
         peer_misbehaved(transfer, peer, "offer for another peer's stream");
-        return refuse_offer(transfer, peer, TRANSFER_MISBEHAVED);
+        return refuse_offer(peer, TRANSFER_MISBEHAVED);
     }
     enum transfer_reason reason =
         offer_to(transfer, stream, &frame, length, rendezvous, to_out, op_out);

@@ -275,7 +275,7 @@ static bool offer_piece(struct transfer *transfer, struct send_stream *stream)
     peer->n_sends++;
     peer->bytes_in_flight += piece.bytes;
     busy_begin(&stream->busy, transfer->now_us);
-    meter_begin(transfer->meter, peer->send_link, transfer->now_us);
+    meter_begin(peer->send_link, transfer->now_us);
     sl_status status = SL_PEER;
     if (!sl_fault_hit("transfer_send", piece.block))
         status = transfer->transport->ops->send_data(peer->connection, header, n, bytes,

@@ -25,7 +25,6 @@
  * come before the Submit that would name it (docs/decisions). Runs on the transfer thread only. */
 #include "transfer/internal.h"
 
-#include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -153,7 +152,7 @@ void peer_refuse(struct transfer *transfer, struct peer *peer, uint64_t key, uin
                           .key = key,
                           .attempt = attempt,
                           .refuse = {.reason = (uint16_t)reason, .piece = FRAME_PIECE_STREAM}};
-    meter_refused(transfer->meter, peer->recv_link, reason);
+    meter_refused(peer->recv_link, reason);
     (void)send_frame(transfer, peer, &frame, NULL, 0);
 }
 
@@ -278,10 +277,9 @@ void peer_lose(struct transfer *transfer, struct peer *peer, enum transfer_reaso
         peer->session = SESSION_IDLE;
 }
 
-void session_closed(struct transfer *transfer, struct peer *peer)
+void session_closed(struct peer *peer)
 {
     SL_ASSERT(peer->session == SESSION_CLOSING && peer->n_sends == 0 && peer->n_receives == 0);
-    (void)transfer;
     peer->connection = NULL;
     peer->session = SESSION_IDLE;
 }

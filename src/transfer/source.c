@@ -298,7 +298,6 @@ bool source_take(struct source *source, struct piece *piece_out)
     if (!find(source, piece_out))
         return false;
     source->next_run[(size_t)piece_out->block * source->shape.n_classes + piece_out->class_index]++;
-    source->n_offered++;
     source->n_outstanding++;
     return true;
 }

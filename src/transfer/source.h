@@ -1,5 +1,5 @@
 /* The source's half of a stream: its state table as a pure function, and the record of what may be
- * offered, is on the way and has completed. No I/O, no clock: transfer.c carries the actions out. */
+ * offered, is on the way and has completed. No I/O, no clock: sending.c carries the actions out. */
 #ifndef SL_TRANSFER_SOURCE_H
 #define SL_TRANSFER_SOURCE_H
 
@@ -74,7 +74,7 @@ struct source {
     uint16_t *next_run;  /* [n_blocks][n_classes] runs offered so far */
     uint32_t ready_end;  /* blocks below may have final layers */
     uint32_t scan;       /* no block below has a piece that may be offered now */
-    uint32_t n_offered, n_sent, n_outstanding, n_pieces; /* n_pieces: valid once wanted */
+    uint32_t n_sent, n_outstanding, n_pieces; /* n_pieces: valid once wanted */
 };
 
 /* first_blocks [n_classes]. SL_INVALID n_blocks outside 1..TRANSFER_STREAM_BLOCKS_MAX, or a first block

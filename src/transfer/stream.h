@@ -24,7 +24,6 @@ struct send_stream {
     struct transfer_token token;
     uint64_t state_since_us, last_sent_us;
     uint64_t digest[2];
-    uint64_t bytes_sent;
     struct busy busy;
     uint64_t stall_since_us;
     uint64_t *stall; /* which of the two stalls lasts since then; NULL: none */

@@ -24,7 +24,6 @@
 #include <inttypes.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -129,7 +128,7 @@ void transfer_refuse_key(struct transfer *transfer, const struct command *comman
     sl_warn("transfer_key_refused",
             "key=%016" PRIx64 " error=\"stream key of attempt %u is taken by attempt %u\"",
             command->key, command->open.attempt, attempt);
-    peer_misbehaved(transfer, NULL, "stream key"); /* counts; it is not the peer's fault */
+    meter_count(transfer->meter, METER_MISBEHAVED); /* of this node: it is not the peer's fault */
 }
 
 /* ---- events ---- */
@@ -204,7 +203,8 @@ static void sink_lost(void *arg, void *user, const char *why)
 
 static void sink_closed(void *arg, void *user)
 {
-    session_closed(arg, user);
+    (void)arg;
+    session_closed(user);
 }
 
 /* ---- a turn ---- */
@@ -297,13 +297,13 @@ static int sleep_ms(struct transfer *transfer)
     return (int)((most + SL_MS_US - 1) / SL_MS_US);
 }
 
-static void sleep_until_something(struct transfer *transfer, int epoll)
+static void sleep_until_something(struct transfer *transfer)
 {
     atomic_store(&transfer->sleeping, true); /* before the last look at the ring: no lost wake */
     if (sl_ring_count(transfer->commands) == 0 &&
         transfer->transport->ops->arm(transfer->transport)) {
         struct epoll_event events[2];
-        (void)epoll_wait(epoll, events, 2, sleep_ms(transfer));
+        (void)epoll_wait(transfer->epoll, events, 2, sleep_ms(transfer));
     }
     atomic_store(&transfer->sleeping, false);
     sl_wake_clear(&transfer->wake);
@@ -334,7 +334,7 @@ static void run(void *arg)
         } else if (sl_real_us() - moved_us < SPIN_US) {
             sched_yield();
         } else {
-            sleep_until_something(transfer, transfer->epoll);
+            sleep_until_something(transfer);
         }
     }
 }

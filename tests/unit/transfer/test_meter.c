@@ -80,8 +80,8 @@ static void test_pieces(void **state)
 {
     struct fixture *f = *state;
     struct meter_link *link = meter_link(f->meter, "d1", true);
-    meter_begin(f->meter, link, 1000);
-    meter_begin(f->meter, link, 2000);
+    meter_begin(link, 1000);
+    meter_begin(link, 2000);
     meter_end(f->meter, link, 4000, 1000, 700, true);
     assert_value(f, "kv_transfer_busy_seconds_total", SENT(""), 0); /* one is in flight still */
     meter_refresh(f->meter, 5000);
@@ -111,20 +111,20 @@ static void test_limit(void **state)
     struct meter_link *link = meter_link(f->meter, "d1", true);
     uint64_t now = 0;
     for (int i = 0; i < 7; i++) { /* a MiB a millisecond, and pauses between */
-        meter_begin(f->meter, link, now);
+        meter_begin(link, now);
         meter_end(f->meter, link, now + 1000, now, MIB, true);
         now += 50000;
     }
     assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), 0); /* too little to say */
-    meter_begin(f->meter, link, now);
+    meter_begin(link, now);
     meter_end(f->meter, link, now + 1000, now, MIB, true);
     assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 1000.0);
     now += 50000; /* ten milliseconds of something slower: it only grows */
-    meter_begin(f->meter, link, now);
+    meter_begin(link, now);
     meter_end(f->meter, link, now + 10000, now, MIB, true);
     assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 1000.0);
     now += 50000; /* and faster, in a window of its own */
-    meter_begin(f->meter, link, now);
+    meter_begin(link, now);
     meter_end(f->meter, link, now + 2000, now, 8 * MIB, true);
     assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 4000.0);
 }
@@ -140,10 +140,10 @@ static void test_probe(void **state)
     meter_probe(link, 4 * MIB, 4000);
     meter_probe(link, 0, 0);
     assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 2000.0);
-    meter_begin(f->meter, link, 0);
+    meter_begin(link, 0);
     meter_end(f->meter, link, 1000, 0, 7 * MIB, true); /* a window is not full by it */
     assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 2000.0);
-    meter_begin(f->meter, link, 1000);
+    meter_begin(link, 1000);
     meter_end(f->meter, link, 2000, 1000, MIB, true);
     assert_value(f, "kv_link_limit_bytes_per_second", SENT(""), MIB * 4000.0);
     assert_value(f, "kv_transfer_bytes_total", SENT(""), 8 * MIB);
@@ -221,8 +221,8 @@ static void test_streams_that_fail(void **state)
     assert_int_equal(totals.failures[TRANSFER_CANCELLED], 1);
     assert_int_equal(totals.failures[TRANSFER_CORRUPT], 0);
     assert_int_equal(totals_of(f, 1).failures[TRANSFER_CORRUPT], 1);
-    meter_refused(f->meter, in, TRANSFER_FULL);
-    meter_refused(f->meter, in, TRANSFER_FULL);
+    meter_refused(in, TRANSFER_FULL);
+    meter_refused(in, TRANSFER_FULL);
     assert_value(f, "kv_transfer_refusals_total", GOT(",reason=\"full\""), 2);
     assert_value(f, "kv_transfer_refusals_total", SENT(",reason=\"full\""), 0);
 }

@@ -384,7 +384,7 @@ static void test_many_peers(void **state)
         char name[16];
         snprintf(name, sizeof(name), "d%u", i);
         struct meter_link *link = meter_link(meter, name, true);
-        meter_begin(meter, link, 10);
+        meter_begin(link, 10);
         meter_end(meter, link, 20, 10, 1000, true);
         assert_ptr_equal(meter_link(meter, name, true), link);
     }
