@@ -216,6 +216,10 @@ static const struct limit drain_limits[] = {
 
 sl_status rpc_check_node_id(const char *field, const char *id)
 {
+    size_t n = strlen(id);
+    if (n < 1 || n > RPC_NODE_ID_BYTES_MAX)
+        return sl_fail(SL_INVALID, "%s \"%s\"; want 1 to %u bytes", field, id,
+                       RPC_NODE_ID_BYTES_MAX);
     for (const char *c = id; *c != '\0'; c++) {
         bool fine = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
                     (*c >= '0' && *c <= '9') || *c == '-' || *c == '_' || *c == '.';

@@ -41,7 +41,8 @@
 sl_status rpc_check_node_message(const Sluice__NodeMessage *message) SL_MUST_USE;
 sl_status rpc_check_coordinator_message(const Sluice__CoordinatorMessage *message) SL_MUST_USE;
 
-/* What a node may be called: letters, digits and -_. (it becomes a label, and is logged); `field` names it. */
+/* What a node may be called: 1 to 15 letters, digits and -_. (it becomes a label, and is logged); `field`
+ * names it. */
 sl_status rpc_check_node_id(const char *field, const char *id) SL_MUST_USE;
 
 /* Whether a field has a limit of its own; a test asks it of every list and every bytes field. */

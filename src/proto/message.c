@@ -165,18 +165,18 @@ bool rpc_coordinator_message_counted(const Sluice__CoordinatorMessage *message)
            message->body_case == SLUICE__COORDINATOR_MESSAGE__BODY_SUBMIT_PART;
 }
 
-static const char *name_of(const ProtobufCEnumDescriptor *values, int value, const char *prefix)
-{
-    const ProtobufCEnumValue *row = protobuf_c_enum_descriptor_get_value(values, value);
-    return row != NULL ? row->name + strlen(prefix) : "?";
-}
-
 const char *rpc_reason_name(Sluice__Reason reason)
 {
-    return name_of(&sluice__reason__descriptor, (int)reason, "REASON_");
+    static const char *const names[] = {
+        "none",     "unknown",     "cancelled", "deadline",   "full",
+        "mismatch", "incarnation", "draining",  "misbehaved", "lost",
+        "corrupt",  "too_large",   "invalid",   "internal",   "preempted",
+    };
+    return (size_t)reason < sizeof(names) / sizeof(names[0]) ? names[reason] : "other";
 }
 
 const char *rpc_finish_name(Sluice__Finish finish)
 {
-    return name_of(&sluice__finish__descriptor, (int)finish, "FINISH_");
+    static const char *const names[] = {"none", "stop", "length", "cancelled", "error", "sent"};
+    return (size_t)finish < sizeof(names) / sizeof(names[0]) ? names[finish] : "other";
 }

@@ -25,7 +25,8 @@ sl_status rpc_coordinator_message_unpack(const uint8_t *bytes, size_t n,
 bool rpc_node_message_counted(const Sluice__NodeMessage *message);
 bool rpc_coordinator_message_counted(const Sluice__CoordinatorMessage *message);
 
-/* As logs and metrics name them: DEADLINE, LENGTH; "?" of a value that the protocol lacks. */
+/* As logs and metric labels name them: "deadline", "length"; "other" for a value that this version
+ * lacks. */
 const char *rpc_reason_name(Sluice__Reason reason);
 const char *rpc_finish_name(Sluice__Finish finish);
 

@@ -26,7 +26,6 @@
 #include <grpc/support/time.h>
 #include <inttypes.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 
 #define METHOD             "/sluice.Fleet/Join"

@@ -36,7 +36,6 @@
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/slice.h>
 #include <grpc/support/alloc.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 

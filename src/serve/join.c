@@ -16,7 +16,6 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "proto/check.h"
-#include "serve/serve.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -54,7 +53,7 @@ void serve_heartbeat_init(struct serve_heartbeat *heartbeat)
     heartbeat->message.load = &heartbeat->load;
     heartbeat->message.samples = heartbeat->sample_list;
     heartbeat->message.transfers = heartbeat->transfer_list;
-    for (uint32_t i = 0; i < SERVE_SAMPLES_MAX; i++) {
+    for (uint32_t i = 0; i < RPC_SAMPLES_MAX; i++) {
         sluice__step_sample__init(&heartbeat->samples[i]);
         heartbeat->sample_list[i] = &heartbeat->samples[i];
     }

@@ -12,12 +12,12 @@
 #define SL_SERVE_JOIN_H
 
 #include "base/status.h"
+#include "proto/check.h"
 #include "proto/rpc.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SERVE_SAMPLES_MAX   32 /* step samples of one heartbeat */
 #define SERVE_TRANSFERS_MAX 64 /* (src, dst, side) rows of one heartbeat */
 #define SERVE_REASONS       16 /* failure counters by Reason */
 
@@ -26,8 +26,8 @@
 struct serve_heartbeat {
     Sluice__Heartbeat message;
     Sluice__Load load;
-    Sluice__StepSample samples[SERVE_SAMPLES_MAX];
-    Sluice__StepSample *sample_list[SERVE_SAMPLES_MAX];
+    Sluice__StepSample samples[RPC_SAMPLES_MAX];
+    Sluice__StepSample *sample_list[RPC_SAMPLES_MAX];
     Sluice__TransferTotals transfers[SERVE_TRANSFERS_MAX];
     Sluice__TransferTotals *transfer_list[SERVE_TRANSFERS_MAX];
     uint64_t failures[SERVE_TRANSFERS_MAX][SERVE_REASONS]; /* transfers[i].failures */

@@ -20,7 +20,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -197,11 +196,6 @@ bool serve_wait(uint64_t timeout_us)
 bool serve_draining(void)
 {
     return atomic_load(&draining);
-}
-
-int serve_drain_fd(void)
-{
-    return drain_fd;
 }
 
 void serve_drain(const char *why, uint64_t bound_us)

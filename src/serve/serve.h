@@ -43,8 +43,6 @@ void serve_stop(void);
 /* Waits until the drain begins, or timeout_us (UINT64_MAX: for ever); true once it has begun. */
 bool serve_wait(uint64_t timeout_us);
 bool serve_draining(void);
-/* An eventfd that becomes readable for good when the drain begins, for users that poll. */
-int serve_drain_fd(void);
 /* Begins the drain as SIGTERM would, for instance on a coordinator's Drain; `why` is logged. bound_us
  * shortens the drain; 0 leaves the option's. Later calls only shorten. Any thread. */
 void serve_drain(const char *why, uint64_t bound_us);

@@ -269,7 +269,7 @@ static void begin(struct worker *worker, struct worker_request *request)
     if (request->mode != SLUICE__MODE__MODE_PREFILL)
         return;
     blocks_take_all(worker, request);
-    sender_progress(worker, request);
+    stream_flush_request(worker, request);
 }
 
 /* How long it may wait in all; nothing for one that was admitted before. */

@@ -76,7 +76,7 @@ static bool load_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total)
     return !serve_draining();
 }
 
-/* --- what serve asks for; on its threads --- */
+/* ---- what serve asks for; on its threads ---- */
 
 static void fill_geometry(const struct node *node, const struct model_info *info,
                           Sluice__Hello *hello)
@@ -146,8 +146,8 @@ static void fill_load(const struct worker_snapshot *now, Sluice__Load *load)
 
 static void fill_samples(struct worker *worker, struct serve_heartbeat *heartbeat)
 {
-    struct worker_sample samples[SERVE_SAMPLES_MAX];
-    uint32_t n = worker_samples(worker, samples, SERVE_SAMPLES_MAX);
+    struct worker_sample samples[RPC_SAMPLES_MAX];
+    uint32_t n = worker_samples(worker, samples, RPC_SAMPLES_MAX);
     for (uint32_t i = 0; i < n; i++) {
         heartbeat->samples[i].tokens = samples[i].tokens;
         heartbeat->samples[i].context_tokens = samples[i].context_tokens;
@@ -280,7 +280,7 @@ static void on_health(void *arg, struct serve_health *health)
     (void)snprintf(health->reason, sizeof(health->reason), "the model is loading");
 }
 
-/* --- building it up --- */
+/* ---- building it up ---- */
 
 /* host:port under which others reach the admin pages. */
 static sl_status set_advertised(struct node *node)
@@ -463,7 +463,7 @@ static sl_status build(struct node *node)
     return status == SL_OK ? start_worker(node) : status;
 }
 
-/* --- and down --- */
+/* ---- and down ---- */
 
 /* True when nothing is left before the instant (real time). */
 static bool wait_drained(struct worker *worker, uint64_t until_us)
@@ -517,8 +517,6 @@ static sl_status run(struct node *node)
 sl_status worker_node_run(const struct worker_policy *policy,
                           const struct serve_worker_config *config, struct transfer_loop *loop)
 {
-    if (config->id[0] == '\0' || strlen(config->id) > 15)
-        return sl_fail(SL_INVALID, "--id \"%s\"; want 1 to 15 bytes", config->id);
     sl_status status = rpc_check_node_id("--id", config->id);
     if (status != SL_OK)
         return status; /* every coordinator would refuse it, again and again */
@@ -528,7 +526,6 @@ sl_status worker_node_run(const struct worker_policy *policy,
     node->loop = loop;
     node->incarnation = serve_random_id();
     node->metrics = sl_metrics_create();
-    node->wake.fd = -1;
     status = run(node);
     sl_metrics_destroy(node->metrics);
     sl_free(node);

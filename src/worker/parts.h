@@ -71,6 +71,8 @@ void stream_cancel(struct worker *worker, struct worker_stream *stream, enum tra
 void stream_dead(struct worker *worker, struct worker_stream *stream);
 /* Hands on what could not be told yet. */
 void stream_flush(struct worker *worker, struct worker_stream *stream);
+/* That of all streams of the request, which may be gone afterwards. */
+void stream_flush_request(struct worker *worker, struct worker_request *request);
 void stream_flush_all(struct worker *worker);
 /* Takes the transfer layer's events; true if there were any. */
 bool stream_poll(struct worker *worker);
@@ -79,8 +81,6 @@ bool stream_blocked(struct worker *worker, struct worker_stream *stream, sl_stat
 
 /* sender.c */
 void sender_flush(struct worker *worker, struct worker_stream *stream);
-/* Layers of the running chunk, or whole blocks, became final. */
-void sender_progress(struct worker *worker, struct worker_request *request);
 void sender_event(struct worker *worker, struct worker_stream *stream,
                   const struct transfer_event *event);
 void sender_redirect(struct worker *worker, const Sluice__Redirect *redirect);

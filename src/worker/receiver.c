@@ -21,6 +21,11 @@
 
 #include <inttypes.h>
 
+static uint32_t blocks_of(const struct worker *worker, const struct worker_request *request)
+{
+    return kv_blocks_of(&worker->info->geometry, request->n_submitted);
+}
+
 static bool expect(struct worker *worker, struct worker_stream *stream)
 {
     const struct worker_request *request = stream->request;
@@ -28,7 +33,7 @@ static bool expect(struct worker *worker, struct worker_stream *stream)
         .key = stream->key,
         .attempt = stream->attempt,
         .peer = stream->peer,
-        .n_blocks = kv_blocks_of(&worker->info->geometry, request->n_submitted),
+        .n_blocks = blocks_of(worker, request),
         .n_tokens = request->n_submitted,
     };
     for (uint32_t c = 0; c < worker->n_classes; c++)
@@ -38,11 +43,6 @@ static bool expect(struct worker *worker, struct worker_stream *stream)
         return false;
     stream->opened = true;
     return true;
-}
-
-static uint32_t blocks_of(const struct worker *worker, const struct worker_request *request)
-{
-    return kv_blocks_of(&worker->info->geometry, request->n_submitted);
 }
 
 /* The class of the next block to be given; false when none is lacking any more. */

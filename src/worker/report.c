@@ -7,7 +7,6 @@
  * A message that cannot be sent is lost, and counted. That is the protocol's way: while the stream is
  * down the coordinator takes every request of this node as gone, and places it anew; a run of tokens
  * that is missing in front of another makes it do so too. */
-#include "base/clock.h"
 #include "base/log.h"
 #include "proto/message.h"
 #include "worker/parts.h"

@@ -24,7 +24,6 @@
 #include "worker/parts.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 /* Blocks [0, n) are final in every layer when n_tokens have been computed. */
 static uint32_t blocks_final(const struct worker *worker, const struct worker_request *request,
@@ -107,15 +106,6 @@ void sender_flush(struct worker *worker, struct worker_stream *stream)
     sl_status status = transfer_send_token(worker->args.transfer, stream->key, &token);
     if (!stream_blocked(worker, stream, status))
         stream->token_told = true;
-}
-
-void sender_progress(struct worker *worker, struct worker_request *request)
-{
-    struct worker_stream *older;
-    for (struct worker_stream *stream = request->streams; stream != NULL; stream = older) {
-        older = stream->next;
-        stream_flush(worker, stream);
-    }
 }
 
 static void failed(struct worker *worker, struct worker_stream *stream, enum transfer_reason reason)

@@ -189,7 +189,7 @@ static void layers_ready(struct worker *worker, const struct model_event *event)
             continue;
         r->layers_ready = event->layer_end;
         r->computed_us = now;
-        sender_progress(worker, r);
+        stream_flush_request(worker, r);
     }
 }
 
@@ -214,7 +214,7 @@ static void sampled(struct worker *worker, struct worker_request *request,
     request->first = *token;
     request->hold_us = sl_now_us() + worker->args.limits.hold_us;
     request_move(worker, request, REQUEST_HELD);
-    sender_progress(worker, request);
+    stream_flush_request(worker, request);
 }
 
 /* The request's run was computed. */
@@ -234,7 +234,7 @@ static void advance(struct worker *worker, struct worker_request *request, uint3
     if (result->sampled)
         sampled(worker, request, &result->token);
     else if (request->mode == SLUICE__MODE__MODE_PREFILL)
-        sender_progress(worker, request);
+        stream_flush_request(worker, request);
 }
 
 static void count_step(struct worker *worker, const struct model_event *event)

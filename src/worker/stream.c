@@ -121,22 +121,23 @@ void stream_flush(struct worker *worker, struct worker_stream *stream)
         receiver_flush(worker, stream);
 }
 
+void stream_flush_request(struct worker *worker, struct worker_request *request)
+{
+    struct worker_stream *older;
+    for (struct worker_stream *stream = request->streams; stream != NULL; stream = older) {
+        older = stream->next; /* a flush may end its stream; that of the last, the request */
+        stream_flush(worker, stream);
+    }
+}
+
 void stream_flush_all(struct worker *worker)
 {
     worker->commands_blocked = false;
     for (uint32_t state = 0; state < REQUEST_STATE_COUNT; state++) {
         struct worker_request *next;
         for (struct worker_request *r = worker->lists[state].head; r != NULL; r = next) {
-            next = r->next; /* a flush may end a request */
-            struct worker_stream *stream = r->streams;
-            while (stream != NULL) {
-                struct worker_stream *older = stream->next;
-                bool last = older == NULL;
-                stream_flush(worker, stream);
-                if (last)
-                    break; /* the request may be gone */
-                stream = older;
-            }
+            next = r->next;
+            stream_flush_request(worker, r);
         }
     }
 }

@@ -16,16 +16,16 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "proto/check.h"
 #include "worker/parts.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 #define SCAN_US       (10 * SL_MS_US)
 #define SLEEP_BUSY_US (10 * SL_MS_US)
 #define SLEEP_IDLE_US (100 * SL_MS_US)
 #define CHANGED_US    (50 * SL_MS_US)
-#define SAMPLES_RING  (2 * WORKER_SAMPLES_MAX)
+#define SAMPLES_RING  (2 * RPC_SAMPLES_MAX)
 
 /* A step always has room for some prompt, however many sequences decode. */
 uint32_t worker_rows_max(uint32_t chunk_tokens, uint32_t seqs_max)
@@ -133,9 +133,9 @@ static void publish(struct worker *worker)
     now->held = worker->lists[REQUEST_HELD].n;
     now->draining = atomic_load(&worker->draining);
     worker_metrics_gauges(worker);
-    (void)pthread_mutex_lock(&worker->published_lock);
+    pthread_mutex_lock(&worker->published_lock);
     worker->published = *now;
-    (void)pthread_mutex_unlock(&worker->published_lock);
+    pthread_mutex_unlock(&worker->published_lock);
 }
 
 static bool same_load(const struct worker_snapshot *a, const struct worker_snapshot *b)
@@ -172,7 +172,7 @@ sl_status worker_create(const struct worker_args *args, struct worker **worker_o
     worker->block_tokens = info->geometry.block_tokens;
     worker->n_classes = info->geometry.n_classes;
     worker->next_order = 1;
-    (void)pthread_mutex_init(&worker->published_lock, NULL);
+    pthread_mutex_init(&worker->published_lock, NULL);
     sl_status status = create_parts(worker);
     if (status != SL_OK) {
         worker_destroy(worker);
@@ -212,7 +212,7 @@ void worker_destroy(struct worker *worker)
     sl_free(worker->event_list);
     sl_free(worker->scores);
     sl_free(worker->score_list);
-    (void)pthread_mutex_destroy(&worker->published_lock);
+    pthread_mutex_destroy(&worker->published_lock);
     sl_free(worker);
 }
 
@@ -458,9 +458,9 @@ void worker_drop_all(struct worker *worker)
 
 void worker_snapshot(struct worker *worker, struct worker_snapshot *snapshot_out)
 {
-    (void)pthread_mutex_lock(&worker->published_lock);
+    pthread_mutex_lock(&worker->published_lock);
     *snapshot_out = worker->published;
-    (void)pthread_mutex_unlock(&worker->published_lock);
+    pthread_mutex_unlock(&worker->published_lock);
 }
 
 uint32_t worker_samples(struct worker *worker, struct worker_sample *samples_out, uint32_t max)

@@ -23,7 +23,6 @@
 
 #define WORKER_REQUESTS_MAX 4096  /* records at once; more are refused (FULL) */
 #define WORKER_INBOX_MAX    65536 /* messages from the coordinator that wait for the scheduler */
-#define WORKER_SAMPLES_MAX  32    /* step samples between two heartbeats */
 
 struct worker;
 

@@ -2,6 +2,8 @@
  * only adds. Gauges are set when the snapshot is published. */
 #include "worker/parts.h"
 
+#include "proto/message.h"
+
 static struct sl_metric *plain(struct worker *worker, enum sl_metric_type type, const char *name,
                                const char *help)
 {
@@ -27,19 +29,13 @@ static struct sl_metric *seconds(struct worker *worker, const char *name, const 
                                            "", buckets, sizeof(buckets) / sizeof(buckets[0])));
 }
 
-static const char *const reason_names[WORKER_REASONS] = {
-    "none",        "unknown",  "cancelled",  "deadline", "full",    "mismatch",
-    "incarnation", "draining", "misbehaved", "lost",     "corrupt", "too_large",
-    "invalid",     "internal", "preempted",  "other",
-};
-
 static void reasons(struct worker *worker, const char *name, const char *help,
                     struct sl_metric **metrics)
 {
     struct sl_metric_family *family =
         sl_metrics_family(worker->args.metrics, SL_METRIC_COUNTER, name, help, "reason", NULL, 0);
     for (uint32_t i = 1; i < WORKER_REASONS; i++) /* none is no reason */
-        metrics[i] = sl_metric_get(family, reason_names[i]);
+        metrics[i] = sl_metric_get(family, rpc_reason_name((Sluice__Reason)i));
     metrics[0] = metrics[WORKER_REASONS - 1];
 }
 

@@ -139,8 +139,8 @@ static void on_heartbeat(void *arg, struct serve_heartbeat *beat)
     (void)arg;
     beat->message.step = 5;
     beat->load.running = 3;
-    beat->message.n_samples = SERVE_SAMPLES_MAX;
-    for (uint32_t i = 0; i < SERVE_SAMPLES_MAX; i++)
+    beat->message.n_samples = RPC_SAMPLES_MAX;
+    for (uint32_t i = 0; i < RPC_SAMPLES_MAX; i++)
         beat->samples[i].compute_us = 900 + i;
     beat->message.n_transfers = SERVE_TRANSFERS_MAX;
     for (uint32_t i = 0; i < SERVE_TRANSFERS_MAX; i++) {

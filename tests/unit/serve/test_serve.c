@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -34,8 +33,7 @@ static int drain_main(bool finish)
     say("up");
     if (!serve_wait(UINT64_MAX) || !serve_draining())
         return 91;
-    struct pollfd poll_fd = {.fd = serve_drain_fd(), .events = POLLIN};
-    if (poll(&poll_fd, 1, 1000) != 1 || poll(&poll_fd, 1, 0) != 1)
+    if (!serve_wait(0)) /* for good */
         return 92;
     uint64_t left = serve_drain_deadline_us() - sl_real_us();
     if (left > 5 * SL_SECOND_US || left < 4 * SL_SECOND_US)
