@@ -67,7 +67,7 @@ uint64_t actuator_backoff_us(uint32_t ends)
     return us < BACKOFF_MAX_US ? us : BACKOFF_MAX_US;
 }
 
-/* ── CPU sets ────────────────────────────────────────────────────────────────────────────────── */
+/* ---- CPU sets ---- */
 
 static void write_list(const uint16_t *cpus, uint32_t n, char *out, size_t bytes)
 {
@@ -173,7 +173,7 @@ static sl_status assign_cpus(struct actuator *actuator, const struct actuator_ar
     return SL_OK;
 }
 
-/* ── workers ─────────────────────────────────────────────────────────────────────────────────── */
+/* ---- workers ---- */
 
 static void add_worker(struct actuator *actuator, char letter, uint32_t number, const char *path)
 {
@@ -379,11 +379,6 @@ uint32_t actuator_failing(const struct actuator *actuator, char *out, size_t byt
                  "last error: %s",
                  n, actuator->n_workers, worst->id, worst->ends, worst->error);
     return n;
-}
-
-uint32_t actuator_workers(const struct actuator *actuator)
-{
-    return actuator->n_workers;
 }
 
 static uint32_t wait_all(struct actuator *actuator, uint64_t until_us)

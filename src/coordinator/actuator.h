@@ -41,7 +41,6 @@ uint64_t actuator_tick(struct actuator *actuator, uint64_t now_us);
 void actuator_ready(struct actuator *actuator, const char *id, pid_t pid, uint64_t now_us);
 /* The node with this id hangs: kill it now (it is started again). False: not one of its workers. */
 bool actuator_kill(struct actuator *actuator, const char *id, pid_t pid);
-uint32_t actuator_workers(const struct actuator *actuator);
 /* Workers that have ended, and not become ready since. Of the one that ended most often in a row `out` says
  * how often, and with what error; "" without one. */
 uint32_t actuator_failing(const struct actuator *actuator, char *out, size_t bytes);

@@ -7,7 +7,6 @@
 
 #include "coordinator/fields.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

@@ -9,7 +9,6 @@
 #include "coordinator/output.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 static void add_buf(struct sl_buf *out, const struct sl_buf *from)

@@ -37,7 +37,7 @@ static SL_PRINTF(1, 2) struct path path_of(const char *fmt, ...)
     return path;
 }
 
-/* ── messages ────────────────────────────────────────────────────────────────────────────────── */
+/* ---- messages ---- */
 
 static sl_status check_string(const json_t *object, const char *field, const char *at, bool needed,
                               struct api_error *error)
@@ -235,7 +235,7 @@ static sl_status read_messages(json_t *body, struct api_messages *out, struct ap
     return SL_OK;
 }
 
-/* ── what else a template is given ───────────────────────────────────────────────────────────── */
+/* ---- what else a template is given ---- */
 
 /* A list of objects; NULL when it is empty or absent. */
 static sl_status read_objects(const json_t *body, const char *field, const json_t **list_out,
@@ -365,7 +365,7 @@ sl_status chat_check_tools(const json_t *body, const struct api_messages *input,
     return SL_OK;
 }
 
-/* ── the template ────────────────────────────────────────────────────────────────────────────── */
+/* ---- the template ---- */
 
 /* Text of a part, which has been checked. */
 static const json_t *text_of(const json_t *part)
@@ -459,7 +459,7 @@ sl_status chat_render(const struct chat_model *model, struct api_messages *input
     return render(model, input, prompt, error);
 }
 
-/* ── reasoning ───────────────────────────────────────────────────────────────────────────────── */
+/* ---- reasoning ---- */
 
 /* Whether the last open mark in the text has no close mark behind it. */
 static bool is_open(const struct text_reasoning_marks *marks, const char *text)

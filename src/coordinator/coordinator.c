@@ -33,8 +33,7 @@
 #define BEAT_GRACE_US    (5 * SL_SECOND_US)
 #define FLUSH_MS         300
 #define PAUSE_US         (1 * SL_SECOND_US) /* a round of the loop that took longer was a pause */
-#define JSON             "application/json"
-#define STALL_SECONDS    20u /* of a request that does not go on */
+#define STALL_SECONDS    20u                /* of a request that does not go on */
 
 static const struct http_route routes[] = {
     {"GET", "/", ROUTE_PLAYGROUND},
@@ -92,7 +91,7 @@ void coordinator_config_init(struct coordinator_config *config)
     };
 }
 
-/* ── HTTP threads ────────────────────────────────────────────────────────────────────────────── */
+/* ---- HTTP threads ---- */
 
 static void reply_health(struct coordinator *c, struct http_exchange *exchange)
 {
@@ -101,7 +100,7 @@ static void reply_health(struct coordinator *c, struct http_exchange *exchange)
     char body[128];
     int n = snprintf(body, sizeof(body), "{\"status\":\"%s\",\"stalled_ms\":%" PRIu64 "}\n",
                      ok ? "ok" : "hung", stalled_us / 1000);
-    http_reply(exchange, ok ? 200 : 503, JSON, body, (size_t)n, 0);
+    http_reply(exchange, ok ? 200 : 503, HTTP_JSON, body, (size_t)n, 0);
 }
 
 static void reply_later(struct coordinator *c, struct http_exchange *exchange)
@@ -174,7 +173,7 @@ static void on_gone(void *arg, struct http_exchange *exchange)
     push_http(arg, HTTP_EVENT_GONE, exchange);
 }
 
-/* ── the rpc control thread ──────────────────────────────────────────────────────────────────── */
+/* ---- the rpc control thread ---- */
 
 static void on_opened(void *arg, struct rpc_stream *stream)
 {
@@ -211,7 +210,7 @@ static void on_closed(void *arg, struct rpc_stream *stream, sl_status why, const
     }
 }
 
-/* ── the loop ────────────────────────────────────────────────────────────────────────────────── */
+/* ---- the loop ---- */
 
 static void take_http(struct coordinator *c, uint64_t now_us)
 {
@@ -223,7 +222,7 @@ static void take_http(struct coordinator *c, uint64_t now_us)
             requests_admit(c, events[i].group, now_us);
             break;
         case HTTP_EVENT_PAGE:
-            pages_answer(c, events[i].exchange, now_us);
+            pages_answer(c, events[i].exchange);
             break;
         case HTTP_EVENT_GONE:
             requests_gone(c, events[i].exchange);
@@ -289,7 +288,7 @@ static void loop_run(void *arg)
     c->actuator = NULL;
 }
 
-/* ── start and stop ──────────────────────────────────────────────────────────────────────────── */
+/* ---- start and stop ---- */
 
 static char *directory_name(const char *path)
 {
@@ -425,7 +424,6 @@ sl_status coordinator_start(const struct coordinator_config *config,
 {
     struct coordinator *c = sl_zalloc(1, sizeof(*c));
     c->config = *config;
-    c->wake.fd = -1;
     c->model_dir = sl_strdup(config->model_dir);
     c->model_name = config->served_name != NULL ? sl_strdup(config->served_name)
                                                 : directory_name(config->model_dir);
@@ -530,7 +528,7 @@ void coordinator_stop(struct coordinator *c)
         return;
     atomic_store(&c->draining, true);
     atomic_store(&c->stopping, true);
-    if (c->wake.fd >= 0)
+    if (c->wake.fd > 0)
         sl_wake_signal(&c->wake);
     sl_thread_join(&c->loop);
     actuator_destroy(c->actuator, 0);
@@ -547,8 +545,7 @@ void coordinator_stop(struct coordinator *c)
     meters_fini(&c->meters);
     inbox_fini(&c->http_inbox);
     inbox_fini(&c->node_inbox);
-    if (c->wake.fd >= 0)
-        sl_wake_fini(&c->wake);
+    sl_wake_fini(&c->wake);
     chat_close(&c->chat);
     text_tokenizer_destroy(c->tokenizer);
     sl_buf_fini(&c->scratch);

@@ -3,6 +3,7 @@
 #ifndef SL_COORDINATOR_CORE_H
 #define SL_COORDINATOR_CORE_H
 
+#include "base/clock.h"
 #include "base/thread.h"
 #include "coordinator/admission.h"
 #include "coordinator/api.h"
@@ -29,8 +30,9 @@
 #define CORE_END_IDS_MAX  16u
 #define CORE_NODE_ITEMS   65536u /* messages from nodes that wait for the loop */
 #define CORE_UNADMITTED   32u    /* requests without a promise that one node may have */
-#define CORE_TICK_US      50000u
-#define CORE_KEEPALIVE_US 15000000u
+#define CORE_TICK_US      (50 * SL_MS_US)
+#define CORE_RETRY_US     (100 * SL_MS_US) /* before a request that no node took looks for another */
+#define CORE_KEEPALIVE_US (15 * SL_SECOND_US)
 
 enum route_id {
     ROUTE_COMPLETIONS,
@@ -207,7 +209,7 @@ void requests_tokens(struct coordinator *c, struct registry_node *node,
 /* Carries out what the state machine said of an event. `refused`: the node's reason and words, for
  * FLOW_REFUSE, else NULL. */
 void requests_step(struct coordinator *c, struct request *request, enum flow_step step,
-                   flow_node from, const char *why, const char *refused, uint64_t now_us);
+                   const char *why, const char *refused, uint64_t now_us);
 void requests_note_cached(struct request *request, uint32_t cached_tokens);
 void requests_node_lost(struct coordinator *c, flow_node node, uint64_t now_us);
 /* Ends every open request with an error. */
@@ -219,7 +221,7 @@ void nodes_tick(struct coordinator *c, uint64_t now_us);
 void nodes_beat(struct coordinator *c);
 
 /* pages.c: /ready, /cluster, /metrics, /v1/models, /version. */
-void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_t now_us);
+void pages_answer(struct coordinator *c, struct http_exchange *exchange);
 /* Says why nothing can be served now; "" when something can. */
 void pages_not_ready(struct coordinator *c, char *out, size_t bytes);
 

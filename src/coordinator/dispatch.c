@@ -20,15 +20,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define RANKS_MAX 64u
-
 struct candidates {
     struct router_node nodes[ROUTER_NODES_MAX];
     struct registry_node *from[ROUTER_NODES_MAX];
     uint32_t n;
 };
 
-/* ── accounts ────────────────────────────────────────────────────────────────────────────────── */
+/* ---- accounts ---- */
 
 void accounts_first_token(struct coordinator *c, struct request *request)
 {
@@ -86,7 +84,7 @@ static void open_decode(struct request *request, struct registry_node *node)
     node->own_pending_blocks += request->pending_blocks;
 }
 
-/* ── what the router is told ─────────────────────────────────────────────────────────────────── */
+/* ---- what the router is told ---- */
 
 static uint32_t salt_bytes(const struct request *request)
 {
@@ -212,7 +210,7 @@ static struct router_input route_input(struct coordinator *c, const struct reque
     };
 }
 
-/* ── messages ────────────────────────────────────────────────────────────────────────────────── */
+/* ---- messages ---- */
 
 struct submit_parts {
     Sluice__Sampling sampling;
@@ -357,7 +355,7 @@ void dispatch_release(struct coordinator *c, struct request *request)
     send_urgent(node, &message);
 }
 
-/* ── placing ─────────────────────────────────────────────────────────────────────────────────── */
+/* ---- placing ---- */
 
 static sl_status submit_placement(struct coordinator *c, struct request *request,
                                   const struct registry_node *p, const struct registry_node *d,
@@ -412,7 +410,7 @@ static enum dispatch_result carry_out(struct coordinator *c, struct request *req
         sl_warn("submit_failed", "req=%s error=\"%s\"", request->output.id, sl_error());
         dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
         flow_unplace(&request->flow);
-        request->retry_at_us = now_us + 100 * SL_MS_US;
+        request->retry_at_us = now_us + CORE_RETRY_US;
         return status == SL_INVALID ? DISPATCH_INVALID : DISPATCH_WAIT;
     }
     stages_placed(&request->stages, sl_now_us());

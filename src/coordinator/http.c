@@ -140,7 +140,7 @@ struct http_server {
     uint32_t n_free;
 };
 
-/* ── exchanges ───────────────────────────────────────────────────────────────────────────────── */
+/* ---- exchanges ---- */
 
 struct http_exchange *http_exchange_acquire(struct http_exchange *exchange)
 {
@@ -378,7 +378,7 @@ static void tell_gone(struct http_server *server, struct http_exchange *exchange
         server->handler.gone(server->handler.arg, exchange);
 }
 
-/* ── slots and the watcher ───────────────────────────────────────────────────────────────────── */
+/* ---- slots and the watcher ---- */
 
 static uint64_t slot_tag(uint32_t slot, uint32_t generation)
 {
@@ -517,7 +517,7 @@ static void linger(struct http_server *server, struct MHD_Connection *connection
     http_lingers_add(&server->lingers, socket_of(connection));
 }
 
-/* ── answers ─────────────────────────────────────────────────────────────────────────────────── */
+/* ---- answers ---- */
 
 static const char *refusal_code(unsigned status)
 {
@@ -587,7 +587,7 @@ static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection 
         MHD_create_response_from_buffer((size_t)n, text, MHD_RESPMEM_MUST_COPY);
     if (response == NULL)
         return MHD_NO;
-    MHD_add_response_header(response, "Content-Type", "application/json");
+    MHD_add_response_header(response, "Content-Type", HTTP_JSON);
     MHD_add_response_header(response, "Connection", "close");
     add_origin(response, origin);
     if (allow != NULL)
@@ -754,7 +754,7 @@ static enum MHD_Result answer_or_wait(struct http_exchange *exchange)
     return result;
 }
 
-/* ── the watcher ─────────────────────────────────────────────────────────────────────────────── */
+/* ---- the watcher ---- */
 
 /* The next exchange from slot *index on whose body is overdue, or at its end, with a reference; NULL: none. */
 static struct http_exchange *find_standing(struct http_server *server, uint32_t *index,
@@ -817,7 +817,7 @@ static void watch_run(void *arg)
     }
 }
 
-/* ── libmicrohttpd's callbacks ───────────────────────────────────────────────────────────────── */
+/* ---- libmicrohttpd's callbacks ---- */
 
 static void set_timeout(struct MHD_Connection *connection, uint32_t seconds)
 {
@@ -959,7 +959,7 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *
     sl_debug("http_library", "text=\"%s\"", text);
 }
 
-/* ── the server ──────────────────────────────────────────────────────────────────────────────── */
+/* ---- the server ---- */
 
 static sl_status resolve(const char *listen, struct sockaddr_storage *address_out)
 {

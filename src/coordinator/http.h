@@ -95,6 +95,8 @@ uint64_t http_exchange_user(struct http_exchange *exchange);
  * (a literal), the value copied. False, and no such header: answered already, a ninth one, or a value
  * that is longer than HTTP_HEADER_VALUE_MAX or has control characters. */
 bool http_add_header(struct http_exchange *exchange, const char *name, const char *value);
+#define HTTP_JSON "application/json"
+
 /* The whole answer, copied. retry_after_s 0: no such header. The first answer counts, later ones
  * are dropped. */
 void http_reply(struct http_exchange *exchange, int http_status, const char *content_type,

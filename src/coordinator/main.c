@@ -6,15 +6,12 @@
  * was set is handed on as it was given. */
 #include "base/address.h"
 #include "base/clock.h"
-#include "base/fault.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/thread.h"
 #include "coordinator/coordinator.h"
 #include "serve/serve.h"
 #include "serve/worker_options.h"
 
-#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>

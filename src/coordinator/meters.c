@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "coordinator/router.h"
+#include "proto/message.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -185,6 +186,8 @@ void meters_init(struct meters *m, const char *model)
     m->prefix_hits =
         counter(m, "prefix_cache_hits_tokens_total", "Prompt tokens found in prefix caches");
     m->index_entries = gauge(m, "prefix_index_entries", "Block hashes in the prefix index");
+    m->index_overflows = counter(m, "prefix_index_overflows_total",
+                                 "Block hashes for which the prefix index had no room");
     m->gaps = counter(m, "token_index_gaps_total", "Token runs that skipped an index");
     m->overtakes = counter(m, "placement_overtakes_total",
                            "Requests placed while one before them found no place");
@@ -257,15 +260,6 @@ static double grown(uint64_t *last, uint64_t now)
     return more;
 }
 
-static const char *reason_name(size_t reason)
-{
-    static const char *const names[] = {"none",       "unknown",  "cancelled",   "deadline",
-                                        "full",       "mismatch", "incarnation", "draining",
-                                        "misbehaved", "lost",     "corrupt",     "too_large",
-                                        "invalid",    "internal", "preempted"};
-    return reason < COUNT(names) ? names[reason] : "other";
-}
-
 static void add_transfer(struct meters *m, struct row *row, const Sluice__TransferTotals *totals)
 {
     const char *labels[] = {row->src, row->dst, row->transport, row->send ? "send" : "recv", ""};
@@ -279,7 +273,7 @@ static void add_transfer(struct meters *m, struct row *row, const Sluice__Transf
                   grown(&row->exposed_us, totals->exposed_us) / SL_SECOND_US);
     for (size_t i = 0; i < totals->n_failures && i < COUNT(row->failures); i++) {
         double more = grown(&row->failures[i], totals->failures[i]);
-        labels[4] = reason_name(i);
+        labels[4] = rpc_reason_name((Sluice__Reason)i);
         if (more > 0)
             sl_metric_add(sl_metric_getv(m->transfer_failures, labels), more);
     }
@@ -318,9 +312,7 @@ void meters_finished(struct meters *m, const struct registry_node *node,
                      const Sluice__Finished *finished)
 {
     const Sluice__StageTimes *times = finished->times;
-    if (times == NULL)
-        return;
-    if (finished->finish != SLUICE__FINISH__FINISH_SENT)
+    if (times == NULL || finished->finish != SLUICE__FINISH__FINISH_SENT)
         return;
     observe(m->handover, times->handover_us);
     const char *d = finished->destination;
@@ -340,8 +332,8 @@ static void set_replicas(struct meters *m, const char *pool, const uint32_t *cou
     sl_metric_set(sl_metric_get(m->replicas, pool, "pending"), counts[REGISTRY_LOADING]);
 }
 
-void meters_fleet(struct meters *m, const struct registry *registry, uint32_t running,
-                  uint32_t waiting, uint32_t index_entries)
+void meters_fleet(struct meters *m, const struct registry *registry,
+                  const struct prefix_index *index, uint32_t running, uint32_t waiting)
 {
     uint64_t blocks[BLOCKS_STATE_COUNT] = {0};
     uint64_t decode_used = 0, decode_total = 0;
@@ -367,5 +359,6 @@ void meters_fleet(struct meters *m, const struct registry *registry, uint32_t ru
     set_replicas(m, "decode", states[0]);
     sl_metric_set(m->running, running);
     sl_metric_set(m->waiting, waiting);
-    sl_metric_set(m->index_entries, index_entries);
+    sl_metric_set(m->index_entries, prefix_index_entries(index));
+    sl_metric_add(m->index_overflows, grown(&m->overflows, prefix_index_overflows(index)));
 }

@@ -4,6 +4,7 @@
 #define SL_COORDINATOR_METERS_H
 
 #include "base/metrics.h"
+#include "coordinator/prefix_index.h"
 #include "coordinator/registry.h"
 #include "coordinator/stages.h"
 #include "proto/node.pb-c.h"
@@ -22,7 +23,7 @@ struct meters {
     struct sl_metric *computed, *local_hit;
     struct sl_metric *running, *waiting, *failing, *kv_usage, *blocks[BLOCKS_STATE_COUNT];
     struct sl_metric *prefix_queries, *prefix_hits;
-    struct sl_metric *index_entries, *gaps, *stale_tokens, *overtakes;
+    struct sl_metric *index_entries, *index_overflows, *gaps, *stale_tokens, *overtakes;
     struct sl_metric_family *requests, *decisions, *rejected, *migrations, *replicas, *preemptions;
     struct sl_metric_family *transfer_bytes, *transfer_pieces, *transfer_streams;
     struct sl_metric_family *transfer_busy, *transfer_exposed, *transfer_failures;
@@ -30,6 +31,7 @@ struct meters {
     struct meters_account *accounts;
     struct meters_account *account_of[REGISTRY_NODES_MAX]; /* by the node's slot */
     uint64_t heard;                                        /* heartbeats and joinings so far */
+    uint64_t overflows;                                    /* of the index, as counted so far */
 };
 
 /* model: the served name, a label. */
@@ -49,7 +51,7 @@ void meters_request(struct meters *meters, const struct stages *stages, uint64_t
 void meters_finished(struct meters *meters, const struct registry_node *node,
                      const Sluice__Finished *finished);
 /* Gauges of the fleet and of open requests. */
-void meters_fleet(struct meters *meters, const struct registry *registry, uint32_t running,
-                  uint32_t waiting, uint32_t index_entries);
+void meters_fleet(struct meters *meters, const struct registry *registry,
+                  const struct prefix_index *index, uint32_t running, uint32_t waiting);
 
 #endif

@@ -6,19 +6,19 @@
 #include "coordinator/core.h"
 #include "coordinator/dispatch.h"
 
-#include "base/clock.h"
 #include "base/log.h"
+#include "proto/check.h"
 #include "proto/message.h"
 
 #include <inttypes.h>
 #include <string.h>
 
-/* ── joining ─────────────────────────────────────────────────────────────────────────────────── */
+/* ---- joining ---- */
 
 static void send_welcome(struct coordinator *c, struct rpc_stream *stream)
 {
     Sluice__Welcome welcome = SLUICE__WELCOME__INIT;
-    welcome.protocol = 1;
+    welcome.protocol = RPC_PROTOCOL;
     welcome.coordinator = c->incarnation;
     welcome.heartbeat_us = c->config.heartbeat_us;
     welcome.dead_us = c->config.dead_us;
@@ -145,7 +145,7 @@ static bool take_hello(struct coordinator *c, struct rpc_stream *stream,
     return true;
 }
 
-/* ── messages ────────────────────────────────────────────────────────────────────────────────── */
+/* ---- messages ---- */
 
 static void request_snapshot(const struct registry_node *node)
 {
@@ -203,7 +203,7 @@ static void take_admitted(struct coordinator *c, struct registry_node *node,
     if (step == FLOW_STALE)
         dispatch_cancel_stray(c, node, admitted->request, admitted->attempt);
     else
-        requests_step(c, request, step, node->join, "admitted", NULL, now_us);
+        requests_step(c, request, step, "admitted", NULL, now_us);
 }
 
 static void take_refused(struct coordinator *c, struct registry_node *node,
@@ -218,8 +218,7 @@ static void take_refused(struct coordinator *c, struct registry_node *node,
     enum flow_step step =
         flow_refused(&request->flow, node->join, refused->attempt, refused->reason);
     bool too_large = refused->reason == SLUICE__REASON__REASON_TOO_LARGE;
-    requests_step(c, request, step, node->join, "refused",
-                  too_large ? "too large" : refused->message, now_us);
+    requests_step(c, request, step, "refused", too_large ? "too large" : refused->message, now_us);
 }
 
 static void take_stream_failed(struct coordinator *c, struct registry_node *node,
@@ -229,11 +228,12 @@ static void take_stream_failed(struct coordinator *c, struct registry_node *node
     if (request == NULL)
         return;
     sl_info("stream_failed", "req=%s attempt=%u node=%s side=%s reason=%s held=%d",
-            request->output.id, failed->attempt, node->id, failed->source ? "source" : "target",
-            rpc_reason_name(failed->reason), failed->held);
+            request->output.id, failed->attempt, node->id,
+            failed->source ? "source" : "destination", rpc_reason_name(failed->reason),
+            failed->held);
     enum flow_step step = flow_stream_failed(&request->flow, node->join, failed->attempt,
                                              failed->reason, failed->held, failed->source);
-    requests_step(c, request, step, node->join, "stream_failed", NULL, now_us);
+    requests_step(c, request, step, "stream_failed", NULL, now_us);
 }
 
 static void take_finished(struct coordinator *c, struct registry_node *node,
@@ -252,7 +252,7 @@ static void take_finished(struct coordinator *c, struct registry_node *node,
         sl_warn("placement_ended", "req=%s attempt=%u node=%s finish=%s reason=%s text=\"%s\"",
                 request->output.id, finished->attempt, node->id, rpc_finish_name(finished->finish),
                 rpc_reason_name(finished->reason), finished->message);
-    requests_step(c, request, step, node->join, "finished", finished->message, now_us);
+    requests_step(c, request, step, "finished", finished->message, now_us);
 }
 
 static void take_heartbeat(struct coordinator *c, struct registry_node *node,
@@ -327,7 +327,7 @@ void nodes_event(struct coordinator *c, struct node_event *event, uint64_t now_u
         lose(c, node, event->text, event->ended, now_us);
 }
 
-/* ── time ────────────────────────────────────────────────────────────────────────────────────── */
+/* ---- time ---- */
 
 void nodes_tick(struct coordinator *c, uint64_t now_us)
 {

@@ -2,13 +2,10 @@
  * loop, which takes well under a millisecond for a fleet of ten; nobody else reads the registry. */
 #include "coordinator/core.h"
 
-#include "base/clock.h"
-
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#define JSON           "application/json"
 #define PAGE_BYTES_MAX (32u << 20)
 #define REASON_BYTES   1024
 
@@ -190,12 +187,11 @@ static void set_failing(struct coordinator *c)
     sl_metric_set(c->meters.failing, n);
 }
 
-void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_t now_us)
+void pages_answer(struct coordinator *c, struct http_exchange *exchange)
 {
-    (void)now_us;
     int status = 200;
     uint32_t retry_s = 0;
-    const char *type = JSON;
+    const char *type = HTTP_JSON;
     struct sl_buf page;
     sl_buf_init(&page, PAGE_BYTES_MAX);
     switch (http_exchange_route(exchange)) {
@@ -213,8 +209,7 @@ void pages_answer(struct coordinator *c, struct http_exchange *exchange, uint64_
         break;
     case ROUTE_METRICS:
         type = "text/plain; version=0.0.4; charset=utf-8";
-        meters_fleet(&c->meters, &c->registry, c->n_running, c->admission.requests,
-                     prefix_index_entries(c->index));
+        meters_fleet(&c->meters, &c->registry, c->index, c->n_running, c->admission.requests);
         set_failing(c);
         sl_metrics_render(c->meters.metrics, &page);
         break;

@@ -3,11 +3,9 @@
 #ifndef SL_COORDINATOR_PREFIX_INDEX_H
 #define SL_COORDINATOR_PREFIX_INDEX_H
 
-#include "base/status.h"
 #include "kv/hash.h"
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #define PREFIX_INDEX_NODES_MAX   256u

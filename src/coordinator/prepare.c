@@ -16,13 +16,11 @@
 #include "coordinator/fields.h"
 #include "coordinator/params.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #define QUEUE_MAX      1024u
 #define THREADS_MAX    16u
-#define JSON           "application/json"
 #define TOKENIZE_MAX   (1u << 22) /* ids that /tokenize gives */
 #define BODY_BYTES_MAX (64u << 20)
 #define PROBE_BYTES    8u          /* of text for each token that is allowed */
@@ -54,7 +52,8 @@ void reply_error(struct http_exchange *exchange, const struct api_error *error)
     struct sl_buf body;
     sl_buf_init(&body, 8192);
     api_error_body(error, &body);
-    http_reply(exchange, error->http_status, JSON, body.data, body.bytes, error->retry_after_s);
+    http_reply(exchange, error->http_status, HTTP_JSON, body.data, body.bytes,
+               error->retry_after_s);
     sl_buf_fini(&body);
 }
 
@@ -470,7 +469,7 @@ static void reply_ids(struct coordinator *c, struct http_exchange *exchange,
     for (size_t i = 0; i < ids->n_ids; i++)
         sl_buf_add_format(&body, i > 0 ? ",%u" : "%u", ids->ids[i]);
     sl_buf_add_text(&body, "]}");
-    http_reply(exchange, 200, JSON, body.data, body.bytes, 0);
+    http_reply(exchange, 200, HTTP_JSON, body.data, body.bytes, 0);
     sl_buf_fini(&body);
 }
 
@@ -548,7 +547,7 @@ static void answer_detokenize(struct coordinator *c, struct http_exchange *excha
             status = api_fail(&error, 400, "invalid_value", "tokens", "`tokens` is too long");
     }
     if (status == SL_OK)
-        http_reply(exchange, 200, JSON, out.data, out.bytes, 0);
+        http_reply(exchange, 200, HTTP_JSON, out.data, out.bytes, 0);
     else
         reply_refusal(c, exchange, &error);
     sl_buf_fini(&text);

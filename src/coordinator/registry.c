@@ -14,7 +14,6 @@
 #include "coordinator/registry.h"
 
 #include "base/log.h"
-#include "base/mem.h"
 #include "proto/rpc.h"
 
 #include <stdio.h>

@@ -22,21 +22,17 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/mem.h"
 #include "serve/serve.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
-#define JSON               "application/json"
-#define RETRY_US           (100 * SL_MS_US)
 #define SLACK_US           (200 * SL_MS_US)
 #define INDEX_MAX          0xffffu
 #define ECHO_TOKEN_BYTES   16u /* in an event, on average */
 #define ECHO_LOGPROB_BYTES 48u
 
-/* ── lists ───────────────────────────────────────────────────────────────────────────────────── */
+/* ---- lists ---- */
 
 static struct links *links_of(struct coordinator *c, const struct list *list,
                               struct request *request)
@@ -94,7 +90,7 @@ static void take_out(struct coordinator *c, struct list *list, struct request *r
     list->n--;
 }
 
-/* ── the table ───────────────────────────────────────────────────────────────────────────────── */
+/* ---- the table ---- */
 
 struct request *requests_find(struct coordinator *c, uint64_t id)
 {
@@ -158,7 +154,7 @@ static void cancel_all(struct coordinator *c, struct group *group)
             dispatch_cancel(c, group->choices[i], 0, SLUICE__REASON__REASON_CANCELLED);
 }
 
-/* ── answers ─────────────────────────────────────────────────────────────────────────────────── */
+/* ---- answers ---- */
 
 static void count_outcome(struct coordinator *c, const char *outcome)
 {
@@ -380,7 +376,7 @@ static void finish(struct coordinator *c, struct group *group)
             fail_too_long(c, open_choice(group));
             return;
         }
-        http_reply(group->exchange, 200, JSON, c->scratch.data, c->scratch.bytes, 0);
+        http_reply(group->exchange, 200, HTTP_JSON, c->scratch.data, c->scratch.bytes, 0);
     }
     drop(c, group);
 }
@@ -427,7 +423,7 @@ static void complete(struct coordinator *c, struct request *request, flow_node s
     http_exchange_set_user(group->exchange, open_choice(group)->id);
 }
 
-/* ── admission ───────────────────────────────────────────────────────────────────────────────── */
+/* ---- admission ---- */
 
 /* A stream says the prompt once for each choice, faster than clients may read, and has a bound on what they have not
  * read: half of it is for what is generated. What a token says of itself is about so many bytes. */
@@ -570,7 +566,7 @@ void requests_gone(struct coordinator *c, struct http_exchange *exchange)
         abandon(c, request->group);
 }
 
-/* ── the queue ───────────────────────────────────────────────────────────────────────────────── */
+/* ---- the queue ---- */
 
 static void fail_too_large(struct coordinator *c, struct request *request)
 {
@@ -728,7 +724,7 @@ void requests_tick(struct coordinator *c, uint64_t now_us)
     }
 }
 
-/* ── steps ───────────────────────────────────────────────────────────────────────────────────── */
+/* ---- steps ---- */
 
 static void queue_again(struct coordinator *c, struct request *request, uint64_t retry_at_us)
 {
@@ -788,7 +784,7 @@ static void full(struct coordinator *c, struct request *request, uint64_t now_us
     if (request->admitted && request->lost_us == 0)
         request->lost_us = now_us;
     dispatch_cancel(c, request, 0, SLUICE__REASON__REASON_CANCELLED);
-    queue_again(c, request, now_us + RETRY_US);
+    queue_again(c, request, now_us + CORE_RETRY_US);
 }
 
 static void refuse(struct coordinator *c, struct request *request, const char *refused)
@@ -803,9 +799,8 @@ static void refuse(struct coordinator *c, struct request *request, const char *r
 }
 
 void requests_step(struct coordinator *c, struct request *request, enum flow_step step,
-                   flow_node from, const char *why, const char *refused, uint64_t now_us)
+                   const char *why, const char *refused, uint64_t now_us)
 {
-    (void)from;
     switch (step) {
     case FLOW_NOTHING:
     case FLOW_STALE:
@@ -854,7 +849,7 @@ void requests_node_lost(struct coordinator *c, flow_node node, uint64_t now_us)
             request->counted_running = false;
         }
         enum flow_step step = flow_node_lost(&request->flow, node);
-        requests_step(c, request, step, node, "node_lost", NULL, now_us);
+        requests_step(c, request, step, "node_lost", NULL, now_us);
     }
 }
 
@@ -869,7 +864,7 @@ void requests_fail_all(struct coordinator *c, const char *why)
     }
 }
 
-/* ── tokens ──────────────────────────────────────────────────────────────────────────────────── */
+/* ---- tokens ---- */
 
 /* What the second token took beyond a step of the node that gives it. */
 static void observe_second(struct coordinator *c, const struct registry_node *node, uint64_t us)
@@ -984,7 +979,7 @@ static void take_run(struct coordinator *c, struct registry_node *node, struct r
     if (step != FLOW_ACCEPT) {
         if (step == FLOW_RETRY)
             sl_metric_add(c->meters.gaps, 1);
-        requests_step(c, request, step, node->join, "gap", NULL, now_us);
+        requests_step(c, request, step, "gap", NULL, now_us);
         return;
     }
     if (request->at_compute != 0)

@@ -16,8 +16,6 @@
  * prompts that arrive together meet), then rotation. */
 #include "coordinator/router.h"
 
-#include <stddef.h>
-
 #define FADE            0.98 /* of the weight of older samples, each new one */
 #define BASE_MS         1.0
 #define TOKEN_MS        0.05

@@ -3,9 +3,8 @@
 #ifndef SL_COORDINATOR_STAGES_H
 #define SL_COORDINATOR_STAGES_H
 
-#include <stddef.h>
-
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum stage {

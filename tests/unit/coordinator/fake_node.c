@@ -504,7 +504,7 @@ void fake_node_store(struct fake_node *node, uint64_t first_seq, const uint32_t 
     send_message(node, &message);
 }
 
-/* ── a model of one token for each byte ──────────────────────────────────────────────────────── */
+/* ---- a model of one token for each byte ---- */
 
 /* The character that byte-level BPE writes for a byte, as UTF-8. */
 static void byte_character(uint32_t byte, struct sl_buf *out)
@@ -575,7 +575,7 @@ int fake_tokenizer_close(void **state)
     return 0;
 }
 
-/* ── the client ──────────────────────────────────────────────────────────────────────────────── */
+/* ---- the client ---- */
 
 int client_connect(uint16_t port)
 {

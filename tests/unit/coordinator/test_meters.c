@@ -4,6 +4,7 @@
 
 #include "support/support.h"
 
+#include "base/fault.h"
 #include "proto/message.h"
 
 struct fleet {
@@ -56,6 +57,31 @@ static void expect_bytes(struct fleet *fleet, const char *id, uint64_t want)
     struct sl_metric *sum = sl_metric_get(fleet->meters.transfer_bytes, id, "d", "ucx", "send", "");
     if ((uint64_t)sl_metric_value(sum) != want)
         fail_msg("%s: %d bytes; want %d", id, (int)sl_metric_value(sum), (int)want);
+}
+
+/* What the index left out is a counter, whenever the page is looked at. */
+static void index_overflows_are_counted(void **state)
+{
+    (void)state;
+    struct fleet *fleet = start();
+    struct registry *registry = sl_zalloc(1, sizeof(*registry));
+    struct prefix_index *index = prefix_index_create();
+    assert_ok(sl_fault_configure("mem=always"));
+    for (uint64_t i = 0; i < 1000; i++) {
+        struct kv_hash hash = {{0}};
+        memcpy(hash.bytes, &i, sizeof(i));
+        prefix_index_insert(index, &hash, 0);
+        if (i % 300 == 0)
+            meters_fleet(&fleet->meters, registry, index, 0, 0);
+    }
+    sl_fault_clear();
+    meters_fleet(&fleet->meters, registry, index, 0, 0);
+    assert_int_equal(sl_metric_value(fleet->meters.index_entries), prefix_index_entries(index));
+    assert_true(prefix_index_overflows(index) > 0);
+    assert_int_equal(sl_metric_value(fleet->meters.index_overflows), prefix_index_overflows(index));
+    prefix_index_destroy(index);
+    sl_free(registry);
+    finish(fleet);
 }
 
 static void a_restarted_worker_adds(void **state)
@@ -122,6 +148,7 @@ static void many_restarts_push_out_the_oldest(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(index_overflows_are_counted),
         cmocka_unit_test(a_restarted_worker_adds),
         cmocka_unit_test(nodes_that_swap_slots_count_once),
         cmocka_unit_test(many_restarts_push_out_the_oldest),
