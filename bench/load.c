@@ -14,7 +14,6 @@
 #include "load.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/mem.h"
 #include "base/options.h"
 

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define LINE_NAME_MAX 128
-#define BUCKETS_MAX   64
 
 /* ---- samples ---- */
 

@@ -13,7 +13,6 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +21,6 @@
 #define BODY_BYTES_MAX  (32u << 20)
 #define EVENT_BYTES_MAX (4u << 20)
 #define PAGE_BYTES_MAX  (64u << 20)
-#define ERROR_BYTES_MAX 4096u
 
 uint64_t load_random_next(struct load_random *random)
 {

@@ -4,7 +4,6 @@
 
 #include "base/status.h"
 
-#include <stddef.h>
 #include <stdint.h>
 
 #define SL_HOST_BYTES    256 /* enough for every name that DNS knows */

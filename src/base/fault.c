@@ -17,13 +17,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define POINTS_MAX  32
-#define NAME_BYTES  48
-#define PATH_BYTES  256
-#define PART_BYTES  (NAME_BYTES + PATH_BYTES + 64)
-#define DELAY_MAX   (60 * SL_SECOND_US)
-#define HOLD_MAX_US (60 * SL_SECOND_US)
-#define HOLD_POLL   (2 * SL_MS_US)
+#define POINTS_MAX   32
+#define NAME_BYTES   48
+#define PATH_BYTES   256
+#define PART_BYTES   (NAME_BYTES + PATH_BYTES + 64)
+#define DELAY_MAX_US (60 * SL_SECOND_US)
+#define HOLD_MAX_US  (60 * SL_SECOND_US)
+#define HOLD_POLL_US (2 * SL_MS_US)
 
 enum action { ACTION_FAIL, ACTION_ALWAYS, ACTION_DELAY, ACTION_HOLD };
 
@@ -56,7 +56,7 @@ static void hold(const char *name, int64_t arg, const char *path, uint64_t at_ge
     sl_info("fault_hold", "point=%s arg=%" PRId64 " until=%s", name, arg, path);
     uint64_t deadline = sl_real_us() + HOLD_MAX_US;
     while (access(path, F_OK) != 0 && sl_real_us() < deadline && generation == at_generation)
-        sl_sleep_us(HOLD_POLL);
+        sl_sleep_us(HOLD_POLL_US);
     sl_info("fault_released", "point=%s arg=%" PRId64, name, arg);
 }
 
@@ -157,7 +157,7 @@ static bool parse_action(char *text, struct point *point)
     }
     if (strcmp(text, "delay") == 0) {
         point->action = ACTION_DELAY;
-        return parse_number(value, 0, DELAY_MAX, &point->value);
+        return parse_number(value, 0, DELAY_MAX_US, &point->value);
     }
     point->action = ACTION_HOLD;
     size_t bytes = strlen(value);

@@ -4,7 +4,6 @@
 #define SL_BASE_MEM_H
 
 #include <stddef.h>
-#include <stdint.h>
 
 /* Zeroed; never NULL: aborts with a message. For sizes known when the program is written. */
 void *sl_zalloc(size_t n, size_t bytes);

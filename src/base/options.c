@@ -14,7 +14,6 @@
 #include "base/options_impl.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -275,7 +274,7 @@ static sl_status set_value(struct parse *parse, struct option_value *value, cons
     return SL_OK;
 }
 
-/* --- the file ------------------------------------------------------------------------------- */
+/* ---- the file ---- */
 
 static char *trim(char *text)
 {
@@ -389,7 +388,7 @@ static sl_status apply_file(struct parse *parse)
     return status;
 }
 
-/* --- the environment ------------------------------------------------------------------------ */
+/* ---- the environment ---- */
 
 static void env_name(const char *option, char name[NAME_BYTES_MAX])
 {
@@ -446,7 +445,7 @@ static sl_status apply_environment(struct parse *parse)
     return SL_OK;
 }
 
-/* --- flags ---------------------------------------------------------------------------------- */
+/* ---- flags ---- */
 
 struct flag {
     char name[NAME_BYTES_MAX];  /* without dashes; "no-" cut off when it negates */
@@ -553,7 +552,7 @@ static sl_status apply_flags(struct parse *parse)
     return SL_OK;
 }
 
-/* --- all of it ------------------------------------------------------------------------------ */
+/* ---- all of it ---- */
 
 static struct sl_options *options_create(const struct sl_options_args *args)
 {

@@ -5,8 +5,6 @@
 #include "base/fault.h"
 #include "device/backend.h"
 
-#include <inttypes.h>
-
 #ifndef SLUICE_CUDA
 sl_status device_cuda_open(uint32_t index, struct device **device_out)
 {

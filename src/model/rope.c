@@ -14,8 +14,6 @@
  * transformers' modeling_rope_utils. */
 #include "model/rope.h"
 
-#include "base/mem.h"
-
 #include <math.h>
 #include <string.h>
 

@@ -19,7 +19,6 @@
 #include "text/strmap.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #define NORMALIZED_BYTES_MAX (16u << 20) /* all tokens of a file together */
 #define STEPS_MIN            65536u      /* of looking for tokens in a stretch of text … */

@@ -14,7 +14,6 @@
  * Immutable after load; a run belongs to one thread. */
 #include "text/pretokenize.h"
 
-#include "base/mem.h"
 #include "text/chars.h"
 
 #include <string.h>

@@ -24,7 +24,7 @@ static struct model_engine
     *references[FX_MODELS];  /* stay open: loading takes longer than most tests */
 static enum fx_model opened; /* last */
 
-/* ------------------------------------------------------------------ the model */
+/* ---- the model ---- */
 
 struct tensor {
     char name[64];
@@ -150,7 +150,7 @@ int fx_models_remove(void **state)
     return 0;
 }
 
-/* ------------------------------------------------------------------ what the coordinator is told */
+/* ---- what the coordinator is told ---- */
 
 static struct fx_request *find(struct fx *fx, uint64_t id)
 {
@@ -321,7 +321,7 @@ static sl_status on_send(void *arg, enum rpc_class class, const Sluice__NodeMess
     return SL_OK;
 }
 
-/* ------------------------------------------------------------------ nodes */
+/* ---- nodes ---- */
 
 static void wake_up(void *arg)
 {
@@ -479,7 +479,7 @@ void fx_kill(struct fx *fx, uint32_t node)
     close_node(&fx->nodes[node]);
 }
 
-/* ------------------------------------------------------------------ messages to nodes */
+/* ---- messages to nodes ---- */
 
 /* As over the wire. */
 static void deliver(struct fx *fx, uint32_t node, const Sluice__CoordinatorMessage *message)
@@ -681,7 +681,7 @@ void fx_snapshot_request(struct fx *fx, uint32_t node)
     deliver(fx, node, &out);
 }
 
-/* ------------------------------------------------------------------ turning */
+/* ---- turning ---- */
 
 bool fx_turn(struct fx *fx)
 {
@@ -783,7 +783,7 @@ double fx_metric(struct fx *fx, uint32_t node, const char *line)
     return value;
 }
 
-/* ------------------------------------------------------------------ the reference */
+/* ---- the reference ---- */
 
 static struct model_token run_alone(struct model_engine *engine, const struct model_run *run)
 {

@@ -100,7 +100,7 @@ static void test_priority(void **state)
     }
 }
 
-/* ── the line ────────────────────────────────────────────────────────────────────────────────── */
+/* ---- the line ---- */
 
 #define LINE_POOL 100u
 #define LINE_WAIT 400u /* ms that one may wait: overtaken for 100 */
