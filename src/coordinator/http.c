@@ -566,13 +566,21 @@ static void tell_refused(const struct http_server *server, unsigned status, cons
         server->handler.refused(server->handler.arg, refusal_code(status));
 }
 
+/* What lets a page read an answer; NULL stands for its origin. */
+static const struct page_header {
+    const char *name, *value;
+} page_headers[] = {{"Access-Control-Allow-Origin", NULL},
+                    {"Access-Control-Expose-Headers", "*"},
+                    {"Vary", "Origin"}};
+#define PAGE_HEADERS (sizeof(page_headers) / sizeof(page_headers[0]))
+
 static void add_origin(struct MHD_Response *response, const char *origin)
 {
-    if (origin[0] == '\0')
-        return;
-    MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
-    MHD_add_response_header(response, "Access-Control-Expose-Headers", "*");
-    MHD_add_response_header(response, "Vary", "Origin");
+    for (size_t i = 0; i < PAGE_HEADERS && origin[0] != '\0'; i++) {
+        const struct page_header *header = &page_headers[i];
+        MHD_add_response_header(response, header->name,
+                                header->value != NULL ? header->value : origin);
+    }
 }
 
 /* Answers before the body was read; the connection ends after it. `message` needs no escaping; `origin` as
@@ -602,24 +610,31 @@ static enum MHD_Result refuse(struct http_server *server, struct MHD_Connection 
 }
 
 /* In the middle of a body, where the library takes no answer: straight to the socket. */
-static void answer_raw(struct http_server *server, struct MHD_Connection *connection,
+static void answer_raw(struct http_server *server, const struct http_exchange *exchange,
                        unsigned status, const char *message)
 {
-    char text[512], head[768];
+    char text[512], page[ORIGIN_BYTES_MAX + 128] = "", head[sizeof(text) + sizeof(page) + 256];
     int n = refusal_text(text, sizeof(text), status, message);
+    const char *origin = exchange->origin;
+    for (size_t i = 0, at = 0; i < PAGE_HEADERS && origin[0] != '\0'; i++) {
+        const struct page_header *header = &page_headers[i];
+        at += (size_t)snprintf(page + at, sizeof(page) - at, "%s: %s\r\n", header->name,
+                               header->value != NULL ? header->value : origin);
+    }
     int bytes = snprintf(head, sizeof(head),
                          "HTTP/1.1 %u %s\r\nContent-Type: application/json\r\n"
-                         "Content-Length: %d\r\n%sConnection: close\r\n\r\n%s",
-                         status, MHD_get_reason_phrase_for(status), n,
+                         "Content-Length: %d\r\n%s%sConnection: close\r\n\r\n%s",
+                         status, MHD_get_reason_phrase_for(status), n, page,
                          status == 429 || status == 503 ? "Retry-After: 1\r\n" : "", text);
-    if (send(socket_of(connection), head, (size_t)bytes, MSG_DONTWAIT | MSG_NOSIGNAL) == bytes)
-        linger(server, connection);
+    if (send(socket_of(exchange->connection), head, (size_t)bytes, MSG_DONTWAIT | MSG_NOSIGNAL) ==
+        bytes)
+        linger(server, exchange->connection);
 }
 
-static enum MHD_Result refuse_raw(struct http_server *server, struct MHD_Connection *connection,
+static enum MHD_Result refuse_raw(struct http_server *server, const struct http_exchange *exchange,
                                   unsigned status, const char *message)
 {
-    answer_raw(server, connection, status, message);
+    answer_raw(server, exchange, status, message);
     tell_refused(server, status, message);
     return MHD_NO; /* closes */
 }
@@ -787,7 +802,7 @@ static void sweep_bodies(struct http_server *server)
         bool reads = exchange->phase == PHASE_BODY && !exchange->gone;
         bool stalled = reads && now_us >= atomic_load(&exchange->due_us);
         if (stalled) {
-            answer_raw(server, exchange->connection, 408, why);
+            answer_raw(server, exchange, 408, why);
             exchange->gone = true;
             cut(exchange);
         } else if (reads && atomic_load(&exchange->ends)) {
@@ -851,12 +866,12 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
     char text[HTTP_GUARD_TEXT_BYTES];
     struct http_guard_page page;
     set_timeout(connection, IDLE_SECONDS);
+    unsigned forbidden = http_guard_page(&server->guard, connection, method, &page, text);
     unsigned status = http_guard_head(&server->guard, connection, url, &why);
     if (status != 0)
-        return refuse(server, connection, status, why, NULL, "");
-    status = http_guard_page(&server->guard, connection, method, &page, text);
-    if (status != 0)
-        return refuse(server, connection, status, text, NULL, "");
+        return refuse(server, connection, status, why, NULL, page.origin);
+    if (forbidden != 0)
+        return refuse(server, connection, forbidden, text, NULL, "");
     if (page.preflight)
         return allow_page(connection, page.origin);
     status = http_guard_route(&server->guard, url, method, &route, &allow, text);
@@ -878,20 +893,19 @@ static enum MHD_Result read_body(struct http_server *server, struct http_exchang
                                  const char *data, size_t *bytes)
 {
     if (*bytes > server->guard.body_bytes_max - exchange->body.bytes)
-        return refuse_raw(server, exchange->connection, 413,
+        return refuse_raw(server, exchange, 413,
                           "the request body is longer than this server takes");
     if (sl_now_us() - exchange->start_us > BODY_US)
-        return refuse_raw(server, exchange->connection, 408,
-                          "the request body took longer than 60 s");
+        return refuse_raw(server, exchange, 408, "the request body took longer than 60 s");
     pthread_mutex_lock(&exchange->mutex);
     sl_buf_add(&exchange->body, data, *bytes);
     bool fits = charge(exchange);
     atomic_store(&exchange->due_us, sl_now_us() + server->stall_seconds * SL_SECOND_US);
     pthread_mutex_unlock(&exchange->mutex);
     if (exchange->body.failed)
-        return refuse_raw(server, exchange->connection, 503, "no memory for the request body");
+        return refuse_raw(server, exchange, 503, "no memory for the request body");
     if (!fits)
-        return refuse_raw(server, exchange->connection, 429,
+        return refuse_raw(server, exchange, 429,
                           "this server holds as many bytes of requests and answers as it may; try "
                           "again later");
     *bytes = 0;

@@ -30,32 +30,47 @@ static const char *authority_of(const char *origin)
     return strncasecmp(origin, "https://", 8) == 0 ? origin + 8 : NULL;
 }
 
-/* Bytes of HOST[:PORT] in front of a port that a scheme implies. */
-static size_t bytes_of(const char *authority)
+/* Bytes of HOST[:PORT] in front of the port that the scheme implies. */
+static size_t bytes_of(const char *authority, const char *port)
 {
-    size_t n = strlen(authority);
-    if (n > 3 && strcmp(authority + n - 3, ":80") == 0)
-        return n - 3;
-    return n > 4 && strcmp(authority + n - 4, ":443") == 0 ? n - 4 : n;
+    size_t n = strlen(authority), m = strlen(port);
+    return n > m && strcmp(authority + n - m, port) == 0 ? n - m : n;
 }
 
-static bool same_authority(const char *a, const char *b)
+/* `origin` says the scheme of both. */
+static bool same_authority(const char *origin, const char *a, const char *b)
 {
-    size_t n = bytes_of(a);
-    return n == bytes_of(b) && strncasecmp(a, b, n) == 0;
+    const char *port = strncasecmp(origin, "https", 5) == 0 ? ":443" : ":80";
+    size_t n = bytes_of(a, port);
+    return n == bytes_of(b, port) && strncasecmp(a, b, n) == 0;
 }
 
-/* Bytes of the host in HOST[:PORT], brackets included. */
+/* Bytes of the host in HOST[:PORT], brackets included; 0: the text is something else. */
 static size_t host_bytes(const char *authority)
 {
-    return authority[0] == '[' ? strcspn(authority, "]") + 1 : strcspn(authority, ":");
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
+    static const char digits[] = "0123456789";
+    size_t n = strspn(authority, plain);
+    if (authority[0] == '[') {
+        n = 1 + strspn(authority + 1, "0123456789abcdefABCDEF:.");
+        if (authority[n++] != ']')
+            return 0;
+    }
+    size_t port = authority[n] == ':' ? 1 + strspn(authority + n + 1, digits) : 0;
+    return authority[n + port] == '\0' ? n : 0;
+}
+
+/* The same without the dot that may end every name: "localhost." is localhost. */
+static size_t name_bytes(const char *authority)
+{
+    size_t n = host_bytes(authority);
+    return n > 0 && authority[n - 1] == '.' ? n - 1 : n;
 }
 
 static bool is_origin(const char *text)
 {
     const char *authority = authority_of(text);
-    return authority != NULL && authority[0] != '\0' && authority[0] != ':' &&
-           authority[strcspn(authority, "/?#@ \\\t*\"")] == '\0';
+    return authority != NULL && host_bytes(authority) > 0;
 }
 
 static sl_status add(struct origins *origins, const char *part, size_t n)
@@ -108,14 +123,14 @@ enum origin origins_judge(const struct origins *origins, const char *origin, con
     if (origin == NULL)
         return ORIGIN_OWN;
     const char *authority = authority_of(origin);
-    if (authority != NULL && host != NULL && same_authority(authority, host))
+    if (authority != NULL && host != NULL && same_authority(origin, authority, host))
         return ORIGIN_OWN;
     if (origins->any)
         return ORIGIN_ALLOWED;
     for (uint32_t i = 0; i < origins->n && authority != NULL; i++) {
         const char *allowed = authority_of(origins->list[i]);
         size_t scheme = (size_t)(allowed - origins->list[i]);
-        if ((size_t)(authority - origin) == scheme && same_authority(authority, allowed))
+        if ((size_t)(authority - origin) == scheme && same_authority(origin, authority, allowed))
             return ORIGIN_ALLOWED;
     }
     return ORIGIN_FOREIGN;
@@ -135,6 +150,8 @@ static bool is_address(const char *host)
     return inet_pton(AF_INET6, inside, bytes) == 1;
 }
 
+/* Browsers know it and every name under it as loopback, without asking (RFC 6761). Of "ip6-localhost" and the like
+ * only a machine's own table knows, where it has them: elsewhere somebody in the network may answer for them. */
 static bool is_localhost(const char *host)
 {
     static const char name[] = "localhost";
@@ -147,15 +164,15 @@ bool origins_know_host(const struct origins *origins, const char *host)
     char name[ORIGIN_BYTES_MAX];
     if (host == NULL || origins->any)
         return true;
-    size_t n = host_bytes(host);
-    if (n >= sizeof(name))
+    size_t n = name_bytes(host);
+    if (n == 0 || n >= sizeof(name))
         return false;
     (void)snprintf(name, sizeof(name), "%.*s", (int)n, host);
     if (is_address(name) || is_localhost(name))
         return true;
     for (uint32_t i = 0; i < origins->n; i++) {
         const char *allowed = authority_of(origins->list[i]);
-        if (host_bytes(allowed) == n && strncasecmp(allowed, name, n) == 0)
+        if (name_bytes(allowed) == n && strncasecmp(allowed, name, n) == 0)
             return true;
     }
     return false;

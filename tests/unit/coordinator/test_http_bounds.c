@@ -305,6 +305,43 @@ static void pages_of_others(void **state)
     sl_free(refused);
 }
 
+/* Of a listed page: what is refused with the head or in the middle of the body can be read as well. */
+static void pages_read_refusals(void **state)
+{
+    struct fixture *f = *state;
+    static const char listed[] = "Host: localhost\r\nOrigin: https://chat.example.com\r\n";
+    static const struct {
+        const char *head;
+        int status;
+    } cases[] = {
+        {"Content-Length: 10001\r\n\r\n", 413},
+        {"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400},
+        {"Transfer-Encoding: gzip\r\n\r\n", 501},
+        {"Transfer-Encoding: chunked\r\n\r\n2711\r\n", 413}, /* and so many bytes */
+        {"Content-Length: 9\r\n\r\nabc", 408},
+        {"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", 429},
+    };
+    static char longest[BODY_MAX + 2], request[BODY_MAX + 500];
+    memset(longest, 'x', BODY_MAX + 1);
+    int fd = client_connect(f->port);
+    client_post(fd, "/hold", "{}");
+    struct http_exchange *holder = await_held(f);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        bool full = cases[i].status == 429;
+        assert_true(http_exchange_hold(holder, full ? HELD_MAX + 1ul : 0) != full);
+        (void)snprintf(request, sizeof(request), "POST /echo HTTP/1.1\r\n%s%s%s", listed,
+                       cases[i].head, cases[i].status == 413 ? longest : "");
+        char *answer = raw(f, request, "}}", 20000);
+        if (client_status(answer) != cases[i].status ||
+            strstr(answer, "\r\nAccess-Control-Allow-Origin: https://chat.example.com\r\n"
+                           "Access-Control-Expose-Headers: *\r\nVary: Origin\r\n") == NULL)
+            fail_msg("%.60s…: %s; want %d", cases[i].head, answer, cases[i].status);
+        sl_free(answer);
+    }
+    http_reply(holder, 200, "text/plain", "", 0, 0);
+    close(fd);
+}
+
 /* A page that may is told what it may send; others are not. */
 static void preflights(void **state)
 {
@@ -368,6 +405,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(requests_that_stand_still, setup_hasty, teardown),
         cmocka_unit_test_setup_teardown(slow_ones_are_served, setup_hasty, teardown),
         cmocka_unit_test_setup_teardown(pages_of_others, setup, teardown),
+        cmocka_unit_test_setup_teardown(pages_read_refusals, setup_hasty, teardown),
         cmocka_unit_test_setup_teardown(preflights, setup, teardown),
         cmocka_unit_test_setup_teardown(names_of_a_server_for_others, setup, teardown),
     };
