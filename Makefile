@@ -1,7 +1,8 @@
 # Shortcuts; the build itself is CMake (CMakePresets.json). Each works as the first command after
 # the clone: tools/setup.sh installs what is missing.
 #
-#   make run [MODEL=DIR] [PORT=N]   an OpenAI-compatible endpoint on 127.0.0.1
+#   make run [MODEL=DIR] [PORT=N] [PREFILL=N] [DECODE=N]
+#                                   an OpenAI-compatible endpoint on 127.0.0.1
 #   make test                       everything: check, e2e, cuda; what CI runs
 #   make check                      format, floors, unit, torture and simulation tests
 #   make clients                    chats through LiteLLM and LangChain from PyPI

@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "base/options.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -236,6 +237,18 @@ static sl_status measure(struct run *run)
     return status;
 }
 
+/* Before the load, not after an hour of it. */
+static sl_status check_json(const char *path)
+{
+    if (path == NULL || path[0] == '\0')
+        return SL_OK;
+    FILE *file = fopen(path, "ae");
+    if (file == NULL)
+        return sl_fail(SL_INVALID, "--json %s: %s", path, strerror(errno));
+    fclose(file);
+    return SL_OK;
+}
+
 static sl_status prepare(struct run *run)
 {
     struct config *config = &run->config;
@@ -252,6 +265,8 @@ static sl_status prepare(struct run *run)
     sl_status status = load_length_parse("prompt-tokens", config->prompt_tokens, &run->prompt);
     if (status == SL_OK)
         status = load_length_parse("output-tokens", config->output_tokens, &run->output);
+    if (status == SL_OK)
+        status = check_json(config->json);
     if (status != SL_OK)
         return status;
     run->random.state = config->seed;

@@ -17,6 +17,7 @@
 #define LOAD_CONCURRENCY_MAX 20000u
 #define LOAD_SAMPLES_MAX     (64u << 20) /* inter-token gaps kept */
 #define LOAD_KINDS_MAX       32          /* kinds of error told apart */
+#define LOAD_MESSAGE_BYTES   256
 
 /* ---- random, seeded ---- */
 
@@ -63,7 +64,8 @@ struct load_result {
     uint32_t output_tokens, prompt_tokens, cached_tokens;
     uint32_t events; /* that carried tokens */
     bool ok;
-    char error[48]; /* kind: "http_429", "connect", "stream_error", … */
+    char error[48];                   /* kind: "http_429", "connect", "stream_error", … */
+    char message[LOAD_MESSAGE_BYTES]; /* what the server, or curl, said of it; may be empty */
 };
 
 struct load_config {
@@ -102,6 +104,7 @@ struct load_totals {
     double seconds;
     struct {
         char kind[48];
+        char message[LOAD_MESSAGE_BYTES]; /* of the first of the kind */
         uint32_t count;
     } errors[LOAD_KINDS_MAX];
     uint32_t n_errors;

@@ -64,7 +64,7 @@ double load_samples_quantile(struct load_samples *samples, double q)
 
 /* ---- totals ---- */
 
-static void count_error(struct load_totals *totals, const char *kind)
+static void count_error(struct load_totals *totals, const char *kind, const char *message)
 {
     for (uint32_t i = 0; i < totals->n_errors; i++) {
         if (strcmp(totals->errors[i].kind, kind) == 0) {
@@ -75,7 +75,8 @@ static void count_error(struct load_totals *totals, const char *kind)
     uint32_t i = totals->n_errors < LOAD_KINDS_MAX ? totals->n_errors++ : LOAD_KINDS_MAX - 1;
     snprintf(totals->errors[i].kind, sizeof(totals->errors[i].kind), "%s",
              i == LOAD_KINDS_MAX - 1 ? "other" : kind);
-    totals->errors[i].count++;
+    if (totals->errors[i].count++ == 0)
+        snprintf(totals->errors[i].message, sizeof(totals->errors[i].message), "%s", message);
 }
 
 void load_totals_add(struct load_totals *totals, const struct load_result *result)
@@ -83,7 +84,7 @@ void load_totals_add(struct load_totals *totals, const struct load_result *resul
     totals->output_tokens += result->output_tokens;
     if (!result->ok) {
         totals->n_failed++;
-        count_error(totals, result->error);
+        count_error(totals, result->error, result->message);
         return;
     }
     totals->n_ok++;
@@ -234,14 +235,19 @@ static json_t *latency(struct load_samples *samples)
 json_t *load_report(struct load_totals *totals, const char *before, const char *after)
 {
     double s = totals->seconds > 0.0 ? totals->seconds : 1e-9;
-    json_t *errors = json_object();
-    for (uint32_t i = 0; i < totals->n_errors; i++)
+    json_t *errors = json_object(), *messages = json_object();
+    for (uint32_t i = 0; i < totals->n_errors; i++) {
         json_object_set_new(errors, totals->errors[i].kind, json_integer(totals->errors[i].count));
+        json_t *message = json_string(totals->errors[i].message); /* NULL: cut inside a character */
+        json_object_set_new(messages, totals->errors[i].kind,
+                            message != NULL ? message : json_string(""));
+    }
     json_t *report = json_object();
     json_object_set_new(report, "seconds", json_real(totals->seconds));
     json_object_set_new(report, "requests_ok", json_integer(totals->n_ok));
     json_object_set_new(report, "requests_failed", json_integer(totals->n_failed));
     json_object_set_new(report, "errors", errors);
+    json_object_set_new(report, "first_messages", messages);
     json_object_set_new(report, "prompt_tokens", json_integer((json_int_t)totals->prompt_tokens));
     json_object_set_new(report, "cached_tokens", json_integer((json_int_t)totals->cached_tokens));
     json_object_set_new(report, "output_tokens", json_integer((json_int_t)totals->output_tokens));
@@ -305,9 +311,13 @@ void load_report_print(const json_t *report)
     const char *kind;
     json_t *count;
     json_t *errors = json_object_get(report, "errors");
+    const json_t *messages = json_object_get(report, "first_messages");
     json_object_foreach(errors, kind, count)
     {
+        const char *first = json_string_value(json_object_get(messages, kind));
         printf("  failed: %-19s %lld\n", kind, (long long)json_integer_value(count));
+        if (first != NULL && first[0] != '\0')
+            printf("    the first: %s\n", first);
     }
     if (number(report, "requests_ok") < 1) {
         printf("no request succeeded: no figures of throughput and latency\n");

@@ -188,6 +188,23 @@ static void set_error(struct load_result *result, const char *kind)
         snprintf(result->error, sizeof(result->error), "%s", kind);
 }
 
+static void set_message(struct load_result *result, const char *text, size_t n)
+{
+    if (result->message[0] == '\0' && text != NULL)
+        snprintf(result->message, sizeof(result->message), "%.*s", (int)n, text);
+}
+
+/* The sentence of an error object; of what is none, such as a proxy's page, the first line. */
+static void take_message(struct load_result *result, const json_t *page, const struct sl_buf *raw)
+{
+    const char *text =
+        json_string_value(json_object_get(json_object_get(page, "error"), "message"));
+    if (text != NULL)
+        set_message(result, text, strlen(text));
+    else if (raw != NULL && raw->bytes > 0)
+        set_message(result, raw->data, strcspn(raw->data, "\r\n"));
+}
+
 static void take_tokens(struct load_request *request, uint32_t n, uint64_t now)
 {
     struct load_result *result = &request->result;
@@ -228,8 +245,10 @@ static void take_event(struct load_request *request, const char *text, size_t n,
         set_error(&request->result, "bad_event");
         return;
     }
-    if (json_object_get(event, "error") != NULL)
+    if (json_object_get(event, "error") != NULL) {
         set_error(&request->result, "stream_error");
+        take_message(&request->result, event, NULL);
+    }
     const json_t *choice = json_array_get(json_object_get(event, "choices"), 0);
     take_tokens(request, (uint32_t)json_array_size(json_object_get(choice, "token_ids")), now);
     const json_t *usage = json_object_get(event, "usage");
@@ -244,8 +263,10 @@ static size_t on_bytes(char *bytes, size_t one, size_t n, void *arg)
     struct load_request *request = arg;
     uint64_t now = sl_real_us();
     sl_buf_add(&request->input, bytes, n);
+    long http = 0;
     size_t used = 0;
-    for (;;) {
+    curl_easy_getinfo(request->handle, CURLINFO_RESPONSE_CODE, &http);
+    while (http == 200 && !request->input.failed) {
         char *line = request->input.data + used;
         char *end = memchr(line, '\n', request->input.bytes - used);
         if (end == NULL)
@@ -325,16 +346,22 @@ void load_request_finish(struct load_request *request, CURLcode code, struct loa
     curl_easy_getinfo(request->handle, CURLINFO_RESPONSE_CODE, &http);
     char kind[32];
     snprintf(kind, sizeof(kind), "http_%ld", http);
-    if (code != CURLE_OK)
+    if (code != CURLE_OK) {
+        const char *text = curl_easy_strerror(code);
         set_error(result, kind_of(code));
-    else if (http != 200)
+        set_message(result, text, strlen(text));
+    } else if (http != 200) {
+        json_t *page = json_loadb(request->input.data, request->input.bytes, JSON_ALLOW_NUL, NULL);
         set_error(result, kind);
-    else if (!request->saw_done)
+        take_message(result, page, &request->input);
+        json_decref(page);
+    } else if (!request->saw_done) {
         set_error(result, "cut_off");
-    else if (result->output_tokens != request->wanted)
+    } else if (result->output_tokens != request->wanted) {
         set_error(result, "token_count");
-    else if (!request->saw_usage)
+    } else if (!request->saw_usage) {
         set_error(result, "no_usage");
+    }
     result->ok = result->error[0] == '\0';
     *out = *result;
 }

@@ -1,9 +1,12 @@
 /* Addresses. A missing host is an error and not "any": who wants every interface says 0.0.0.0 or [::],
- * and does not get it by a slip. Numbers are read here because getaddrinfo cuts a port to 16 bits. Pure. */
+ * and does not get it by a slip. Numbers are read here because getaddrinfo cuts a port to 16 bits. Pure, but
+ * for the interfaces. */
 #include "base/address.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
-#include <stdbool.h>
+#include <errno.h>
+#include <ifaddrs.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,6 +76,43 @@ void sl_address_format(const char *host, uint16_t port, char out[SL_ADDRESS_BYTE
 {
     bool v6 = strchr(host, ':') != NULL;
     (void)snprintf(out, SL_ADDRESS_BYTES, "%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
+}
+
+bool sl_address_is_host(const char *host, size_t bytes_max)
+{
+    struct in6_addr v6;
+    size_t n = strlen(host);
+    return n > 0 && n <= bytes_max && is_host(host, n) &&
+           (strchr(host, ':') == NULL || inet_pton(AF_INET6, host, &v6) == 1);
+}
+
+sl_status sl_address_interface(const char *what, const char *text, char *name_out, size_t bytes)
+{
+    struct ifaddrs *all = NULL;
+    name_out[0] = '\0';
+    if (text == NULL || text[0] == '\0' || strcmp(text, "0.0.0.0") == 0 || strcmp(text, "::") == 0)
+        return SL_OK;
+    if (getifaddrs(&all) != 0)
+        return sl_fail(SL_DEVICE, "getifaddrs: %s", strerror(errno));
+    bool found = false;
+    for (struct ifaddrs *i = all; i != NULL && !found; i = i->ifa_next) {
+        char address[INET6_ADDRSTRLEN] = "";
+        if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET)
+            inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, address,
+                      sizeof(address));
+        else if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET6)
+            inet_ntop(AF_INET6, &((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr, address,
+                      sizeof(address));
+        found = strcmp(i->ifa_name, text) == 0 || strcmp(address, text) == 0;
+        if (found)
+            (void)snprintf(name_out, bytes, "%s", i->ifa_name);
+    }
+    freeifaddrs(all);
+    char cut[SL_SHOWN_BYTES];
+    if (!found)
+        return sl_fail(SL_INVALID, "%s: \"%s\"; no interface has this name or address", what,
+                       sl_shown(text, cut));
+    return SL_OK;
 }
 
 const char *sl_address_reach(const char *host)

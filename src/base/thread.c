@@ -238,6 +238,8 @@ sl_status sl_cpu_bind(const char *cpu_list)
         return sl_fail(SL_INVALID, "CPU list \"%s\"; want numbers and ranges below %d, as in 0-3,8",
                        cpu_list, CPU_SETSIZE);
     if (sched_setaffinity(0, sizeof(set), &set) != 0)
-        return sl_fail(SL_DEVICE, "cannot run on CPUs %s: %s", cpu_list, strerror(errno));
+        return sl_fail(errno == EINVAL ? SL_INVALID : SL_DEVICE, "CPU list \"%s\": %s", cpu_list,
+                       errno == EINVAL ? "none of them is there for this process"
+                                       : strerror(errno));
     return SL_OK;
 }

@@ -154,11 +154,12 @@ static sl_status assign_cpus(struct actuator *actuator, const struct actuator_ar
     uint32_t n = args->cpu_list != NULL ? read_list(args->cpu_list, cpus) : own_cpus(cpus);
     if (args->cpu_list != NULL && n == 0) {
         sl_free(lists);
-        return sl_fail(SL_INVALID, "cpus %s; want a list like 0-3,8", args->cpu_list);
+        return sl_fail(SL_INVALID, "--cpus: \"%s\"; want numbers and ranges below %u, as in 0-3,8",
+                       args->cpu_list, CPUS_MAX);
     }
     bool divided = !args->share_cpus &&
                    actuator_divide_cpus(cpus, n, actuator->n_workers, args->threads, lists);
-    if (!divided && actuator->n_workers > 1)
+    if (!divided && !args->share_cpus && actuator->n_workers > 1)
         sl_warn("cpus_shared", "cpus=%u workers=%u threads_each=%u", n, actuator->n_workers,
                 args->threads);
     for (uint32_t i = 0; i < actuator->n_workers; i++) {

@@ -1028,7 +1028,8 @@ static sl_status start_daemon(struct http_server *server, const struct http_args
     server->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_access, server, MHD_OPTION_ARRAY,
                                       options, MHD_OPTION_END);
     if (server->daemon == NULL)
-        return sl_fail(SL_DEVICE, "cannot listen on %s: %s", args->listen, strerror(errno));
+        return sl_fail(SL_DEVICE, "--listen: cannot listen on %s: %s", args->listen,
+                       strerror(errno));
     const union MHD_DaemonInfo *info =
         MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_BIND_PORT);
     server->port = info != NULL ? info->port : 0;

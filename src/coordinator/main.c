@@ -405,6 +405,8 @@ static sl_status run(const struct config *config, const struct sl_options *optio
     if (config->pools == POOLS_LOCAL) {
         sl_status status = check_model(config->worker.model);
         if (status == SL_OK)
+            status = serve_worker_check(&config->worker);
+        if (status == SL_OK)
             status = beside("sluice-prefill", prefill, sizeof(prefill));
         if (status == SL_OK)
             status = beside("sluice-decode", decode, sizeof(decode));

@@ -60,11 +60,29 @@ static void adopt_model(struct coordinator *c)
     }
 }
 
+/* The end of a roll-out, or the fleet of another model by mistake: only who looks at it can tell. */
 static void settle(struct coordinator *c, uint64_t now_us)
 {
-    if (registry_settle(&c->registry, now_us))
-        sl_info("identity_served", "identity=%02x%02x%02x%02x", c->registry.served[0],
-                c->registry.served[1], c->registry.served[2], c->registry.served[3]);
+    struct registry *registry = &c->registry;
+    bool had = registry->has_served;
+    uint32_t foreign = 0;
+    uint8_t was[16];
+    memcpy(was, registry->served, sizeof(was));
+    if (!registry_settle(registry, now_us))
+        return;
+    const uint8_t *now = registry->served;
+    if (!had || memcmp(was, now, sizeof(was)) == 0) {
+        sl_info("identity_served", "identity=%02x%02x%02x%02x", now[0], now[1], now[2], now[3]);
+        return;
+    }
+    for (uint32_t i = 0; i < REGISTRY_NODES_MAX; i++)
+        foreign += registry->nodes[i].used &&
+                   registry_state(registry, &registry->nodes[i]) == REGISTRY_FOREIGN;
+    sl_warn(
+        "identity_switched",
+        "identity=%02x%02x%02x%02x before=%02x%02x%02x%02x foreign=%u reason=\"the decode nodes of "
+        "the one before are gone or drain\"",
+        now[0], now[1], now[2], now[3], was[0], was[1], was[2], was[3], foreign);
 }
 
 static const char *role_of(const struct registry_node *node)

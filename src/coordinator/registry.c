@@ -85,7 +85,9 @@ sl_status registry_hello(struct registry *registry, struct rpc_stream *stream,
         return status;
     struct registry_node *node = registry_find_id(registry, hello->node_id);
     if (node != NULL && is_another(registry, node, stream, hello, now_us))
-        return sl_fail(SL_INVALID, "the id %s is that of a node that lives, with pid %u",
+        return sl_fail(SL_INVALID,
+                       "the id %s is that of a node that lives, with pid %u; start this one with "
+                       "another --id",
                        hello->node_id, node->hello->pid);
     if (node != NULL && (node->stream != stream || node->hello->incarnation != hello->incarnation ||
                          node->hello->role != hello->role)) {

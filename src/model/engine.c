@@ -25,13 +25,15 @@
 #include <stdio.h>
 #include <string.h>
 
+_Static_assert(MODEL_ROWS_MAX <= KERNEL_ROWS_MAX, "rows of a batch are rows of the kernels");
+
 /* ---- open ---- */
 
 static sl_status check_args(const struct model_engine_args *args)
 {
-    if (args->rows_max == 0 || args->rows_max > KERNEL_ROWS_MAX)
+    if (args->rows_max == 0 || args->rows_max > MODEL_ROWS_MAX)
         return sl_fail(SL_INVALID, "engine: rows_max %u; want 1..%u", args->rows_max,
-                       KERNEL_ROWS_MAX);
+                       MODEL_ROWS_MAX);
     if (args->seqs_max == 0 || args->seqs_max > MODEL_SEQS_MAX)
         return sl_fail(SL_INVALID, "engine: seqs_max %u; want 1..%u", args->seqs_max,
                        MODEL_SEQS_MAX);

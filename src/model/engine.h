@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define MODEL_ROWS_MAX       8192u
 #define MODEL_TICKETS_MAX    2
 #define MODEL_SEQS_MAX       256
 #define MODEL_EOS_IDS_MAX    16
@@ -33,7 +34,7 @@ struct model_engine_args {
     uint32_t block_tokens;     /* 64 */
     uint32_t context_max;      /* tokens of a sequence; 0: as many as the model takes */
     const char *kv_type;       /* "bf16", "f32" */
-    uint32_t rows_max;         /* new tokens in one batch */
+    uint32_t rows_max;         /* new tokens in one batch; at most MODEL_ROWS_MAX */
     uint32_t seqs_max;         /* sequences in one batch, at most MODEL_SEQS_MAX */
     uint32_t layers_per_group; /* granularity of LAYERS_READY; 0: about a quarter of the layers */
     uint64_t seed;             /* of the fake device */

@@ -291,11 +291,12 @@ sl_status rpc_server_start(const char *listen, const struct rpc_server_handler *
     grpc_server_start(server->server);
     server->port = (uint16_t)port;
     server->down_tag = (struct rpc_tag){on_down, server};
-    sl_status status = port > 0 ? SL_OK
-                                : sl_fail(SL_DEVICE,
-                                          "cannot listen for nodes on %s: port taken, or not an "
-                                          "address of this machine",
-                                          listen);
+    sl_status status = port > 0
+                           ? SL_OK
+                           : sl_fail(SL_DEVICE,
+                                     "--nodes-listen: cannot listen on %s: port taken, or not an "
+                                     "address of this machine",
+                                     listen);
     if (status == SL_OK)
         status = sl_thread_start(&server->thread, "rpc-server", server_main, server);
     if (status != SL_OK)

@@ -284,7 +284,7 @@ sl_status serve_admin_start(const struct serve_admin_args *args, struct serve_ad
     if (admin->daemon == NULL) {
         int error = errno;
         sl_free(admin);
-        return sl_fail(SL_DEVICE, "cannot serve admin pages on %s: %s", args->listen,
+        return sl_fail(SL_DEVICE, "--admin: cannot serve pages on %s: %s", args->listen,
                        error == 0 ? "the HTTP library refused" : strerror(error));
     }
     const union MHD_DaemonInfo *info =

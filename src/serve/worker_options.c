@@ -3,6 +3,11 @@
  * coordinator's address differ from worker to worker and stay in a table of their own. */
 #include "serve/worker_options.h"
 
+#include "base/address.h"
+
+#include <net/if.h>
+#include <string.h>
+
 #define AT(field) offsetof(struct serve_worker_config, field)
 
 const char *const serve_backend_names[] = {"cpu", "ref", "fake", NULL};
@@ -80,8 +85,8 @@ const struct sl_option serve_worker_options[] = {
      .value_name = "N",
      .default_text = "512",
      .min = 1,
-     .max = 65536,
-     .help = "new tokens in one step",
+     .max = SERVE_STEP_TOKENS_MAX - 1,
+     .help = "new tokens of prompts in one step; with --max-seqs at most 8192",
      .group = "Worker"},
     {.name = "max-seqs",
      .type = SL_OPTION_UINT,
@@ -160,3 +165,21 @@ const struct sl_option serve_node_options[] = {
      .group = "Worker"},
 };
 const size_t serve_node_option_count = sizeof(serve_node_options) / sizeof(serve_node_options[0]);
+
+sl_status serve_worker_check(const struct serve_worker_config *config)
+{
+    unsigned long long block = config->block_tokens, chunk = config->chunk_tokens;
+    char name[IF_NAMESIZE], cut[SL_SHOWN_BYTES];
+    if (block != 16 && block != 32 && block != 64 && block != 128)
+        return sl_fail(SL_INVALID, "--block-tokens: \"%llu\"; want 16, 32, 64 or 128", block);
+    if (chunk + config->max_seqs > SERVE_STEP_TOKENS_MAX)
+        return sl_fail(SL_INVALID,
+                       "--chunk-tokens %llu and --max-seqs %llu; want at most %u together", chunk,
+                       (unsigned long long)config->max_seqs, SERVE_STEP_TOKENS_MAX);
+    if (config->advertise != NULL && !sl_address_is_host(config->advertise, SERVE_ADVERTISE_BYTES))
+        return sl_fail(SL_INVALID,
+                       "--advertise: \"%s\"; want a name or an address without a port, at most %u "
+                       "bytes",
+                       sl_shown(config->advertise, cut), SERVE_ADVERTISE_BYTES);
+    return sl_address_interface("--bind", config->bind, name, sizeof(name));
+}

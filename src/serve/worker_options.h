@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define SERVE_STEP_TOKENS_MAX 8192u /* --chunk-tokens and --max-seqs together */
+#define SERVE_ADVERTISE_BYTES 240u  /* with a port it fits a Hello */
+
 enum serve_backend { SERVE_BACKEND_CPU, SERVE_BACKEND_REF, SERVE_BACKEND_FAKE };
 enum serve_kv_type { SERVE_KV_BF16, SERVE_KV_F32 };
 extern const char *const serve_backend_names[]; /* NULL-terminated; as model/engine.h wants them */
@@ -48,5 +51,9 @@ extern const size_t serve_worker_option_count;
 /* --coordinator --id: for the workers only. */
 extern const struct sl_option serve_node_options[];
 extern const size_t serve_node_option_count;
+
+/* What every worker would end with, once it has loaded its model: options that are right each for itself.
+ * SL_INVALID names them. */
+sl_status serve_worker_check(const struct serve_worker_config *config) SL_MUST_USE;
 
 #endif

@@ -28,6 +28,7 @@
  * handler only notes, closes are put off, and progress() goes on with both when UCX has returned.
  * Settings are put into the environment before the configuration is read, and never
  * over what the user has set there. Runs on one thread at a time. */
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -35,17 +36,13 @@
 #include "transfer/process.h"
 #include "transfer/transport.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <ifaddrs.h>
 #include <net/if.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <ucp/api/ucp.h>
 #include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
@@ -735,38 +732,11 @@ static void set_defaults(void)
     (void)ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS", "n");
 }
 
-/* The interface that has this address; or the name itself. */
-static sl_status find_interface(const char *bind, char *name_out, size_t bytes)
-{
-    struct ifaddrs *all = NULL;
-    if (getifaddrs(&all) != 0)
-        return sl_fail(SL_DEVICE, "getifaddrs: %s", strerror(errno));
-    bool found = false;
-    for (struct ifaddrs *i = all; i != NULL && !found; i = i->ifa_next) {
-        char text[INET6_ADDRSTRLEN] = "";
-        if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET)
-            inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, text,
-                      sizeof(text));
-        else if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET6)
-            inet_ntop(AF_INET6, &((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr, text,
-                      sizeof(text));
-        found = strcmp(i->ifa_name, bind) == 0 || strcmp(text, bind) == 0;
-        if (found)
-            snprintf(name_out, bytes, "%s", i->ifa_name);
-    }
-    freeifaddrs(all);
-    if (!found)
-        return sl_fail(SL_INVALID, "bind \"%s\": no interface has this name or address", bind);
-    return SL_OK;
-}
-
 static sl_status set_interface(const char *bind)
 {
     char name[IF_NAMESIZE];
-    if (bind == NULL || bind[0] == '\0' || strcmp(bind, "0.0.0.0") == 0 || strcmp(bind, "::") == 0)
-        return SL_OK;
-    sl_status status = find_interface(bind, name, sizeof(name));
-    if (status == SL_OK)
+    sl_status status = sl_address_interface("--bind", bind, name, sizeof(name));
+    if (status == SL_OK && name[0] != '\0')
         setenv("UCX_NET_DEVICES", name, 0);
     return status;
 }

@@ -39,6 +39,8 @@
 #define STEP_HUNG_US   (60 * SL_SECOND_US) /* /health: a batch without any progress */
 #define LAYOUT_VERSION 2                   /* 1: the words of one class as they were */
 
+_Static_assert(SERVE_STEP_TOKENS_MAX <= MODEL_ROWS_MAX, "the engine takes what the options allow");
+
 struct node {
     struct serve_worker_config config;
     const struct worker_policy *policy;
@@ -518,8 +520,10 @@ sl_status worker_node_run(const struct worker_policy *policy,
                           const struct serve_worker_config *config, struct transfer_loop *loop)
 {
     sl_status status = rpc_check_node_id("--id", config->id);
+    if (status == SL_OK)
+        status = serve_worker_check(config);
     if (status != SL_OK)
-        return status; /* every coordinator would refuse it, again and again */
+        return status; /* else found out after minutes of loading, or by every coordinator again and again */
     struct node *node = sl_zalloc(1, sizeof(*node));
     node->config = *config;
     node->policy = policy;

@@ -101,6 +101,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         how = s.fail(n)
         if how == "429":
             return self.page(429, '{"error": {"message": "full"}}')
+        if how == "page":
+            return self.page(502, "<h1>bad</h1>\nof a proxy", "text/html")
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -201,6 +203,20 @@ class Load(unittest.TestCase):
         self.assertEqual(out["errors"], {"http_429": 2, "stream_error": 2, "token_count": 2,
                                          "cut_off": 2, "reset": 2})
         self.assertEqual(out["ttft_ms"]["n"], 2)
+        said = out["first_messages"]
+        self.assertEqual((said["http_429"], said["stream_error"], said["token_count"]), ("full", "node lost", ""))
+        self.assertRegex(self.printed, r"failed: http_429 +2\n +the first: full\n")
+        self.assertRegex(self.printed, r"failed: token_count +2\n(?! +the first)")
+
+    def test_errors_that_are_no_objects(self):
+        self.server.fail = lambda n: "page"
+        out = self.bench("--requests", "1", status=1)
+        self.assertEqual((out["errors"], out["first_messages"]), ({"http_502": 1}, {"http_502": "<h1>bad</h1>"}))
+
+    def test_figures_that_could_not_be_written(self):
+        self.json = "/nonexistent/out.json"
+        self.assertIn("--json /nonexistent/out.json: No such file", self.bench("--requests", "1", status=2))
+        self.assertEqual(self.server.bodies, [])
 
     def test_nobody_there_and_timeouts(self):
         self.server.itl = 2.0
