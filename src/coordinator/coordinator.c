@@ -27,6 +27,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define CONFIG_BYTES_MAX (4u << 20)
@@ -290,6 +291,7 @@ static void loop_run(void *arg)
 
 /* ---- start and stop ---- */
 
+/* Of the path's last part; what is only a way to a directory (., ..) has the name of that. */
 static char *directory_name(const char *path)
 {
     size_t n = strlen(path);
@@ -298,7 +300,15 @@ static char *directory_name(const char *path)
     size_t from = n;
     while (from > 0 && path[from - 1] != '/')
         from--;
-    return n > from ? sl_asprintf("%.*s", (int)(n - from), path + from) : sl_strdup("model");
+    bool dots = n - from <= 2 && strspn(path + from, ".") >= n - from;
+    char *whole = dots ? realpath(path, NULL) : NULL;
+    char *name;
+    if (whole != NULL && strcmp(whole, "/") != 0)
+        name = directory_name(whole);
+    else
+        name = n > from ? sl_asprintf("%.*s", (int)(n - from), path + from) : sl_strdup("model");
+    sl_free(whole);
+    return name;
 }
 
 /* Context and vocabulary out of config.json, or of its text_config where the model has images too. What

@@ -12,6 +12,7 @@
 #include "serve/serve.h"
 #include "serve/worker_options.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -271,10 +272,15 @@ static sl_status check_model(const char *directory)
     for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
         char *path = sl_asprintf("%s/%s", directory, wanted[i][0]);
         char *other = sl_asprintf("%s/%s", directory, wanted[i][1]);
-        bool there = access(path, R_OK) == 0 || access(other, R_OK) == 0;
+        int error = access(path, R_OK) == 0 ? 0 : errno;
+        if (error == ENOENT)
+            error = access(other, R_OK) == 0 ? 0 : errno;
         sl_free(path);
         sl_free(other);
-        if (!there)
+        if (error != 0 && error != ENOENT)
+            return sl_fail(SL_INVALID, "--model %s: %s: %s", directory, wanted[i][0],
+                           strerror(error));
+        if (error == ENOENT)
             return sl_fail(SL_NOT_FOUND,
                            "--model %s: no %s in it; want a directory in Hugging Face format",
                            directory, wanted[i][0]);

@@ -866,9 +866,31 @@ static void random_faults(void **state)
     run_random_faults(*state, bodies, 1);
 }
 
+static void name_of_a_model(void **state)
+{
+    (void)state;
+    static const char *const ways[] = {"", "/", "//", "/.", "/./"};
+    char *model = fake_model_create();
+    const char *name = strrchr(model, '/') + 1;
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        struct coordinator_config config;
+        struct coordinator *c;
+        char *path = sl_asprintf("%s%s", model, ways[i]);
+        coordinator_config_init(&config);
+        config.model_dir = path;
+        config.listen = "127.0.0.1:0";
+        assert_ok(coordinator_start(&config, &c));
+        assert_string_equal(coordinator_model(c), name);
+        coordinator_stop(c);
+        sl_free(path);
+    }
+    fake_model_remove(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(name_of_a_model),
         TEST(one_completion),
         TEST(pair_and_stream),
         TEST(a_stop_string_cancels),
