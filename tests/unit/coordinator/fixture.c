@@ -1,5 +1,7 @@
 #include "unit/coordinator/fixture.h"
 
+#define WAIT_MS 20000
+
 static int start(void **state, char *model, uint64_t queue_us, uint32_t queue_requests,
                  size_t held_bytes)
 {
@@ -46,7 +48,6 @@ int setup_short_memory(void **state)
     return start(state, fake_model_create(), 60000000, 1024, 100000);
 }
 
-/* With a chat template, and an end token that only the tokenizer names: the comma. */
 int setup_chat(void **state)
 {
     char *model = fake_model_create();
@@ -73,7 +74,13 @@ struct fake_node *start_node(struct fixture *f, const char *id, bool prefill)
     return fake_node_start(&args);
 }
 
-/* Waits until /ready lists so many of each. */
+struct fake_node *start_decode(struct fixture *f)
+{
+    struct fake_node *d = start_node(f, "d0", false);
+    await(f, 0, 1);
+    return d;
+}
+
 void await(struct fixture *f, uint32_t prefill, uint32_t decode)
 {
     char want[64];
@@ -91,12 +98,38 @@ void await(struct fixture *f, uint32_t prefill, uint32_t decode)
     }
 }
 
-/* Until every request is answered, or its client gone. */
 void await_closed(struct fixture *f, uint32_t ms)
 {
     for (uint32_t i = 0; i < ms && coordinator_open(f->c) > 0; i++)
         sl_sleep_us(1000);
     assert_int_equal(coordinator_open(f->c), 0);
+}
+
+void await_submits(struct fake_node *node, uint32_t n)
+{
+    for (uint32_t i = 0; i < WAIT_MS && fake_node_submits(node) < n; i++)
+        sl_sleep_us(1000);
+    assert_int_equal(fake_node_submits(node), n);
+}
+
+static void expect_part(struct fixture *f, const char *method, const char *path, const char *body,
+                        int status, const char *part)
+{
+    char *answer = client_request(f->port, method, path, body);
+    if (client_status(answer) != status || strstr(answer, part) == NULL)
+        fail_msg("%s: want %d %s: %s", body != NULL ? body : path, status, part, answer);
+    sl_free(answer);
+}
+
+void expect_page(struct fixture *f, const char *path, int status, const char *part)
+{
+    expect_part(f, "GET", path, NULL, status, part);
+}
+
+void expect_error(struct fixture *f, const char *path, const char *body, int status,
+                  const char *part)
+{
+    expect_part(f, "POST", path, body, status, part);
 }
 
 json_t *post_json(struct fixture *f, const char *path, const char *body, int status)
@@ -236,7 +269,6 @@ int begin_stream(struct fixture *f, struct stream_result *r, const char *body, s
     return fd;
 }
 
-/* Waits for the end of the stream: the last chunk of zero bytes, or the connection's end. */
 void finish_stream(int fd, struct stream_result *r)
 {
     client_read(fd, &r->raw, "\r\n0\r\n\r\n", 15000);
@@ -244,11 +276,24 @@ void finish_stream(int fd, struct stream_result *r)
     parse_stream(r);
 }
 
+void read_stream(struct fixture *f, struct stream_result *r, const char *body)
+{
+    stream_init(r);
+    finish_stream(open_stream(f, body), r);
+}
+
 void expect_hello(struct stream_result *r)
 {
     if (strcmp(r->text.data, HELLO_TEXT) != 0 || !r->done || r->error)
         fail_msg("text \"%s\" done=%d error=%d: %s", r->text.data, r->done, r->error, r->raw.data);
     assert_string_equal(r->finish, "stop");
+}
+
+void finish_hello(int fd, struct stream_result *r)
+{
+    finish_stream(fd, r);
+    expect_hello(r);
+    stream_fini(r);
 }
 
 struct fake_node *start_slow(struct fixture *f, const char *id, bool prefill)

@@ -19,6 +19,9 @@
 #define LONG_PROMPT                                                                                \
     "\"a prompt that is longer than the sixty-four tokens which a decode node may prefill by "     \
     "itself, each byte being one\""
+/* Bodies whose streams say HELLO_TEXT. */
+#define SHORT_STREAM "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}"
+#define LONG_STREAM  "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}"
 
 struct fixture {
     char *model;
@@ -48,10 +51,19 @@ int setup_short_memory(void **state);
 int setup_chat(void **state);
 int teardown(void **state);
 struct fake_node *start_node(struct fixture *f, const char *id, bool prefill);
+/* The decode node d0, ready, with no other beside it. */
+struct fake_node *start_decode(struct fixture *f);
 /* Waits until /ready lists so many of each. */
 void await(struct fixture *f, uint32_t prefill, uint32_t decode);
 /* Until every request is answered, or its client gone. */
 void await_closed(struct fixture *f, uint32_t ms);
+/* Until the node has been given so many in all; no more have come then. */
+void await_submits(struct fake_node *node, uint32_t n);
+/* The page has this status and, somewhere, this part. */
+void expect_page(struct fixture *f, const char *path, int status, const char *part);
+/* The same of what a POST is answered. */
+void expect_error(struct fixture *f, const char *path, const char *body, int status,
+                  const char *part);
 /* The body of the answer, which must have this status. */
 json_t *post_json(struct fixture *f, const char *path, const char *body, int status);
 const char *text_of(json_t *json);
@@ -68,7 +80,11 @@ int open_stream(struct fixture *f, const char *body);
 int begin_stream(struct fixture *f, struct stream_result *r, const char *body, size_t n_letters);
 /* Reads to the end of the stream: the last chunk of zero bytes, or the connection's end. */
 void finish_stream(int fd, struct stream_result *r);
+/* A whole stream into `r`. */
+void read_stream(struct fixture *f, struct stream_result *r, const char *body);
 void expect_hello(struct stream_result *r);
+/* The rest of a stream that says HELLO_TEXT; nothing is left of `r`. */
+void finish_hello(int fd, struct stream_result *r);
 /* Its tokens come at a pace at which streams can be disturbed. */
 struct fake_node *start_slow(struct fixture *f, const char *id, bool prefill);
 /* Nodes die, hang, refuse and come back at random while streams of these bodies run, so many choices each: each

@@ -125,6 +125,13 @@ struct http_exchange *await_held(struct fixture *f)
     return NULL;
 }
 
+struct http_exchange *begin_held(struct fixture *f, int *fd_out)
+{
+    *fd_out = client_connect(f->port);
+    client_post(*fd_out, "/hold", "{}");
+    return await_held(f);
+}
+
 struct http_exchange *begin_unread(struct fixture *f, int *fd_out)
 {
     int fd = client_connect(f->port), small = 1 << 18;

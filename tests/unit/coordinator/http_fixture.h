@@ -39,6 +39,8 @@ char *raw(struct fixture *f, const char *bytes, const char *until, uint32_t ms);
 void expect_refusal(struct fixture *f, const char *bytes, int status);
 void expect_sentence(struct fixture *f, const char *bytes, const char *sentence);
 struct http_exchange *await_held(struct fixture *f);
+/* A request that the handler keeps, also in `held`. */
+struct http_exchange *begin_held(struct fixture *f, int *fd_out);
 /* The stream of a client that does not read; the sizes of sockets are fixed. */
 struct http_exchange *begin_unread(struct fixture *f, int *fd_out);
 

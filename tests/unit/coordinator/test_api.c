@@ -159,6 +159,13 @@ static void bad_bodies_name_the_field(void **state)
     }
 }
 
+static void parse(const char *body, struct api_completion *out)
+{
+    struct api_error error;
+    if (api_parse_completion(body, strlen(body), &neutral, out, &error) != SL_OK)
+        fail_msg("%s: %s", body, error.message);
+}
+
 /* JSON allows it, and tokenizers encode it. */
 static void a_prompt_with_nul(void **state)
 {
@@ -167,7 +174,7 @@ static void a_prompt_with_nul(void **state)
     struct api_tokenize t;
     struct api_error error;
     const char *body = "{\"prompt\":\"a\\u0000b\"}";
-    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
+    parse(body, &c);
     assert_int_equal(c.prompts[0].text_bytes, 3);
     assert_memory_equal(c.prompts[0].text, "a\0b", 4);
     api_completion_fini(&c);
@@ -180,9 +187,7 @@ static void defaults(void **state)
 {
     (void)state;
     struct api_completion c;
-    struct api_error error;
-    const char *body = "{\"prompt\":\"abc\"}";
-    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
+    parse("{\"prompt\":\"abc\"}", &c);
     assert_int_equal(c.max_tokens, 16);
     assert_false(c.has_max_tokens);
     assert_int_equal(c.min_tokens, 0);
@@ -204,16 +209,15 @@ static void every_field(void **state)
 {
     (void)state;
     struct api_completion c;
-    struct api_error error;
-    const char *body =
+    parse(
         "{\"model\":\"m\",\"prompt\":[1,2,3],\"stream\":true,\"stream_options\":{\"include_usage\":"
         "true,\"other\":1},\"stop\":[\"x\",\"yy\"],\"stop_token_ids\":[9],\"seed\":-5,"
         "\"temperature\":0.5,\"top_p\":0.25,\"top_k\":-1,\"min_p\":0.125,\"max_tokens\":7,"
         "\"min_tokens\":7,\"ignore_eos\":true,\"logprobs\":0,\"return_token_ids\":true,"
         "\"add_special_tokens\":false,\"unheard_of\":{\"a\":[1]},\"n\":3,\"best_of\":3,"
         "\"presence_penalty\":-2,\"frequency_penalty\":0.5,\"repetition_penalty\":1.5,"
-        "\"logit_bias\":{\"0\":-100,\"4294967295\":2.5},\"bad_words\":[\"x\",\" y\"]}";
-    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
+        "\"logit_bias\":{\"0\":-100,\"4294967295\":2.5},\"bad_words\":[\"x\",\" y\"]}",
+        &c);
     assert_string_equal(c.model, "m");
     assert_null(c.prompts[0].text);
     assert_int_equal(json_array_size(c.prompts[0].ids), 3);
@@ -247,7 +251,7 @@ static void lists_of_prompts(void **state)
     struct api_completion c;
     struct api_error error;
     const char *body = "{\"prompt\":[\"a\",[7,8],\"bc\"],\"n\":42}";
-    assert_ok(api_parse_completion(body, strlen(body), &neutral, &c, &error));
+    parse(body, &c);
     assert_int_equal(c.n_prompts, 3);
     assert_int_equal(c.prompts[0].text_bytes, 1);
     assert_int_equal(json_array_size(c.prompts[1].ids), 2);
@@ -288,9 +292,7 @@ static void neutral_values(void **state)
     };
     for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
         struct api_completion c;
-        struct api_error error;
-        if (api_parse_completion(bodies[i], strlen(bodies[i]), &neutral, &c, &error) != SL_OK)
-            fail_msg("%s: %s", bodies[i], error.message);
+        parse(bodies[i], &c);
         assert_true(c.prompts[0].text != NULL || json_array_size(c.prompts[0].ids) == 2);
         api_completion_fini(&c);
     }

@@ -293,22 +293,39 @@ static void open_model(const char *source, bool split, struct chat_model *model)
     fake_model_remove(dir);
 }
 
-static void expect_prompt(const char *source, const char *messages, const char *more,
-                          const char *prompt)
-{
+/* Messages through a template. */
+struct rendering {
     struct chat_model model;
     struct api_chat chat;
     struct api_error error;
     struct sl_buf out;
-    sl_buf_init(&out, 1 << 16);
-    open_model(source, true, &model);
-    parse(messages, more, &chat);
-    if (chat_render(&model, &chat.input, &out, &error) != SL_OK)
-        fail_msg("%s: %s", messages, error.message);
-    assert_string_equal(out.data != NULL ? out.data : "", prompt);
-    sl_buf_fini(&out);
-    api_chat_fini(&chat);
-    chat_close(&model);
+};
+
+static sl_status render(struct rendering *r, const char *source, bool split, const char *messages,
+                        const char *more)
+{
+    memset(&r->error, 0, sizeof(r->error));
+    sl_buf_init(&r->out, 1 << 16);
+    open_model(source, split, &r->model);
+    parse(messages, more, &r->chat);
+    return chat_render(&r->model, &r->chat.input, &r->out, &r->error);
+}
+
+static void render_fini(struct rendering *r)
+{
+    sl_buf_fini(&r->out);
+    api_chat_fini(&r->chat);
+    chat_close(&r->model);
+}
+
+static void expect_prompt(const char *source, const char *messages, const char *more,
+                          const char *prompt)
+{
+    struct rendering r;
+    if (render(&r, source, true, messages, more) != SL_OK)
+        fail_msg("%s: %s", messages, r.error.message);
+    assert_string_equal(r.out.data != NULL ? r.out.data : "", prompt);
+    render_fini(&r);
 }
 
 #define PLAIN "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -357,21 +374,13 @@ static void the_form_that_the_template_expects(void **state)
 static void expect_refusal(const char *source, const char *more, int status, const char *code,
                            const char *part)
 {
-    struct chat_model model;
-    struct api_chat chat;
-    struct api_error error = {0};
-    struct sl_buf out;
-    sl_buf_init(&out, 1 << 16);
-    open_model(source, true, &model);
-    parse(USER, more, &chat);
-    assert_true(chat_render(&model, &chat.input, &out, &error) != SL_OK);
-    if (error.http_status != status || strcmp(error.code, code) != 0 ||
-        strstr(error.message, part) == NULL)
-        fail_msg("%d %s %s", error.http_status, error.code, error.message);
-    assert_null(strstr(error.message, "/sluice-test")); /* no path of this machine */
-    sl_buf_fini(&out);
-    api_chat_fini(&chat);
-    chat_close(&model);
+    struct rendering r;
+    assert_true(render(&r, source, true, USER, more) != SL_OK);
+    if (r.error.http_status != status || strcmp(r.error.code, code) != 0 ||
+        strstr(r.error.message, part) == NULL)
+        fail_msg("%d %s %s", r.error.http_status, r.error.code, r.error.message);
+    assert_null(strstr(r.error.message, "/sluice-test")); /* no path of this machine */
+    render_fini(&r);
 }
 
 static void templates_that_refuse(void **state)
@@ -397,19 +406,12 @@ static void templates_that_refuse(void **state)
 static void expect_opening(const char *source, const char *messages, const char *more, bool split,
                            bool marks, bool opens)
 {
-    struct chat_model model;
-    struct api_chat chat;
-    struct api_error error;
-    struct sl_buf out;
-    sl_buf_init(&out, 1 << 16);
-    open_model(source, split, &model);
-    parse(messages, more, &chat);
-    assert_ok(chat_render(&model, &chat.input, &out, &error));
-    if ((model.marks != NULL) != marks || chat_opens_reasoning(&model, &chat.input, &out) != opens)
+    struct rendering r;
+    assert_ok(render(&r, source, split, messages, more));
+    if ((r.model.marks != NULL) != marks ||
+        chat_opens_reasoning(&r.model, &r.chat.input, &r.out) != opens)
         fail_msg("%s on %s", source, messages);
-    sl_buf_fini(&out);
-    api_chat_fini(&chat);
-    chat_close(&model);
+    render_fini(&r);
 }
 
 static void where_reasoning_begins(void **state)

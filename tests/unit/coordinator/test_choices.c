@@ -42,13 +42,11 @@ static void choices_follow_the_first(void **state)
 static void prompts_and_choices_in_a_stream(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     struct stream_result r;
-    stream_init(&r);
-    finish_stream(open_stream(f, "{\"prompt\":[\"ab\",[97,98,99],\"x\"],\"n\":2,\"max_tokens\":100,"
-                                 "\"stream\":true,\"stream_options\":{\"include_usage\":true}}"),
-                  &r);
+    read_stream(f, &r,
+                "{\"prompt\":[\"ab\",[97,98,99],\"x\"],\"n\":2,\"max_tokens\":100,"
+                "\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
     assert_true(r.done && !r.error);
     for (int i = 0; i < 6; i++)
         assert_string_equal(r.texts[i].data, HELLO_TEXT);
@@ -65,35 +63,24 @@ static void prompts_and_choices_in_a_stream(void **state)
 static void more_choices_than_the_queue(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
-    json_t *json = post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":4}", 400);
-    const char *code = json_string_value(json_object_get(json_object_get(json, "error"), "code"));
-    assert_string_equal(code, "too_many_choices");
-    json_decref(json);
-    json = post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":3,\"max_tokens\":5}", 200);
+    struct fake_node *d = start_decode(f);
+    expect_error(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":4}", 400,
+                 "\"code\":\"too_many_choices\"");
+    json_t *json =
+        post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":3,\"max_tokens\":5}", 200);
     assert_string_equal(text_of(json), "hello");
     json_decref(json);
     fake_node_stop(d);
-}
-
-static void expect_code(struct fixture *f, const char *body, int status, const char *code)
-{
-    json_t *json = post_json(f, "/v1/completions", body, status);
-    const json_t *error = json_object_get(json, "error");
-    assert_string_equal(json_string_value(json_object_get(error, "code")), code);
-    json_decref(json);
 }
 
 /* Each choice's stream would begin with the whole prompt. */
 static void echoes_in_one_stream(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
+    struct fake_node *d = start_decode(f);
     char body[1200];
     static const char prompt[] = "{\"prompt\":\"%0900u\",\"max_tokens\":0,\"echo\":true,"
                                  "\"logprobs\":5,\"stream\":%s,\"n\":%u}";
-    await(f, 0, 1);
     snprintf(body, sizeof(body), prompt, 7, "true", 8); /* 7,200 tokens of 304 bytes */
     char *answer = client_request(f->port, "POST", "/v1/completions", body);
     assert_int_equal(client_status(answer), 400);
@@ -111,21 +98,34 @@ static void echoes_in_one_stream(void **state)
     fake_node_stop(d);
 }
 
+/* The answer of the first of these requests that has this status. */
+static char *await_status(struct fixture *f, const char *body, int status)
+{
+    for (int i = 0; i < 300; i++) {
+        char *answer = client_request(f->port, "POST", "/v1/completions", body);
+        if (client_status(answer) == status)
+            return answer;
+        sl_free(answer);
+        sl_sleep_us(10000);
+    }
+    fail_msg("%s: never %d", body, status);
+    return NULL;
+}
+
 /* Of all requests: one that comes when half is taken waits outside, one that grows beyond all is given up. */
 static void what_is_held_is_bounded(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
+    struct fake_node *d = start_decode(f);
     static const char small[] = "{\"prompt\":\"abc\",\"max_tokens\":5}";
     char body[1200];
-    await(f, 0, 1);
     json_decref(post_json(f, "/v1/completions", small, 200));
     snprintf(body, sizeof(body), "{\"prompt\":\"%01000u\",\"max_tokens\":3,\"echo\":true,\"n\":%u}",
              7, 90);
     json_decref(post_json(f, "/v1/completions", body, 200));
     snprintf(body, sizeof(body), "{\"prompt\":\"%01000u\",\"max_tokens\":3,\"echo\":true,\"n\":%u}",
              7, 120);
-    expect_code(f, body, 429, "overloaded");
+    expect_error(f, "/v1/completions", body, 429, "\"code\":\"overloaded\"");
     await_closed(f, 3000);
     /* A body that does not come to its end. */
     int fd = client_connect(f->port);
@@ -135,31 +135,13 @@ static void what_is_held_is_bounded(void **state)
         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n");
     memset(upload + n, ' ', sizeof(upload) - n - 1);
     client_send(fd, upload);
-    char *answer = NULL;
-    for (int i = 0; i < 300; i++) {
-        answer = client_request(f->port, "POST", "/v1/completions", small);
-        if (client_status(answer) != 200)
-            break;
-        sl_free(answer);
-        sl_sleep_us(10000);
-    }
-    assert_int_equal(client_status(answer), 429);
+    char *answer = await_status(f, small, 429);
     assert_non_null(strstr(answer, " of 100000 bytes already; try again later"));
     assert_non_null(strstr(answer, "\r\nRetry-After: "));
     sl_free(answer);
     close(fd);
-    for (int i = 0; i < 300; i++) {
-        answer = client_request(f->port, "POST", "/v1/completions", small);
-        if (client_status(answer) == 200)
-            break;
-        sl_free(answer);
-        sl_sleep_us(10000);
-    }
-    assert_int_equal(client_status(answer), 200);
-    sl_free(answer);
-    answer = client_request(f->port, "GET", "/metrics", NULL);
-    assert_non_null(strstr(answer, "\nsluice_requests_rejected_total{reason=\"held_bytes\"} "));
-    sl_free(answer);
+    sl_free(await_status(f, small, 200));
+    expect_page(f, "/metrics", 200, "\nsluice_requests_rejected_total{reason=\"held_bytes\"} ");
     fake_node_stop(d);
 }
 
@@ -167,12 +149,10 @@ static void what_is_held_is_bounded(void **state)
 static void choices_wait_and_go_together(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     fake_node_behave(d, FAKE_SILENT);
     int fd = open_stream(f, "{\"prompt\":\"abc\",\"n\":4,\"stream\":true}");
-    for (int i = 0; i < 1000 && fake_node_submits(d) == 0; i++)
-        sl_sleep_us(1000);
+    await_submits(d, 1);
     sl_sleep_us(100000);
     assert_int_equal(fake_node_submits(d), 1);
     assert_int_equal(coordinator_open(f->c), 1);
@@ -250,8 +230,7 @@ static void an_error_ends_all_choices(void **state)
 static void too_many_choices(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     json_decref(post_json(f, "/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"n\":65}", 400));
     json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"a\",\"n\":129}", 400));
     json_decref(
@@ -306,11 +285,9 @@ static void echo(void **state)
     free(said);
     json_decref(json);
     struct stream_result r;
-    stream_init(&r);
-    finish_stream(open_stream(f,
-                              "{\"prompt\":[\"abc\",\"x\"],\"max_tokens\":4,\"echo\":true,\"n\":2,"
-                              "\"logprobs\":0,\"stream\":true}"),
-                  &r);
+    read_stream(f, &r,
+                "{\"prompt\":[\"abc\",\"x\"],\"max_tokens\":4,\"echo\":true,\"n\":2,"
+                "\"logprobs\":0,\"stream\":true}");
     const char *const want[] = {"abchell", "abchell", "xhell", "xhell"};
     for (int i = 0; i < 4; i++)
         assert_string_equal(r.texts[i].data, want[i]);

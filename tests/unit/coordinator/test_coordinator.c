@@ -4,8 +4,7 @@
 static void one_completion(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     json_t *json = post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":5}", 200);
     assert_string_equal(text_of(json), "hello");
     assert_int_equal(usage_of(json, "prompt_tokens"), 3);
@@ -22,10 +21,9 @@ static void pair_and_stream(void **state)
     struct fake_node *p = start_node(f, "p0", true), *d = start_node(f, "d0", false);
     await(f, 1, 1);
     struct stream_result r;
-    stream_init(&r);
-    finish_stream(open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true,"
-                                 "\"stream_options\":{\"include_usage\":true}}"),
-                  &r);
+    read_stream(f, &r,
+                "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true,"
+                "\"stream_options\":{\"include_usage\":true}}");
     expect_hello(&r);
     assert_int_equal(r.n_chunks, strlen(HELLO_TEXT) + 1);
     assert_int_equal(json_integer_value(json_object_get(r.usage, "completion_tokens")),
@@ -48,8 +46,7 @@ static void pair_and_stream(void **state)
 static void a_stop_string_cancels(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     json_t *json = post_json(f, "/v1/completions",
                              "{\"prompt\":\"abc\",\"max_tokens\":100,\"stop\":[\"wor\",\"xyz\"],"
                              "\"logprobs\":2,\"return_token_ids\":true,\"seed\":77}",
@@ -79,8 +76,7 @@ static const char *said(json_t *json, const char *field)
 static void a_chat(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     json_t *json = post_json(f, "/v1/chat/completions", "{" CHAT "}", 200);
     /* The prompt opens the reasoning, and the comma ends the text. */
     assert_string_equal(said(json, "reasoning_content"), "hello world");
@@ -110,8 +106,7 @@ static void a_chat(void **state)
 static void salts(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":2}", 200));
     assert_int_equal(fake_node_last(d).salt_bytes, 0);
     json_decref(post_json(f, "/v1/completions",
@@ -181,15 +176,13 @@ static void many_at_once(void **state)
     enum { N = 60 };
     int fds[N];
     for (int i = 0; i < N; i++)
-        fds[i] = open_stream(
-            f, i % 2 == 0 ? "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}"
-                          : "{\"prompt\":\"short\",\"max_tokens\":100,\"stream\":true}");
+        fds[i] = open_stream(f, i % 2 == 0
+                                    ? LONG_STREAM
+                                    : "{\"prompt\":\"short\",\"max_tokens\":100,\"stream\":true}");
     for (int i = 0; i < N; i++) {
         struct stream_result r;
         stream_init(&r);
-        finish_stream(fds[i], &r);
-        expect_hello(&r);
-        stream_fini(&r);
+        finish_hello(fds[i], &r);
     }
     assert_int_equal(coordinator_open(f->c), 0);
     assert_in_range(fake_node_submits(d[0]), 15, 45);
@@ -204,15 +197,13 @@ static void a_decode_node_dies(void **state)
     struct fake_node *d0 = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
+    int fd = begin_stream(f, &r, SHORT_STREAM, 5);
     struct fake_node *d1 = start_slow(f, "d1", false);
     await(f, 0, 2);
     fake_node_stop(d0);
-    finish_stream(fd, &r);
-    expect_hello(&r); /* no token lost, none twice */
+    finish_hello(fd, &r); /* no token lost, none twice */
     assert_true(fake_node_last(d1).first_index >= 5);
     assert_int_equal(fake_node_last(d1).total_tokens, 3 + fake_node_last(d1).first_index);
-    stream_fini(&r);
     fake_node_stop(d1);
 }
 
@@ -222,17 +213,15 @@ static void a_decode_node_hangs(void **state)
     struct fake_node *d0 = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
+    int fd = begin_stream(f, &r, SHORT_STREAM, 5);
     struct fake_node *d1 = start_slow(f, "d1", false);
     await(f, 0, 2);
     uint64_t from = sl_real_us();
     fake_node_freeze(d0, true);
-    finish_stream(fd, &r);
-    expect_hello(&r);
+    finish_hello(fd, &r);
     assert_true(sl_real_us() - from > 400000); /* dead_us of this test is 0.5 s */
     fake_node_freeze(d0, false);               /* it joins again, its stale tokens are dropped */
     await(f, 0, 2);
-    stream_fini(&r);
     fake_node_stop(d0);
     fake_node_stop(d1);
 }
@@ -244,13 +233,11 @@ static void no_node_for_a_while(void **state)
     struct fake_node *d = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
+    int fd = begin_stream(f, &r, SHORT_STREAM, 5);
     fake_node_stop(d);
     sl_sleep_us(100000);
     d = start_slow(f, "d0", false);
-    finish_stream(fd, &r);
-    expect_hello(&r);
-    stream_fini(&r);
+    finish_hello(fd, &r);
     fake_node_stop(d);
 }
 
@@ -260,7 +247,7 @@ static void no_node_for_too_long(void **state)
     struct fake_node *d = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
+    int fd = begin_stream(f, &r, SHORT_STREAM, 5);
     fake_node_stop(d);
     uint64_t from = sl_real_us();
     finish_stream(fd, &r);
@@ -269,10 +256,7 @@ static void no_node_for_too_long(void **state)
     assert_in_range(sl_real_us() - from, 500000, 1500000);
     stream_fini(&r);
     /* And now there is nobody at all. */
-    char *answer = client_request(f->port, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
-    assert_int_equal(client_status(answer), 503);
-    assert_non_null(strstr(answer, "Retry-After"));
-    sl_free(answer);
+    expect_error(f, "/v1/completions", "{\"prompt\":\"a\"}", 503, "Retry-After");
 }
 
 /* The prefill node generates, and goes on with what the decode node had begun. */
@@ -282,22 +266,16 @@ static void no_decode_node_left(void **state)
     struct fake_node *p = start_slow(f, "p0", true), *d = start_slow(f, "d0", false);
     await(f, 1, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 5);
+    int fd = begin_stream(f, &r, SHORT_STREAM, 5);
     fake_node_stop(d);
-    finish_stream(fd, &r);
-    expect_hello(&r);
-    stream_fini(&r);
+    finish_hello(fd, &r);
     assert_int_equal(fake_node_last(p).mode, SLUICE__MODE__MODE_LOCAL);
     await(f, 1, 0);
     json_t *json = post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":100}", 200);
     assert_string_equal(text_of(json), HELLO_TEXT);
     json_decref(json);
-    char *page = client_request(f->port, "GET", "/metrics", NULL);
-    assert_non_null(strstr(page, "routing_decisions_total{reason=\"local_no_decode\"} 2"));
-    sl_free(page);
-    page = client_request(f->port, "GET", "/ready", NULL);
-    assert_int_equal(client_status(page), 200);
-    sl_free(page);
+    expect_page(f, "/metrics", 200, "routing_decisions_total{reason=\"local_no_decode\"} 2");
+    expect_page(f, "/ready", 200, "");
     fake_node_stop(p);
 }
 
@@ -310,16 +288,13 @@ static void a_prefill_node_dies(void **state)
     fake_node_behave(d, FAKE_SILENT);
     struct stream_result r;
     stream_init(&r);
-    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
-    for (int i = 0; i < 2000 && fake_node_submits(p) == 0; i++)
-        sl_sleep_us(1000);
+    int fd = open_stream(f, LONG_STREAM);
+    await_submits(p, 1);
     sl_sleep_us(20000);
     fake_node_behave(d, FAKE_SERVES);
     fake_node_stop(p);
-    finish_stream(fd, &r);
-    expect_hello(&r); /* local on D */
+    finish_hello(fd, &r); /* local on D */
     assert_int_equal(fake_node_last(d).mode, SLUICE__MODE__MODE_LOCAL);
-    stream_fini(&r);
     fake_node_stop(d);
 }
 
@@ -329,13 +304,10 @@ static void a_prefill_node_dies_after(void **state)
     struct fake_node *p = start_node(f, "p0", true), *d = start_slow(f, "d0", false);
     await(f, 1, 1);
     struct stream_result r;
-    int fd =
-        begin_stream(f, &r, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}", 5);
+    int fd = begin_stream(f, &r, LONG_STREAM, 5);
     fake_node_stop(p);
-    finish_stream(fd, &r);
-    expect_hello(&r);
+    finish_hello(fd, &r);
     assert_int_equal(fake_node_submits(d), 1); /* nothing happened to it */
-    stream_fini(&r);
     fake_node_stop(d);
 }
 
@@ -348,7 +320,7 @@ static void redirects_then_gives_up_on_prefill(void **state)
     fake_node_behave(p, FAKE_FAILS_STREAMS);
     fake_node_behave(d0, FAKE_NEVER_ADMITS);
     fake_node_behave(d1, FAKE_NEVER_ADMITS);
-    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
+    int fd = open_stream(f, LONG_STREAM);
     for (int i = 0; i < 2000 && fake_node_submits(d0) + fake_node_submits(d1) < 4; i++)
         sl_sleep_us(1000);
     assert_int_equal(fake_node_redirects(p), 2); /* two in a row */
@@ -400,8 +372,7 @@ static void redirects_after_the_first_token(void **state)
 static void full_then_429(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     fake_node_behave(d, FAKE_REFUSES_FULL);
     uint64_t from = sl_real_us();
     char *answer =
@@ -419,9 +390,7 @@ static void full_then_429(void **state)
     fake_node_behave(d, FAKE_SERVES);
     struct stream_result r;
     stream_init(&r);
-    finish_stream(fd, &r);
-    expect_hello(&r);
-    stream_fini(&r);
+    finish_hello(fd, &r);
     fake_node_stop(d);
 }
 
@@ -429,8 +398,7 @@ static void full_then_429(void **state)
 static void a_slow_body(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     int fd = client_connect(f->port);
     client_send(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30\r\n\r\n"
                     "{\"prompt\":\"a\",");
@@ -456,9 +424,7 @@ static void full_here_room_there(void **state)
     fake_node_behave(d0, FAKE_REFUSES_FULL);
     for (uint32_t i = 1; i <= 8; i++) {
         struct stream_result r;
-        stream_init(&r);
-        finish_stream(
-            open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}"), &r);
+        read_stream(f, &r, LONG_STREAM);
         expect_hello(&r);
         stream_fini(&r);
     }
@@ -480,7 +446,7 @@ static void headers_wait_for_admission(void **state)
     fake_node_behave(d, FAKE_SILENT);
     struct stream_result r;
     stream_init(&r);
-    int fd = open_stream(f, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}");
+    int fd = open_stream(f, LONG_STREAM);
     assert_false(client_read(fd, &r.raw, "HTTP", 300));
     assert_true(client_read(fd, &r.raw, "}}", 3000));
     assert_int_equal(client_status(r.raw.data), 429);
@@ -496,15 +462,12 @@ static void a_client_leaves(void **state)
     struct fake_node *p = start_node(f, "p0", true), *d = start_slow(f, "d0", false);
     await(f, 1, 1);
     struct stream_result r;
-    int fd =
-        begin_stream(f, &r, "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}", 2);
+    int fd = begin_stream(f, &r, LONG_STREAM, 2);
     close(fd);
     for (int i = 0; i < 200 && fake_node_cancels(d) == 0; i++)
         sl_sleep_us(1000);
     assert_true(fake_node_cancels(d) >= 1);
-    for (int i = 0; i < 1000 && coordinator_open(f->c) > 0; i++)
-        sl_sleep_us(1000);
-    assert_int_equal(coordinator_open(f->c), 0);
+    await_closed(f, 1000);
     stream_fini(&r);
     fake_node_stop(p);
     fake_node_stop(d);
@@ -516,18 +479,11 @@ static void draining(void **state)
     struct fake_node *d = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 1);
+    int fd = begin_stream(f, &r, SHORT_STREAM, 1);
     coordinator_drain(f->c);
-    char *answer = client_request(f->port, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
-    assert_int_equal(client_status(answer), 503);
-    assert_non_null(strstr(answer, "Retry-After"));
-    sl_free(answer);
-    answer = client_request(f->port, "GET", "/ready", NULL);
-    assert_int_equal(client_status(answer), 503);
-    sl_free(answer);
-    finish_stream(fd, &r);
-    expect_hello(&r);
-    stream_fini(&r);
+    expect_error(f, "/v1/completions", "{\"prompt\":\"a\"}", 503, "Retry-After");
+    expect_page(f, "/ready", 503, "");
+    finish_hello(fd, &r);
     fake_node_stop(d);
 }
 
@@ -537,7 +493,7 @@ static void stopped_with_a_stream(void **state)
     struct fake_node *d = start_slow(f, "d0", false);
     await(f, 0, 1);
     struct stream_result r;
-    int fd = begin_stream(f, &r, "{\"prompt\":\"abc\",\"max_tokens\":100,\"stream\":true}", 1);
+    int fd = begin_stream(f, &r, SHORT_STREAM, 1);
     coordinator_stop(f->c);
     f->c = NULL;
     client_read(fd, &r.raw, NULL, 2000);
@@ -551,8 +507,7 @@ static void stopped_with_a_stream(void **state)
 static void foreign_and_wrong_nodes(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     struct fake_args other = {.port = f->nodes_port, .id = "d1", .identity = 8, .text = "wrong"};
     struct fake_args wrong = {
         .port = f->nodes_port, .id = "d2", .identity = 7, .text = "wrong", .vocab = 300};
@@ -571,15 +526,6 @@ static void foreign_and_wrong_nodes(void **state)
     fake_node_stop(foreign);
     fake_node_stop(refused);
     fake_node_stop(d);
-}
-
-static void expect_error(struct fixture *f, const char *path, const char *body, int status,
-                         const char *part)
-{
-    char *answer = client_request(f->port, "POST", path, body);
-    if (client_status(answer) != status || strstr(answer, part) == NULL)
-        fail_msg("%s: want %d %s: %s", body, status, part, answer);
-    sl_free(answer);
 }
 
 static void bad_requests(void **state)
@@ -665,8 +611,7 @@ static void bad_requests(void **state)
 static void the_largest_values(void **state)
 {
     struct fixture *f = *state;
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     static const char *const bodies[] = {
         "\"top_k\":2147483647,\"top_p\":1,\"min_p\":1,\"temperature\":2,\"seed\":"
         "9223372036854775807,"
@@ -697,16 +642,11 @@ static void ready_waits_for_a_decode_node(void **state)
     struct fixture *f = *state;
     struct fake_node *p = start_node(f, "p0", true);
     await(f, 1, 0);
-    char *answer = client_request(f->port, "GET", "/ready", NULL);
-    assert_int_equal(client_status(answer), 503);
-    assert_non_null(strstr(answer, "prefill nodes serve; ready once a decode node has joined"));
-    sl_free(answer);
+    expect_page(f, "/ready", 503, "prefill nodes serve; ready once a decode node has joined");
     json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"abc\"}", 200));
     struct fake_node *d = start_node(f, "d0", false);
     await(f, 1, 1);
-    answer = client_request(f->port, "GET", "/ready", NULL);
-    assert_int_equal(client_status(answer), 200);
-    sl_free(answer);
+    expect_page(f, "/ready", 200, "");
     fake_node_stop(d);
     fake_node_stop(p);
 }
@@ -714,30 +654,19 @@ static void ready_waits_for_a_decode_node(void **state)
 static void pages(void **state)
 {
     struct fixture *f = *state;
-    char *answer = client_request(f->port, "GET", "/ready", NULL);
-    assert_int_equal(client_status(answer), 503);
-    assert_non_null(strstr(answer, "no node has joined"));
-    sl_free(answer);
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
-    answer = client_request(f->port, "GET", "/health", NULL);
-    assert_int_equal(client_status(answer), 200);
-    sl_free(answer);
-    answer = client_request(f->port, "GET", "/v1/models", NULL);
-    assert_non_null(strstr(answer, "\"id\":\"m\""));
-    assert_non_null(strstr(answer, "\"max_model_len\":1024"));
-    sl_free(answer);
-    answer = client_request(f->port, "GET", "/version", NULL);
-    assert_non_null(strstr(answer, "\"version\":\"" SLUICE_VERSION "\""));
-    sl_free(answer);
+    expect_page(f, "/ready", 503, "no node has joined");
+    struct fake_node *d = start_decode(f);
+    expect_page(f, "/health", 200, "");
+    expect_page(f, "/v1/models", 200, "\"id\":\"m\"");
+    expect_page(f, "/v1/models", 200, "\"max_model_len\":1024");
+    expect_page(f, "/version", 200, "\"version\":\"" SLUICE_VERSION "\"");
     sl_sleep_us(100000); /* a heartbeat */
-    answer = client_request(f->port, "GET", "/cluster", NULL);
-    assert_non_null(strstr(answer, "\"blocks\":{\"total\":1000,\"free\":1000,\"cached\":0,"
-                                   "\"used\":0,\"landing\":0}"));
-    assert_non_null(strstr(answer, "\"pid\":1234,\"admin\":\"127.0.0.1:1\""));
-    sl_free(answer);
+    expect_page(f, "/cluster", 200,
+                "\"blocks\":{\"total\":1000,\"free\":1000,\"cached\":0,"
+                "\"used\":0,\"landing\":0}");
+    expect_page(f, "/cluster", 200, "\"pid\":1234,\"admin\":\"127.0.0.1:1\"");
     json_decref(post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":5}", 200));
-    answer = client_request(f->port, "GET", "/metrics", NULL);
+    char *answer = client_request(f->port, "GET", "/metrics", NULL);
     assert_non_null(strstr(answer, "\nsluice_prompt_tokens_total 3\n"));
     assert_non_null(strstr(answer, "\nsluice_generation_tokens_total 5\n"));
     assert_non_null(
@@ -794,8 +723,7 @@ static void transfers_add_up(void **state)
     struct fixture *f = *state;
     const char *series = "sluice_kv_transfer_bytes_total{src=\"p0\",dst=\"d0\",transport=\"ucx\","
                          "side=\"recv\"} ";
-    struct fake_node *d = start_node(f, "d0", false);
-    await(f, 0, 1);
+    struct fake_node *d = start_decode(f);
     send_totals(d, 1000);
     send_totals(d, 1500);
     fake_node_stop(d);
@@ -860,8 +788,8 @@ static void random_faults(void **state)
 {
     static const char *const bodies[] = {
         "{\"prompt\":\"short\",\"max_tokens\":100,\"stream\":true}",
-        "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}",
-        "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"stream\":true}",
+        LONG_STREAM,
+        LONG_STREAM,
     };
     run_random_faults(*state, bodies, 1);
 }

@@ -326,11 +326,10 @@ static void bodies_that_fit(void **state)
 static void a_stream(void **state)
 {
     struct fixture *f = *state;
-    int fd = client_connect(f->port);
     struct sl_buf got;
+    int fd;
+    struct http_exchange *exchange = begin_held(f, &fd);
     sl_buf_init(&got, 1 << 20);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *exchange = await_held(f);
     assert_true(http_stream_begin(exchange));
     assert_false(http_stream_begin(exchange));
     assert_false(http_add_header(exchange, "x-late", "1"));
@@ -362,12 +361,11 @@ static void a_stream(void **state)
 static void added_headers(void **state)
 {
     struct fixture *f = *state;
-    int fd = client_connect(f->port);
     char name[16], long_value[HTTP_HEADER_VALUE_MAX + 2] = "";
     struct sl_buf got;
+    int fd;
+    struct http_exchange *exchange = begin_held(f, &fd);
     sl_buf_init(&got, 1 << 20);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *exchange = await_held(f);
     memset(long_value, 'v', HTTP_HEADER_VALUE_MAX + 1);
     assert_false(http_add_header(exchange, "x-long", long_value));
     assert_false(http_add_header(exchange, "x-bad", "a\r\nx-worse: 1"));
@@ -394,12 +392,12 @@ static void added_headers(void **state)
 static void an_answer_over_the_limit(void **state)
 {
     struct fixture *f = *state;
-    int fd = client_connect(f->port);
     struct sl_buf got;
-    sl_buf_init(&got, 1 << 20);
+    int fd;
+    struct http_exchange *exchange = begin_held(f, &fd);
     char *body = sl_zalloc(HTTP_REPLY_BYTES_MAX + 1, 1);
-    client_post(fd, "/hold", "{}");
-    http_reply(await_held(f), 200, "text/plain", body, HTTP_REPLY_BYTES_MAX + 1, 0);
+    sl_buf_init(&got, 1 << 20);
+    http_reply(exchange, 200, "text/plain", body, HTTP_REPLY_BYTES_MAX + 1, 0);
     assert_true(client_read(fd, &got, "\r\n\r\n", 3000));
     assert_int_equal(client_status(got.data), 500);
     assert_non_null(strstr(got.data, "Content-Length: 0\r\n"));
@@ -418,9 +416,8 @@ static void await_gone(struct fixture *f)
 static void a_client_that_leaves(void **state)
 {
     struct fixture *f = *state;
-    int fd = client_connect(f->port);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *exchange = await_held(f);
+    int fd;
+    struct http_exchange *exchange = begin_held(f, &fd);
     assert_false(http_exchange_is_gone(exchange));
     uint64_t from = sl_real_us();
     close(fd);
@@ -524,11 +521,10 @@ static void sockets_of_clients_that_left(void **state)
     struct fixture *f = *state;
     unsigned before = open_descriptors();
     for (int i = 0; i < 10; i++) {
-        int fd = client_connect(f->port);
         struct sl_buf got;
+        int fd;
+        struct http_exchange *exchange = begin_held(f, &fd);
         sl_buf_init(&got, 1 << 20);
-        client_post(fd, "/hold", "{}");
-        struct http_exchange *exchange = await_held(f);
         atomic_store(&f->held, NULL);
         assert_true(http_stream_begin(exchange));
         assert_true(http_stream_write(exchange, "data: 1\n\n", 9));
@@ -552,11 +548,10 @@ static void sockets_of_clients_that_left(void **state)
 static void a_client_that_leaves_a_stream(void **state)
 {
     struct fixture *f = *state;
-    int fd = client_connect(f->port);
     struct sl_buf got;
+    int fd;
+    struct http_exchange *exchange = begin_held(f, &fd);
     sl_buf_init(&got, 1 << 20);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *exchange = await_held(f);
     assert_true(http_stream_begin(exchange));
     assert_true(http_stream_write(exchange, "data: 1\n\n", 9));
     assert_true(client_read(fd, &got, "data: 1", 3000));
@@ -570,11 +565,10 @@ static void a_client_that_leaves_a_stream(void **state)
 static void a_client_that_does_not_read(void **state)
 {
     struct fixture *f = *state;
-    int fd = client_connect(f->port);
     static char block[65536];
+    int fd;
+    struct http_exchange *exchange = begin_held(f, &fd);
     memset(block, 'x', sizeof(block));
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *exchange = await_held(f);
     assert_true(http_stream_begin(exchange));
     uint32_t written = 0;
     while (http_stream_write(exchange, block, sizeof(block)) && written < 10000)
@@ -671,10 +665,9 @@ static void a_stream_that_is_cut(void **state)
     memset(block, 'x', sizeof(block));
     for (int aborted = 0; aborted < 2; aborted++) {
         struct sl_buf got;
-        int fd = client_connect(f->port);
+        int fd;
+        struct http_exchange *exchange = begin_held(f, &fd);
         sl_buf_init(&got, 64u << 20);
-        client_post(fd, "/hold", "{}");
-        struct http_exchange *exchange = await_held(f);
         assert_true(http_stream_begin(exchange));
         assert_true(client_read(fd, &got, "\r\n\r\n", 3000));
         if (aborted) {
@@ -702,13 +695,12 @@ static void a_long_event(void **state)
 {
     struct fixture *f = *state;
     const size_t bytes = HTTP_STREAM_BYTES_MAX + (1u << 20);
-    int fd = client_connect(f->port);
     struct sl_buf got;
-    sl_buf_init(&got, bytes * 2);
+    int fd;
+    struct http_exchange *exchange = begin_held(f, &fd);
     char *event = sl_zalloc(bytes, 1);
+    sl_buf_init(&got, bytes * 2);
     memset(event, 'x', bytes);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *exchange = await_held(f);
     assert_true(http_stream_begin(exchange));
     assert_true(http_stream_write(exchange, event, bytes));
     http_stream_end(exchange);
@@ -722,13 +714,10 @@ static void a_long_event(void **state)
 static void stop_with_all_open(void **state)
 {
     struct fixture *f = *state;
-    int waiting = client_connect(f->port), stream = client_connect(f->port);
-    int half = client_connect(f->port);
-    client_post(waiting, "/hold", "{}");
-    struct http_exchange *first = await_held(f);
+    int waiting, stream, half = client_connect(f->port);
+    struct http_exchange *first = begin_held(f, &waiting);
     atomic_store(&f->held, NULL);
-    client_post(stream, "/hold", "{}");
-    struct http_exchange *second = await_held(f);
+    struct http_exchange *second = begin_held(f, &stream);
     assert_true(http_stream_begin(second));
     client_send(half, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nab");
     sl_sleep_us(20000);

@@ -122,11 +122,9 @@ static void streams_share(void **state)
     struct fixture *f = *state;
     static char block[65536];
     memset(block, 'x', sizeof(block));
-    int fd = client_connect(f->port);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *holder = await_held(f);
+    int fd, slow;
+    struct http_exchange *holder = begin_held(f, &fd);
     atomic_store(&f->held, NULL);
-    int slow;
     struct http_exchange *exchange = begin_unread(f, &slow);
     assert_false(http_exchange_hold(holder, HELD_MAX));
     uint32_t written = 0;

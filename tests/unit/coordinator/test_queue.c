@@ -4,21 +4,13 @@
 #define FILL    32u /* requests without a promise that a node is given */
 #define WAIT_MS 20000
 
-static void await_submits(struct fake_node *node, uint32_t n)
-{
-    for (uint32_t i = 0; i < WAIT_MS && fake_node_submits(node) < n; i++)
-        sl_sleep_us(1000);
-    assert_int_equal(fake_node_submits(node), n);
-}
-
 /* A decode node that has its fill of requests, none of which it admits; their sockets. */
 static struct fake_node *fill_node(struct fixture *f, int sockets[FILL])
 {
-    struct fake_node *d = start_node(f, "d0", false);
+    struct fake_node *d = start_decode(f);
     fake_node_behave(d, FAKE_SILENT);
-    await(f, 0, 1);
     for (uint32_t i = 0; i < FILL; i++)
-        sockets[i] = open_stream(f, "{\"prompt\":\"a\",\"max_tokens\":100,\"stream\":true}");
+        sockets[i] = open_stream(f, SHORT_STREAM);
     await_submits(d, FILL);
     return d;
 }
@@ -51,9 +43,7 @@ static void one_token_passes(void **state)
     assert_string_equal(text_of(json), "h");
     json_decref(json);
     assert_int_equal(fake_node_submits(d), FILL);
-    char *page = client_request(f->port, "GET", "/metrics", NULL);
-    assert_non_null(strstr(page, "\nsluice_placement_overtakes_total 1\n"));
-    sl_free(page);
+    expect_page(f, "/metrics", 200, "\nsluice_placement_overtakes_total 1\n");
     close(sockets[0]);
     await_submits(d, FILL + 1); /* now it has its place */
     for (uint32_t i = 1; i < FILL; i++)
