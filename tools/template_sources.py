@@ -645,6 +645,22 @@ a {%- if t %} b {%- endif %} c {{- s -}} d {#- x -#} e
 {{ (rows | first).name }} {{ rows[0].name ~ rows[-1]['name'] }} {{ rows | selectattr('z.y', 'defined') | map(attribute='z.y') | list }}
 {% for r in rows %}{% for k in r %}{{ k }}{{ loop.last }}{% if not loop.last %},{% endif %}{% endfor %};{% endfor %}
 {% for r in rows | sort(attribute='name') %}{{ loop.index }}{{ r.name }}{% endfor %}{% for x in 'abc' %}{{ x }}.{% endfor %}{% for x in (1, 2) %}{{ x }}{% endfor %}{% for x in 1, 2 %}{{ x }}{% endfor %}
+{{ 8.63 // 0.1 }} {{ 2.28 // 0.7 }} {{ (-1) ** 3 }} {{ (-1) ** 4 }} {{ 0 ** 0 }} {{ 4.0 % -2.0 }} {{ -4.0 % 2.0 }} {{ (-9223372036854775807 - 1) % -1 }}
+{{ 3 > 1 < 2 }} {{ 1 > 2 < 3 }} {{ ('nan' | float) < 1 }} {{ 1 >= ('nan' | float) }} {{ 'y' if 'nan' | float }} {{ 'ab' < 'abc' }} {{ 'abc' > 'ab' }}
+{{ 1 in 'a1' }}
+{{ {1: 1}.keys() == {1: 1}.values() }} {{ {1: 1}.keys() == {1: 1}.keys() }} {{ range(0, 1, 2) == range(0, 1, 3) }} {{ range(0, 5, 2) == range(0, 5, 3) }} {{ range(0, 10, 3) }}
+{% set g = l | map('string') %}{{ g | first }}{{ g | list }}
+{{ [[1, 2], [3, 4]] | map(attribute='1') | list }} {{ d | attr('b') is defined }} {{ d | attr('b') }}| {{ rows | sort(attribute='v', reverse=true) | map(attribute='name') | join }}
+{{ [{'k': 'B'}, {'k': 'b'}, {'k': 'a'}] | groupby('k') | map('first') | list }} {{ ['b', 'B'] | max }} {{ ['b', 'B'] | min }}
+{{ 1000000000000000.5 | round }} {{ 1000000000000000.375 | round(1) }} {{ 1e300 | round }} {{ -2.5 | round(0, 'floor') }} {{ -2.5 | round(0, 'ceil') }} {{ -2.5 | round }} {{ '1__2' | int(7) }} {{ '1_' | float(7) }}
+{{ 'ab\\rc\\td'.expandtabs(4) }} {{ 'aaa,--bbb' | wordwrap(5) }} {{ '--abcdefgh' | wordwrap(4) }} {{ 'a\\x1eb\\x1cc\\x1d'.splitlines() }}
+{{ 'abc'.find('', 5, 99) }} {{ 'abcabc'.find('b', -2) }} {{ 'abc'.endswith('abc', 1) }} {{ 'abc'.rpartition('x') }} {{ 'abc'.partition('x') }}
+{{ ['\\x85', '\\x7f', '\\xa0', '\\xad'] }} {{ '\\x7f~\\x80' | tojson(ensure_ascii=true) }} {{ '\\x7f~\\x80' | tojson }} {{ '\\101\\1012' }}
+{{ '%-05d|' % 3 }} {{ '%0-5d|' % 3 }} {{ '%+ d' % 3 }} {{ '% +d' % 3 }} {{ '% 05d' % 3 }} {{ '{:^6}|'.format('abc') }} {{ '{:5}|'.format(true) }} {{ '{:}|{}|{:d}'.format(true, false, true) }} {{ '{:>6}|'.format(false) }}
+{% set c = cycler(1, 2, 3) %}{{ c.next() }}{{ c.next() }}{{ c.reset() }}{{ c.next() }}
+{% set a = 1 %}{% with a = 2, b = a %}{{ a }}{{ b }}{% endwith %}{{ a }}
+{% macro m() %}{{ kwargs }}{{ caller() }}{% endmacro %}{% call m(x=1) %}c{% endcall %}
+{% for x in l %}{{ x }}{{ loop | list | length }}{{ loop.index }}{% endfor %}
 """.strip("\n").split("\n")
 SNIPPETS = [line.replace("\\U0001f600", "\U0001f600") for line in SNIPPETS]
 for _line in list(SNIPPETS):  # each expression also alone
@@ -658,4 +674,5 @@ SNIPPETS += [
     "{% set x = 5 %}\n\n{{ x }}\n", "{%- for i in l -%}\n {{ i }}\n{%- endfor -%}", "{{\n  s\n}}\n{%\n if t %}k{% endif\n%}",
     "{# multi\n line #}\n{% set a = [\n 1,\n 2,\n] %}{{ a }}{{ {'a': 1,} }}{{ (1,) }}", "\n\n{% if t %}x{% endif %}\n\n", "", "\n", "plain text",
     "{% for i in l %}\n{% if i == 1 %}\n  one\n{% else %}\n  {{ i }}\n{% endif %}\n{% endfor %}\n", "\ta {% if t %}\tb{% endif %}\n\t{% if t %}c\n\t{% endif %}",
+    "{{ 'a\\\nb' }}",
 ]

@@ -254,7 +254,7 @@ NATIVE(filter_round)
     double value = self.kind == TPL_FLOAT ? self.number
                    : self.kind == TPL_INT ? (double)self.integer
                                           : self.truth;
-    if (common && fabs(value) < 1e15) {
+    if (common && fabs(value) < 1e16) { /* beyond it none has a fraction */
         snprintf(digits, sizeof(digits), "%.*f", (int)precision, value);
         return tpl_float(strtod(digits, NULL));
     }

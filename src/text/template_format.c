@@ -17,8 +17,8 @@ struct spec {
     char fill[4];
     size_t fill_bytes;
     char align, sign, type;
-    bool alternate, thousands;
-    int width, precision; /* precision -1: none */
+    bool given, alternate, thousands; /* given: it says anything */
+    int width, precision;             /* precision -1: none */
 };
 
 static void pad(struct sl_buf *out, const struct spec *spec, const char *text, size_t bytes,
@@ -134,7 +134,7 @@ static bool parse_spec(struct tpl_run *run, const char *at, const char *end, str
     uint32_t code;
     int n = at < end ? text_char_next(at, (size_t)(end - at), &code) : 0;
 
-    *spec = (struct spec){.fill = " ", .fill_bytes = 1, .precision = -1};
+    *spec = (struct spec){.fill = " ", .fill_bytes = 1, .precision = -1, .given = at < end};
     if (n > 0 && at + n < end && strchr("<>^=", at[n]) != NULL) {
         memcpy(spec->fill, at, (size_t)n);
         spec->fill_bytes = (size_t)n;
@@ -174,8 +174,7 @@ static bool parse_spec(struct tpl_run *run, const char *at, const char *end, str
 static void format_value(struct tpl_run *run, struct sl_buf *out, const struct spec *spec,
                          struct tpl_value v)
 {
-    bool number =
-        v.kind == TPL_INT || v.kind == TPL_FLOAT || (v.kind == TPL_BOOL && spec->type != '\0');
+    bool number = v.kind == TPL_INT || v.kind == TPL_FLOAT || (v.kind == TPL_BOOL && spec->given);
 
     if (number && spec->type != 's') {
         format_number(run, out, spec, &v);
@@ -300,7 +299,7 @@ static const char *percent_one(struct tpl_run *run, struct sl_buf *out, struct p
     }
     for (; at < end && *at != '\0' && strchr("-+ #0", *at) != NULL; at++) {
         if (*at == '-')
-            spec.align = '<';
+            spec.align = '<', spec.fill[0] = ' ';
         else if (*at == '+' || (*at == ' ' && spec.sign == '\0'))
             spec.sign = *at;
         else if (*at == '0' && spec.align != '<')

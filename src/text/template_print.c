@@ -231,8 +231,7 @@ static void json_string_out(struct sl_buf *out, const struct json_style *style, 
         const char *control = code > 0 && code < 0x80 ? strchr(controls, (int)code) : NULL;
         if (control != NULL)
             sl_buf_add_format(out, "\\%c", letters[control - controls]);
-        else if (code < 0x20 ||
-                 (style->ensure_ascii && code > 0x7E && code < 0x10000 && code != 0x7F))
+        else if (code < 0x20 || (style->ensure_ascii && code > 0x7E && code < 0x10000))
             sl_buf_add_format(out, "\\u%04x", code);
         else if (style->ensure_ascii && code >= 0x10000)
             sl_buf_add_format(out, "\\u%04x\\u%04x", 0xD800 + ((code - 0x10000) >> 10),
