@@ -20,6 +20,7 @@ static int start(void **state, char *model, uint64_t queue_us, uint32_t queue_re
     config.lost_us = 600000;
     config.queue_us = queue_us;
     config.queue_requests_max = queue_requests;
+    config.requests_max = queue_requests + 1;
     config.held_bytes_max = held_bytes;
     assert_ok(coordinator_start(&config, &f->c));
     f->port = coordinator_http_port(f->c);
@@ -117,7 +118,8 @@ static void expect_part(struct fixture *f, const char *method, const char *path,
 {
     char *answer = client_request(f->port, method, path, body);
     if (client_status(answer) != status || strstr(answer, part) == NULL)
-        fail_msg("%s: want %d %s: %s", body != NULL ? body : path, status, part, answer);
+        fail_msg("want %d %s, got %.500s; of %.200s", status, part, answer,
+                 body != NULL ? body : path);
     sl_free(answer);
 }
 
@@ -126,8 +128,8 @@ void expect_page(struct fixture *f, const char *path, int status, const char *pa
     expect_part(f, "GET", path, NULL, status, part);
 }
 
-void expect_error(struct fixture *f, const char *path, const char *body, int status,
-                  const char *part)
+void expect_answer(struct fixture *f, const char *path, const char *body, int status,
+                   const char *part)
 {
     expect_part(f, "POST", path, body, status, part);
 }

@@ -43,7 +43,7 @@ struct stream_result {
 int setup(void **state);
 /* Requests may wait for a place as long as a slow machine takes. */
 int setup_patient(void **state);
-/* Three requests may wait. */
+/* Three requests may wait, four be open. */
 int setup_short_queue(void **state);
 /* Bodies and answers may have 100,000 bytes in all. */
 int setup_short_memory(void **state);
@@ -62,8 +62,8 @@ void await_submits(struct fake_node *node, uint32_t n);
 /* The page has this status and, somewhere, this part. */
 void expect_page(struct fixture *f, const char *path, int status, const char *part);
 /* The same of what a POST is answered. */
-void expect_error(struct fixture *f, const char *path, const char *body, int status,
-                  const char *part);
+void expect_answer(struct fixture *f, const char *path, const char *body, int status,
+                   const char *part);
 /* The body of the answer, which must have this status. */
 json_t *post_json(struct fixture *f, const char *path, const char *body, int status);
 const char *text_of(json_t *json);

@@ -257,10 +257,18 @@ static void lists_of_prompts(void **state)
     assert_int_equal(json_array_size(c.prompts[1].ids), 2);
     assert_int_equal(c.prompts[2].text_bytes, 2);
     api_completion_fini(&c);
-    /* Many lists in one body may each be as long as the context, but none longer. */
-    assert_ok(api_check_shape(body, strlen(body), false, 2, &error));
     struct sl_buf many;
     sl_buf_init(&many, 1 << 20);
+    sl_buf_add_text(&many, "{\"prompt\":[\"\"");
+    for (uint32_t i = 1; i < API_CHOICES_MAX; i++)
+        sl_buf_add_text(&many, ",\"\"");
+    sl_buf_add_text(&many, "]}");
+    parse(many.data, &c);
+    assert_int_equal(c.n_prompts, API_CHOICES_MAX);
+    api_completion_fini(&c);
+    /* Many lists in one body may each be as long as the context, but none longer. */
+    assert_ok(api_check_shape(body, strlen(body), false, 2, &error));
+    sl_buf_reset(&many);
     sl_buf_add_text(&many, "{\"prompt\":[");
     for (int list = 0; list < 4; list++) {
         sl_buf_add_text(&many, list > 0 ? ",[1" : "[1");
@@ -366,7 +374,7 @@ static void tokenize_and_detokenize(void **state)
     assert_string_equal(error.param, "tokens");
 }
 
-static sl_status check_repeated(const char *item, uint32_t n, struct api_error *error)
+static sl_status check_repeated(const char *item, uint32_t n, bool chat, struct api_error *error)
 {
     struct sl_buf body;
     sl_buf_init(&body, 1 << 20);
@@ -374,7 +382,7 @@ static sl_status check_repeated(const char *item, uint32_t n, struct api_error *
     for (uint32_t i = 0; i < n; i++)
         sl_buf_add_text(&body, item);
     sl_buf_add_text(&body, "]}");
-    sl_status status = api_check_shape(body.data, body.bytes, false, 100, error);
+    sl_status status = api_check_shape(body.data, body.bytes, chat, 100, error);
     sl_buf_fini(&body);
     return status;
 }
@@ -384,19 +392,21 @@ static void shapes(void **state)
 {
     (void)state;
     struct api_error error;
-    assert_ok(check_repeated(",1", 100 + API_MEMBERS_MAX, &error));
-    assert_int_equal(check_repeated(",1", 101 + API_MEMBERS_MAX, &error), SL_INVALID);
+    assert_ok(check_repeated(",1", 100 + API_MEMBERS_MAX, false, &error));
+    assert_int_equal(check_repeated(",1", 101 + API_MEMBERS_MAX, false, &error), SL_INVALID);
     assert_string_equal(error.code, "context_length_exceeded");
-    const char *chat = "{\"a\":[,,,,,,,,,,]}";
-    assert_ok(api_check_shape(chat, strlen(chat), true, 1, &error));
-    assert_ok(check_repeated(" :", API_MEMBERS_MAX - 1, &error));
-    assert_int_equal(check_repeated(" :", API_MEMBERS_MAX, &error), SL_INVALID);
+    assert_ok(check_repeated(",1", 100 + API_CHAT_MEMBERS_MAX, true, &error));
+    assert_int_equal(check_repeated(",1", 101 + API_CHAT_MEMBERS_MAX, true, &error), SL_INVALID);
     assert_string_equal(error.code, "too_many_fields");
-    assert_ok(check_repeated(",[]", API_MEMBERS_MAX - 1, &error));
-    assert_int_equal(check_repeated(",[]", API_MEMBERS_MAX, &error), SL_INVALID);
+    assert_ok(check_repeated(" :", API_MEMBERS_MAX - 1, false, &error));
+    assert_int_equal(check_repeated(" :", API_MEMBERS_MAX, false, &error), SL_INVALID);
     assert_string_equal(error.code, "too_many_fields");
-    assert_ok(check_repeated(" \",:,\\\\\"", 3000, &error));
-    assert_int_equal(check_repeated(" \"\\\"\",:", 5000, &error), SL_INVALID);
+    assert_ok(check_repeated(",[]", API_MEMBERS_MAX - 1, false, &error));
+    assert_int_equal(check_repeated(",[]", API_MEMBERS_MAX, false, &error), SL_INVALID);
+    assert_string_equal(error.code, "too_many_fields");
+    assert_ok(check_repeated(" \",:,\\\\\"", 3000, false, &error));
+    assert_int_equal(check_repeated(" \"\\\"\",:", 5000, false, &error), SL_INVALID);
+    assert_int_equal(api_count_values("[\"\\\"[,{\",1]", 10), 2);
     const char *ends[] = {"", "\"", "\"\\", "{\"a\":\"\\"};
     for (size_t i = 0; i < 4; i++)
         assert_ok(api_check_shape(ends[i], strlen(ends[i]), false, 1, &error));

@@ -82,6 +82,8 @@ static const struct refusal refusals[] = {
     {USER, "\"tools\":[{\"type\":\"function\"}]", 400, "tools[0].function", "missing"},
     {USER, "\"tools\":[{\"type\":\"function\",\"function\":{}}]", 400, "tools[0].function.name",
      "missing"},
+    {USER, "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},{}]", 400,
+     "tools[1].type", "missing"},
     {USER, "\"tools\":[{\"type\":\"web_search\"}]", 501, "tools[0].type", "\"web_search\""},
     {USER, "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", 501, "tools",
      "1 tools; tool calling is not served yet"},
@@ -142,8 +144,10 @@ static void many_values_in_arguments(void **state)
         for (uint32_t call = 0; call < 2; call++) {
             sl_buf_add_text(&body, call > 0 ? "," : "");
             sl_buf_add_text(&body, "{\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"[,\\\":[");
-            for (uint32_t i = 1; i < API_CHAT_MEMBERS_MAX / 4 + 2 * more * call; i++)
+            for (uint32_t i = 1; i < API_CHAT_MEMBERS_MAX / 4; i++)
                 sl_buf_add_text(&body, i > 1 ? ",[]" : "[]");
+            for (uint32_t i = 0; call > 0 && i < 2 + more; i++) /* the limit, or one more */
+                sl_buf_add_text(&body, ",1");
             sl_buf_add_text(&body, "]}\"}}");
         }
         sl_buf_add_text(&body, "]}]}");
@@ -245,7 +249,7 @@ static void neutral_values(void **state)
     for (size_t i = 0; i < sizeof(messages) / sizeof(messages[0]); i++) {
         parse(messages[i], "", &chat);
         const json_t *message = json_array_get(chat.input.messages, 0);
-        assert_int_equal(json_array_size(json_object_get(message, "tool_calls")), 0);
+        assert_false(json_is_array(json_object_get(message, "tool_calls")));
         api_chat_fini(&chat);
     }
 }
@@ -364,6 +368,10 @@ static void the_form_that_the_template_expects(void **state)
         "\"none\",\"chat_template_kwargs\":{\"x\":7},\"reasoning_effort\":\"low\","
         "\"documents\":[{\"title\":\"t\"}]",
         "17lowt");
+    expect_prompt("{{ reasoning_effort }}", USER,
+                  "\"reasoning_effort\":\"low\",\"chat_template_kwargs\":{\"reasoning_effort\":"
+                  "\"high\"}",
+                  "high");
     expect_prompt(PLAIN "{% if add_generation_prompt %}>{% endif %}", USER, "", "<user>hi>");
     expect_prompt(PLAIN "{% if add_generation_prompt %}>{% endif %}", USER,
                   "\"add_generation_prompt\":false", "<user>hi");
@@ -430,6 +438,7 @@ static void where_reasoning_begins(void **state)
     expect_opening(PLAIN, USER, "", true, false, false);
     expect_opening(r1, USER, "", true, true, true);
     expect_opening(r1, USER, "", false, false, false);
+    expect_opening("<think> {# </think> #}", USER, "", true, true, true);
     expect_opening(r1, said, "\"add_generation_prompt\":false", true, true, false);
     expect_opening(r1, half, "\"continue_final_message\":true", true, true, true);
     expect_opening(r1, whole, "\"continue_final_message\":true", true, true, false);
@@ -496,7 +505,7 @@ static void defaults_of_the_model(void **state)
     const char *body = "{\"messages\":[" USER "],\"prompt\":\"x\"}";
     assert_ok(api_parse_chat(body, strlen(body), &d, &chat, &error));
     assert_true(chat.params.temperature == 0.6 && chat.params.top_p == 0.95);
-    assert_true(chat.params.min_p == 0.01 && d.repetition_penalty == 1.05);
+    assert_true(chat.params.min_p == 0.01 && chat.params.adjust.repetition == 1.05);
     assert_int_equal(chat.params.top_k, 20);
     assert_int_equal(chat.params.max_tokens, 99);
     assert_false(chat.params.has_max_tokens);
@@ -518,6 +527,8 @@ static void defaults_of_the_model(void **state)
     assert_true(d.top_p == 1);
     test_write_text(dir, "generation_config.json", "{\"temperature\":\"warm\"}");
     assert_fails(defaults_read(dir, &d), SL_INVALID, "temperature");
+    test_write_text(dir, "generation_config.json", "{\"top_p\":1.5}");
+    assert_fails(defaults_read(dir, &d), SL_INVALID, "top_p");
     test_write_text(dir, "generation_config.json", "{");
     assert_fails(defaults_read(dir, &d), SL_INVALID, "generation_config.json");
     sl_log_set_level(SL_LOG_INFO);

@@ -1,6 +1,12 @@
 /* Several choices and prompts in one request, and what is said of prompts, with nodes that follow a script. */
 #include "unit/coordinator/fixture.h"
 
+static int by_value(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
 /* The choices of one prompt: one goes through the prefill node, the others where its blocks are then. */
 static void choices_follow_the_first(void **state)
 {
@@ -32,10 +38,26 @@ static void choices_follow_the_first(void **state)
         sum += fake_node_seed(used, i);
     assert_int_equal(fake_node_seed(used, 2), 40);
     assert_int_equal(sum, 40 + 41 + 42);
+    /* A given seed is that of each prompt's first choice; one that is drawn is each choice's own. */
+    static const struct {
+        const char *body;
+        uint64_t seeds[4]; /* in order; 0: drawn */
+    } drawn[] = {{"{\"prompt\":[\"a\",\"b\"],\"n\":2,\"max_tokens\":2,\"seed\":7}", {7, 7, 8, 8}},
+                 {"{\"prompt\":[\"a\",\"b\"],\"n\":2,\"max_tokens\":2}", {0}}};
+    fake_node_stop(used == d[0] ? d[1] : d[0]);
+    await(f, 1, 1);
+    for (int k = 0; k < 2; k++) {
+        uint64_t got[4];
+        json_decref(post_json(f, "/v1/completions", drawn[k].body, 200));
+        for (uint32_t i = 0; i < 4; i++)
+            got[i] = fake_node_seed(used, i);
+        qsort(got, 4, sizeof(got[0]), by_value);
+        for (uint32_t i = 0; i < 4; i++)
+            assert_true(k == 0 ? got[i] == drawn[k].seeds[i] : i == 0 || got[i] > got[i - 1]);
+    }
     await_closed(f, 1000);
     fake_node_stop(p);
-    for (int i = 0; i < 2; i++)
-        fake_node_stop(d[i]);
+    fake_node_stop(used);
 }
 
 /* Lists of prompts, with choices of each, as a stream: events carry the index, one usage sums all up. */
@@ -64,12 +86,29 @@ static void more_choices_than_the_queue(void **state)
 {
     struct fixture *f = *state;
     struct fake_node *d = start_decode(f);
-    expect_error(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":4}", 400,
-                 "\"code\":\"too_many_choices\"");
+    expect_answer(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":4}", 400,
+                  "\"code\":\"too_many_choices\"");
     json_t *json =
         post_json(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":3,\"max_tokens\":5}", 200);
     assert_string_equal(text_of(json), "hello");
     json_decref(json);
+    fake_node_stop(d);
+}
+
+/* Four requests may be open: two that run leave no room for three. */
+static void more_choices_than_are_free(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_slow(f, "d0", false);
+    int fds[2];
+    struct stream_result r[2];
+    await(f, 0, 1);
+    for (int i = 0; i < 2; i++)
+        fds[i] = begin_stream(f, &r[i], SHORT_STREAM, 1);
+    expect_answer(f, "/v1/completions", "{\"prompt\":\"abc\",\"n\":3}", 429,
+                  "\"code\":\"queue_full\"");
+    for (int i = 0; i < 2; i++)
+        finish_hello(fds[i], &r[i]);
     fake_node_stop(d);
 }
 
@@ -118,14 +157,14 @@ static void what_is_held_is_bounded(void **state)
     struct fixture *f = *state;
     struct fake_node *d = start_decode(f);
     static const char small[] = "{\"prompt\":\"abc\",\"max_tokens\":5}";
-    char body[1200];
+    char body[3200];
     json_decref(post_json(f, "/v1/completions", small, 200));
     snprintf(body, sizeof(body), "{\"prompt\":\"%01000u\",\"max_tokens\":3,\"echo\":true,\"n\":%u}",
              7, 90);
     json_decref(post_json(f, "/v1/completions", body, 200));
     snprintf(body, sizeof(body), "{\"prompt\":\"%01000u\",\"max_tokens\":3,\"echo\":true,\"n\":%u}",
              7, 120);
-    expect_error(f, "/v1/completions", body, 429, "\"code\":\"overloaded\"");
+    expect_answer(f, "/v1/completions", body, 429, "\"code\":\"overloaded\"");
     await_closed(f, 3000);
     /* A body that does not come to its end. */
     int fd = client_connect(f->port);
@@ -142,6 +181,25 @@ static void what_is_held_is_bounded(void **state)
     close(fd);
     sl_free(await_status(f, small, 200));
     expect_page(f, "/metrics", 200, "\nsluice_requests_rejected_total{reason=\"held_bytes\"} ");
+    /* Of a stream what it says of its prompts counts, and nothing that is sent. */
+    snprintf(body, sizeof(body),
+             "{\"prompt\":[\"%01000u\",\"%01000u\",\"%01000u\"],\"max_tokens\":3,\"echo\":true,"
+             "\"logprobs\":5,\"stream\":true}",
+             7, 8, 9);
+    expect_answer(f, "/v1/completions", body, 200, "\"code\":\"overloaded\"");
+    fake_node_stop(d);
+    await(f, 0, 0);
+    char text[901];
+    memset(text, 'x', 900);
+    text[900] = '\0';
+    struct fake_args args = {.port = f->nodes_port, .id = "d0", .identity = 7, .text = text};
+    d = fake_node_start(&args);
+    await(f, 0, 1);
+    expect_answer(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":900}", 200,
+                  "\"completion_tokens\":900,");
+    expect_answer(f, "/v1/completions",
+                  "{\"prompt\":\"abc\",\"max_tokens\":900,\"logprobs\":5,\"stream\":true}", 200,
+                  "[DONE]");
     fake_node_stop(d);
 }
 
@@ -162,7 +220,7 @@ static void choices_wait_and_go_together(void **state)
 
     /* All of them run, the first one may be done. */
     struct fake_args args = {
-        .port = f->nodes_port, .id = "d1", .identity = 7, .text = HELLO_TEXT, .token_us = 300000};
+        .port = f->nodes_port, .id = "d1", .identity = 7, .text = HELLO_TEXT, .token_us = 900000};
     struct fake_node *slow = fake_node_start(&args);
     await(f, 0, 1);
     fd = open_stream(f, "{\"prompt\":\"abc\",\"n\":4,\"stream\":true,\"max_tokens\":50}");
@@ -170,8 +228,8 @@ static void choices_wait_and_go_together(void **state)
         sl_sleep_us(1000);
     assert_int_equal(fake_node_running(slow), 4);
     close(fd);
-    for (int i = 0; i < 2000 && fake_node_running(slow) > 0; i++)
-        sl_sleep_us(1000);
+    for (int i = 0; i < 600 && fake_node_running(slow) > 0; i++)
+        sl_sleep_us(1000); /* not one by one, as their next tokens come */
     assert_int_equal(fake_node_running(slow), 0);
     await_closed(f, 1000);
     fake_node_stop(slow);
@@ -284,6 +342,25 @@ static void echo(void **state)
         "2}}]");
     free(said);
     json_decref(json);
+    static const struct {
+        const char *body, *part;
+    } said_again[] = {
+        {"{\"prompt\":\"a\\u0000\\u00e9b\",\"max_tokens\":1,\"echo\":true,\"logprobs\":0}",
+         "\"text\":\"a\\u0000\xc3\xa9"
+         "bh\""},
+        {"{\"prompt\":\"a\\u0000\\u00e9b\",\"max_tokens\":1,\"echo\":true,\"logprobs\":0}",
+         "\"text_offset\":[0,1,2,2,3,4]"},
+        {"{\"prompt\":\"ab\",\"max_tokens\":1,\"prompt_logprobs\":0,\"logprobs\":0}",
+         "\"text_offset\":[0]"},
+        {"{\"prompt\":[97,256],\"max_tokens\":1,\"echo\":true}", "\"text\":\"ah\""},
+        {"{\"prompt\":[97,256],\"max_tokens\":1,\"echo\":true,\"skip_special_tokens\":false}",
+         "\"text\":\"a<|end|>h\""},
+        {"{\"prompt\":\"ab\",\"max_tokens\":1,\"prompt_logprobs\":2}", /* its own stands once */
+         "[null,{\"98\":{\"logprob\":-0.25,\"rank\":2,\"decoded_token\":\"b\"},"
+         "\"99\":{\"logprob\":-0.125,\"rank\":1,\"decoded_token\":\"c\"}}]"},
+    };
+    for (size_t i = 0; i < sizeof(said_again) / sizeof(said_again[0]); i++)
+        expect_answer(f, "/v1/completions", said_again[i].body, 200, said_again[i].part);
     struct stream_result r;
     read_stream(f, &r,
                 "{\"prompt\":[\"abc\",\"x\"],\"max_tokens\":4,\"echo\":true,\"n\":2,"
@@ -336,6 +413,7 @@ int main(void)
         TEST(choices_follow_the_first),
         TEST(prompts_and_choices_in_a_stream),
         cmocka_unit_test_setup_teardown(more_choices_than_the_queue, setup_short_queue, teardown),
+        cmocka_unit_test_setup_teardown(more_choices_than_are_free, setup_short_queue, teardown),
         TEST(choices_wait_and_go_together),
         TEST(echoes_in_one_stream),
         cmocka_unit_test_setup_teardown(what_is_held_is_bounded, setup_short_memory, teardown),

@@ -136,10 +136,10 @@ static void cached_tokens(void **state)
         .port = f->nodes_port, .id = "d0", .identity = 7, .text = "x", .cached_tokens = 16};
     struct fake_node *d = fake_node_start(&args);
     await(f, 0, 1);
-    json_t *json = post_json(f, "/v1/completions", "{\"prompt\":" LONG_PROMPT "}", 200);
-    json_t *details = json_object_get(json_object_get(json, "usage"), "prompt_tokens_details");
-    assert_int_equal(json_integer_value(json_object_get(details, "cached_tokens")), 16);
-    json_decref(json);
+    expect_answer(f, "/v1/completions", "{\"prompt\":" LONG_PROMPT "}", 200,
+                  "\"cached_tokens\":16}");
+    /* A prompt's last token is computed, whatever the node says. */
+    expect_answer(f, "/v1/completions", "{\"prompt\":\"abc\"}", 200, "\"cached_tokens\":2}");
     fake_node_stop(d);
 }
 
@@ -256,7 +256,7 @@ static void no_node_for_too_long(void **state)
     assert_in_range(sl_real_us() - from, 500000, 1500000);
     stream_fini(&r);
     /* And now there is nobody at all. */
-    expect_error(f, "/v1/completions", "{\"prompt\":\"a\"}", 503, "Retry-After");
+    expect_answer(f, "/v1/completions", "{\"prompt\":\"a\"}", 503, "Retry-After");
 }
 
 /* The prefill node generates, and goes on with what the decode node had begun. */
@@ -481,7 +481,7 @@ static void draining(void **state)
     struct stream_result r;
     int fd = begin_stream(f, &r, SHORT_STREAM, 1);
     coordinator_drain(f->c);
-    expect_error(f, "/v1/completions", "{\"prompt\":\"a\"}", 503, "Retry-After");
+    expect_answer(f, "/v1/completions", "{\"prompt\":\"a\"}", 503, "Retry-After");
     expect_page(f, "/ready", 503, "");
     finish_hello(fd, &r);
     fake_node_stop(d);
@@ -536,14 +536,16 @@ static void bad_requests(void **state)
     struct fake_node *d = fake_node_start(&small);
     await(f, 0, 1);
     const char *path = "/v1/completions";
-    expect_error(f, path, "{\"prompt\":", 400, "invalid_json");
-    expect_error(f, path, "{\"prompt\":\"\"}", 400, "no tokens");
-    expect_error(f, path, "{\"prompt\":[257]}", 400, "below 257");
-    expect_error(f, path, "{\"prompt\":\"a\",\"model\":\"other\"}", 404, "model_not_found");
-    expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":1024}", 400, "context_length_exceeded");
-    expect_error(f, path, "{\"prompt\":\"a\",\"max_tokens\":400}", 400,
-                 "need 25 blocks of KV memory; the largest node has 20 blocks");
-    expect_error(f, path, "{\"prompt\":\"a\",\"stop_token_ids\":[999]}", 400, "stop_token_ids");
+    expect_answer(f, path, "{\"prompt\":", 400, "invalid_json");
+    expect_answer(f, path, "{\"prompt\":\"\"}", 400, "no tokens");
+    expect_answer(f, path, "{\"prompt\":[1,257]}", 400,
+                  "`prompt[1]` is 257; want a token id below 257");
+    expect_answer(f, path, "{\"prompt\":\"a\",\"model\":\"other\"}", 404, "model_not_found");
+    expect_answer(f, path, "{\"prompt\":\"a\",\"max_tokens\":1024}", 400,
+                  "context_length_exceeded");
+    expect_answer(f, path, "{\"prompt\":\"a\",\"max_tokens\":400}", 400,
+                  "need 25 blocks of KV memory; the largest node has 20 blocks");
+    expect_answer(f, path, "{\"prompt\":\"a\",\"stop_token_ids\":[999]}", 400, "stop_token_ids");
     static const char *const later[] = {"embeddings",
                                         "responses",
                                         "rerank",
@@ -563,26 +565,26 @@ static void bad_requests(void **state)
     for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
         char later_path[64];
         snprintf(later_path, sizeof(later_path), "/v1/%s", later[i]);
-        expect_error(f, later_path, "{}", 501, "not served yet");
+        expect_answer(f, later_path, "{}", 501, "not served yet");
     }
-    expect_error(f, "/v1/chat/completions", "{}", 400, "`messages` is missing");
-    expect_error(f, "/tokenize", "{\"prompt\":3}", 400, "prompt");
+    expect_answer(f, "/v1/chat/completions", "{}", 400, "`messages` is missing");
+    expect_answer(f, "/tokenize", "{\"prompt\":3}", 400, "prompt");
     struct sl_buf body;
     sl_buf_init(&body, 1 << 20);
     sl_buf_add_text(&body, "{\"prompt\":\"");
     for (int i = 0; i < 1024; i++)
         sl_buf_add_text(&body, "x");
     sl_buf_add_text(&body, "\"}");
-    expect_error(f, path, body.data, 400, "context_length_exceeded");
+    expect_answer(f, path, body.data, 400, "context_length_exceeded");
     sl_buf_reset(&body); /* so long that its beginning decides; cut inside a character */
     sl_buf_add_text(&body, "{\"prompt\":\"x");
     for (int i = 0; i < 5000; i++)
         sl_buf_add_text(&body, "\xc3\xa9");
     sl_buf_add_text(&body, "\"}");
-    expect_error(f, path, body.data, 400, "context_length_exceeded");
+    expect_answer(f, path, body.data, 400, "context_length_exceeded");
     sl_buf_fini(&body);
     assert_int_equal(fake_node_submits(d), 0);
-    expect_error(f, "/nothing", "{}", 404, "not_found");
+    expect_answer(f, "/nothing", "{}", 404, "not_found");
     char *page = client_request(f->port, "GET", "/metrics", NULL);
     static const struct {
         const char *reason;
@@ -604,6 +606,85 @@ static void bad_requests(void **state)
         sl_free(line);
     }
     sl_free(page);
+    fake_node_stop(d);
+}
+
+/* A body with a prompt of n letters x, and more fields. To be freed. */
+static char *long_body(uint32_t n, const char *more)
+{
+    char *letters = sl_zalloc(n + 1, 1);
+    memset(letters, 'x', n);
+    char *body = sl_asprintf("{\"prompt\":\"%s\",%s}", letters, more);
+    sl_free(letters);
+    return body;
+}
+
+static void expect_long(struct fixture *f, uint32_t n, const char *more, int status,
+                        const char *part)
+{
+    char *body = long_body(n, more);
+    expect_answer(f, "/v1/completions", body, status, part);
+    sl_free(body);
+}
+
+/* The end of a prompt that is too long, as long as was asked for or as leaves room for a token. */
+static void cut_prompts(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_decode(f);
+    const char *path = "/v1/completions";
+    static const char cut[] =
+        "{\"prompt\":\"abcdef\",\"truncate_prompt_tokens\":%d,\"max_tokens\":1,"
+        "\"echo\":true,\"return_token_ids\":true}";
+    static const struct {
+        int keep;
+        const char *text, *ids;
+    } cuts[] = {{3, "\"text\":\"defh\"", "\"prompt_token_ids\":[100,101,102]"},
+                {5, "\"text\":\"bcdefh\"", "\"prompt_token_ids\":[98,99,100,101,102]"},
+                {6, "\"text\":\"abcdefh\"", "\"prompt_tokens\":6,"},
+                {1023, "\"text\":\"abcdefh\"", "\"prompt_tokens\":6,"}};
+    for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
+        char body[200];
+        snprintf(body, sizeof(body), cut, cuts[i].keep);
+        expect_answer(f, path, body, 200, cuts[i].text);
+        expect_answer(f, path, body, 200, cuts[i].ids);
+    }
+    expect_long(f, 3000, "\"truncate_prompt_tokens\":-1,\"max_tokens\":1", 200,
+                "\"prompt_tokens\":1023,");
+    expect_long(f, 5, "\"truncate_prompt_tokens\":1024", 400,
+                "`truncate_prompt_tokens` is 1024; this model's maximum context length is 1024");
+    fake_node_stop(d);
+}
+
+/* Prompt and answer fill the context, and not a token more. */
+static void lengths_that_fit(void **state)
+{
+    struct fixture *f = *state;
+    struct fake_node *d = start_decode(f);
+    expect_long(f, 1, "\"max_tokens\":1023", 200, "\"prompt_tokens\":1,");
+    expect_long(f, 1023, "\"max_tokens\":1", 200, "\"prompt_tokens\":1023,");
+    expect_long(f, 1023, "\"max_tokens\":2", 400, "context_length_exceeded");
+    expect_long(f, 1024, "\"user\":\"u\"", 400, "`prompt` has 1024 tokens");
+    expect_long(f, 1020, "\"min_tokens\":4", 200, "\"completion_tokens\":4,");
+    expect_long(f, 1020, "\"min_tokens\":5", 400, "`min_tokens` is 5; at most 4 fit the context");
+    fake_node_stop(d);
+}
+
+/* Without a bound of its own a chat may fill the pool; and so may each of its choices. */
+static void answers_that_fill_the_pool(void **state)
+{
+    struct fixture *f = *state;
+    char text[401];
+    memset(text, 'x', 400);
+    text[400] = '\0';
+    struct fake_args small = {
+        .port = f->nodes_port, .id = "d0", .identity = 7, .text = text, .blocks = 20};
+    struct fake_node *d = fake_node_start(&small);
+    await(f, 0, 1);
+    json_t *json = post_json(f, "/v1/chat/completions", "{" CHAT ",\"n\":2}", 200);
+    uint32_t most = 20 * FAKE_BLOCK_TOKENS - (uint32_t)strlen("[user]hi<think>");
+    assert_in_range(usage_of(json, "completion_tokens"), 2 * most, 2 * most + 2);
+    json_decref(json);
     fake_node_stop(d);
 }
 
@@ -845,6 +926,9 @@ int main(void)
         TEST(stopped_with_a_stream),
         TEST(foreign_and_wrong_nodes),
         TEST(bad_requests),
+        TEST(cut_prompts),
+        TEST(lengths_that_fit),
+        cmocka_unit_test_setup_teardown(answers_that_fill_the_pool, setup_chat, teardown),
         TEST(the_largest_values),
         TEST(ready_waits_for_a_decode_node),
         TEST(pages),

@@ -422,6 +422,22 @@ static void test_limits(void **state)
     kv_pool_destroy(pool);
 }
 
+/* What has left in front is nobody's any more, and its place says so. */
+static void test_block_table(void **state)
+{
+    (void)state;
+    struct kv_block_table table;
+    kv_block_id blocks[4];
+    kv_block_table_init(&table, blocks, 4);
+    for (kv_block_id id = 10; id < 13; id++)
+        kv_block_table_append(&table, id);
+    assert_int_equal(kv_block_table_pop_first(&table), 10);
+    assert_int_equal(kv_block_table_pop_last(&table), 12);
+    assert_int_equal(kv_block_table_held(&table), 1);
+    assert_int_equal(blocks[0], KV_BLOCK_NONE);
+    assert_int_equal(blocks[1], 11);
+}
+
 /* A link that does not drain: the oldest events are lost, and the numbers say so. */
 static void test_event_gap(void **state)
 {
@@ -441,8 +457,12 @@ static void test_event_gap(void **state)
     struct kv_cache_event event;
     uint64_t first;
     assert_int_equal(kv_prefix_cache_events(cache, &event, 1, &first), 1);
-    assert_int_equal(first, KV_EVENTS_MAX + 1);
+    assert_int_equal(first, KV_EVENTS_MAX + 1); /* as many as fit are there */
     assert_int_equal(kv_prefix_cache_seq(cache), 2 * KV_EVENTS_MAX);
+    struct kv_hash hash;
+    assert_int_equal(kv_prefix_cache_snapshot(cache, &hash, 1), 0);
+    assert_int_equal(kv_prefix_cache_events(cache, &event, 1, &first), 0); /* it says them all */
+    assert_int_equal(first, 2 * KV_EVENTS_MAX + 1);
     kv_prefix_cache_destroy(cache);
     kv_pool_destroy(pool);
 }
@@ -478,9 +498,8 @@ static void test_torture(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_model),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_event_gap),
+        cmocka_unit_test(test_against_model), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_block_table),   cmocka_unit_test(test_event_gap),
         cmocka_unit_test(test_torture),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

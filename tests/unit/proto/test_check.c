@@ -39,7 +39,7 @@ struct sample {
     Sluice__StageTimes times;
     Sluice__Finished finished;
     Sluice__CacheEvent event;
-    Sluice__CacheEvent *events[1];
+    Sluice__CacheEvent *events[2];
     Sluice__CacheEvents cache_events;
     uint8_t hashes[3 * RPC_HASH_BYTES];
     Sluice__CacheSnapshot snapshot;
@@ -127,7 +127,7 @@ static void fill_rest(struct sample *s)
     s->finished.times = &s->times;
     sluice__cache_event__init(&s->event);
     s->event.hash = bytes_of(hash_bytes, RPC_HASH_BYTES);
-    s->events[0] = &s->event;
+    s->events[0] = s->events[1] = &s->event;
     sluice__cache_events__init(&s->cache_events);
     s->cache_events.first_seq = 1;
     s->cache_events.events = s->events;
@@ -436,6 +436,8 @@ static void test_ends_and_cache(void **state)
     REFUSED(check_events, "CacheEvent.hash of 15 bytes; want 16..16", s->event.hash.len = 15);
     REFUSED(check_events, "CacheEvents.first_seq 0", s->cache_events.first_seq = 0);
     REFUSED(check_events, "overflows", s->cache_events.first_seq = UINT64_MAX);
+    REFUSED(check_events, "overflows",
+            (s->cache_events.first_seq = UINT64_MAX - 1, s->cache_events.n_events = 2));
     REFUSED(check_events, "CacheEvents.events has 0", s->cache_events.n_events = 0);
     REFUSED(check_snapshot, "CacheSnapshot.part 2; want below n_parts 2", s->snapshot.part = 2);
     REFUSED(check_snapshot, "CacheSnapshot.hashes of 47", s->snapshot.hashes.len = 47);

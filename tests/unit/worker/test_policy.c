@@ -77,6 +77,8 @@ static void test_prompts_never_starve(void **state)
     decode_policy.plan(c, MODEL_SEQS_MAX, 128, &plan);
     assert_int_equal(plan.n_shares, 256);
     assert_int_equal(share_of(&plan, 255), 16);
+    decode_policy.plan(c, MODEL_SEQS_MAX, 260, &plan); /* 5 would be left */
+    assert_int_equal(share_of(&plan, 255), 16);
     decode_policy.plan(c, MODEL_SEQS_MAX, 1, &plan);
     assert_int_equal(plan.n_shares, 256);
     assert_int_equal(share_of(&plan, 255), 1);

@@ -108,6 +108,11 @@ static void test_bounded(void **state)
                 sl_sleep_us(20);
             uint32_t used = window_counts(0).used;
             most[r->n > 1] = used > most[r->n > 1] ? used : most[r->n > 1];
+            if (r->n > 1) { /* what the last token's window has passed is gone */
+                uint32_t n = 400 + r->n - 1;
+                assert_true(used <= kv_blocks_of(geometry(), n + 1) -
+                                        kv_window_first(geometry(), window_class(), n));
+            }
         }
         assert_int_equal(r->finish, SLUICE__FINISH__FINISH_LENGTH);
         assert_int_equal(r->n, 500);
@@ -134,6 +139,7 @@ static void test_pair(void **state)
     (void)state;
     /* Not longer: the reference stops the clock of both nodes, and a silent peer is dead in five seconds. */
     static const uint32_t lengths[] = {20, 39, 40, 55, 56, 96, 333};
+    const char *hits = "sluice_prefix_cache_hits_tokens_total ";
     const uint32_t n_lengths = TEST_TSAN ? N(lengths) - 1 : N(lengths);
     for (size_t m = 0; m < N(models); m++)
         for (uint32_t layers = 1; layers <= (TEST_TSAN ? 1u : 3u); layers++) {
@@ -152,6 +158,7 @@ static void test_pair(void **state)
                 fx_prompt(prompt, n, 100 + i);
                 struct fx_submit submit = {
                     .id = 1 + 2 * i, .tokens = prompt, .n_tokens = n, .max_tokens = 70};
+                double before = fx_metric(&fx, 1, hits);
                 struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
                 fx_wait_sent(&fx, r);
                 fx_expect(r, &submit);
@@ -159,6 +166,8 @@ static void test_pair(void **state)
                 for (uint32_t c = 0; c < geometry()->n_classes; c++)
                     lacking[c] = kv_window_first(geometry(), c, n);
                 assert_int_equal(r->transfer_bytes, bytes_of(lacking, n_blocks));
+                /* What lies in front of the window was not found. */
+                assert_true(fx_metric(&fx, 1, hits) == before);
 
                 /* Again: what the decode node still holds of each class stays where it is. */
                 submit.id++;
