@@ -321,9 +321,8 @@ static void pages_read_refusals(void **state)
     };
     static char longest[BODY_MAX + 2], request[BODY_MAX + 500];
     memset(longest, 'x', BODY_MAX + 1);
-    int fd = client_connect(f->port);
-    client_post(fd, "/hold", "{}");
-    struct http_exchange *holder = await_held(f);
+    int fd;
+    struct http_exchange *holder = begin_held(f, &fd);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         bool full = cases[i].status == 429;
         assert_true(http_exchange_hold(holder, full ? HELD_MAX + 1ul : 0) != full);
