@@ -140,7 +140,6 @@ struct request_list {
 enum inbox_kind { INBOX_MESSAGE, INBOX_JOINED, INBOX_LOST };
 struct inbox_item {
     enum inbox_kind kind;
-    bool restarted;
     Sluice__CoordinatorMessage *message;
 };
 

@@ -208,7 +208,7 @@ static void on_joined(void *arg, uint64_t coordinator, uint64_t lost_us, bool re
             restarted ? "yes" : "no");
     struct worker *worker = atomic_load(&node->worker);
     if (worker != NULL)
-        worker_joined(worker, restarted);
+        worker_joined(worker);
 }
 
 static void on_lost(void *arg, sl_status why, const char *text)

@@ -8,9 +8,10 @@
  * each turn; nothing here waits for anybody. The thread sleeps only on its wake-up, which the engine,
  * the transfer layer and the control thread signal; deadlines are looked at every SCAN_US.
  *
- * The coordinator lost: work goes on for a grace period, in the hope that it comes back as the same
- * incarnation; then, or when it comes back as another one, everything is dropped, because nobody will
- * ask for it again. What was sent in between is lost; the coordinator notices by the indices. */
+ * The coordinator lost: a source's sends go on for a grace period, since a destination that it still has
+ * may be at their end. Then, or when the coordinator is back, everything is dropped: with the stream it
+ * took this node's requests as gone, and placed them anew; what is computed for the old placements
+ * would only stand in the way of the new ones. */
 #include "worker/worker.h"
 
 #include "base/clock.h"
@@ -290,8 +291,7 @@ static bool take_inbox(struct worker *worker)
             break;
         case INBOX_JOINED:
             worker->lost_us = 0;
-            if (item.restarted)
-                drop_all(worker, SLUICE__REASON__REASON_LOST, "another coordinator");
+            drop_all(worker, SLUICE__REASON__REASON_LOST, "the coordinator has placed it anew");
             break;
         case INBOX_LOST:
             if (worker->lost_us == 0)
@@ -425,9 +425,9 @@ void worker_deliver(struct worker *worker, Sluice__CoordinatorMessage *message)
     rpc_coordinator_message_free(message);
 }
 
-void worker_joined(struct worker *worker, bool restarted)
+void worker_joined(struct worker *worker)
 {
-    struct inbox_item item = {.kind = INBOX_JOINED, .restarted = restarted};
+    struct inbox_item item = {.kind = INBOX_JOINED};
     (void)put(worker, &item);
 }
 

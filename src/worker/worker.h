@@ -74,8 +74,8 @@ void worker_stop(struct worker *worker);
 
 /* Control thread (one thread): takes the message. */
 void worker_deliver(struct worker *worker, Sluice__CoordinatorMessage *message);
-/* Control thread: the coordinator is back (restarted: it knows nothing of us), or gone. */
-void worker_joined(struct worker *worker, bool restarted);
+/* Control thread: the coordinator is there, and knows of no request here any more; or it is gone. */
+void worker_joined(struct worker *worker);
 void worker_lost(struct worker *worker);
 /* Any thread: new requests are refused from now on (DRAINING). */
 void worker_drain(struct worker *worker);

@@ -626,7 +626,7 @@ static void test_stale_cancel(void **state)
     fx_close(&fx);
 }
 
-/* The grace, then everything is dropped; another incarnation of the coordinator: at once. */
+/* The grace, then everything is dropped; when the coordinator is back, at once: it has placed all anew. */
 static void test_coordinator_lost(void **state)
 {
     (void)state;
@@ -647,14 +647,14 @@ static void test_coordinator_lost(void **state)
     sl_clock_advance(11 * SL_SECOND_US);
     fx_settled(&fx);
     fx.deaf = false;
-    worker_joined(fx.nodes[0].worker, false);
+    worker_joined(fx.nodes[0].worker);
 
     submit.id = 2;
     r = fx_local(&fx, 0, &submit);
     while (r->n < 2)
         (void)fx_turn(&fx);
     worker_lost(fx.nodes[0].worker);
-    worker_joined(fx.nodes[0].worker, true);
+    worker_joined(fx.nodes[0].worker);
     fx_settled(&fx);
     assert_int_equal(r->finish, SLUICE__FINISH__FINISH_ERROR);
     fx_close(&fx);
