@@ -155,7 +155,7 @@ sl_status process_unpack(const void *bytes, size_t n, struct process *process_ou
     return SL_OK;
 }
 
-static bool is_beside(const struct process *self, const struct process *process)
+bool process_is_beside(const struct process *self, const struct process *process)
 {
     static const uint8_t unknown[16];
     return memcmp(self->boot, unknown, sizeof(unknown)) != 0 &&
@@ -166,7 +166,7 @@ static bool is_beside(const struct process *self, const struct process *process)
 bool process_is_gone(const struct process *self, const struct process *process)
 {
     struct stat_line line = {.state = 'R'};
-    if (!is_beside(self, process))
+    if (!process_is_beside(self, process))
         return false;
     if (kill((pid_t)process->pid, 0) != 0 && errno == ESRCH)
         return true;

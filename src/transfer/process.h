@@ -22,6 +22,8 @@ void process_self(struct process *process_out);
 void process_pack(const struct process *process, uint8_t bytes[PROCESS_BYTES]);
 /* Foreign bytes. SL_INVALID names what is wrong; n may be more than PROCESS_BYTES. */
 sl_status process_unpack(const void *bytes, size_t n, struct process *process_out) SL_MUST_USE;
+/* Of one machine, and in one namespace of pids. */
+bool process_is_beside(const struct process *self, const struct process *process);
 /* True only if it is certain that the process will not execute anything more: one beside `self`, and
  * gone, a zombie, or replaced by another one of its pid. */
 bool process_is_gone(const struct process *self, const struct process *process);

@@ -201,6 +201,14 @@ static void sink_lost(void *arg, void *user, const char *why)
     peer_lose(arg, user, TRANSFER_LOST, why);
 }
 
+static void sink_deaf(void *arg, const char *why)
+{
+    struct transfer *transfer = arg;
+    sl_error_log("transfer_deaf", "why=\"%s\"", why);
+    if (transfer->args.deaf != NULL)
+        transfer->args.deaf(transfer->args.deaf_arg, why);
+}
+
 static void sink_closed(void *arg, void *user)
 {
     (void)arg;
@@ -378,7 +386,8 @@ static sl_status create_transport(struct transfer *transfer)
                  .landed = sink_landed,
                  .sent = sink_sent,
                  .lost = sink_lost,
-                 .closed = sink_closed},
+                 .closed = sink_closed,
+                 .deaf = sink_deaf},
         .transfer = &transfer->args,
     };
     const char *name = transfer->args.transport == NULL ? "ucx" : transfer->args.transport;

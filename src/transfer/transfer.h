@@ -92,6 +92,9 @@ struct transfer_args {
     struct sl_metrics *metrics;
     void (*notify)(void *arg); /* transfer thread: an event was queued */
     void *notify_arg;
+    /* Transfer thread, once: this process cannot receive any more, another one in its place can. May be NULL. */
+    void (*deaf)(void *arg, const char *why);
+    void *deaf_arg;
     bool manual; /* no thread: the test calls transfer_progress */
 };
 

@@ -29,6 +29,8 @@ struct transport_sink {
     void (*lost)(void *arg, void *user, const char *why);
     /* After close: every send and receive has been told. */
     void (*closed)(void *arg, void *user);
+    /* Nothing will come in any more, from whomever, for as long as this process lives. Once. */
+    void (*deaf)(void *arg, const char *why);
 };
 
 struct transport_args {

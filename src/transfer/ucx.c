@@ -1,4 +1,4 @@
-/* UCX active messages: the only file that calls UCX.
+/* UCX active messages: the only file that calls UCX, beside canary.c.
  *
  *   control   AM id 1, EAGER, header = the frame, data = our worker address with a hello
  *   offer     AM id 2, always RNDV, header = the frame, data = the piece, straight out of the pool;
@@ -24,6 +24,11 @@
  * comes back. Sends are abandoned ABANDON_US after the close. Receives write, so they wait for the
  * process at the other end to be gone: see abandon_due, and docs/decisions/0020.
  *
+ * What breaks the ring of shared memory. A process that is killed while it writes into our ring can leave
+ * it unreadable for good (canary.c). So whenever a connection with a process of this machine ends, a
+ * canary is sent through the ring; when it does not come although that process is gone, or for longer
+ * than a peer may be stopped, this side is deaf, and says so: only another process can take its place.
+ *
  * Error mode PEER always. Nothing of the session layer runs a close inside a callback of UCX: the error
  * handler only notes, closes are put off, and progress() goes on with both when UCX has returned.
  * Settings are put into the environment before the configuration is read, and never
@@ -32,6 +37,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "transfer/canary.h"
 #include "transfer/frame.h"
 #include "transfer/process.h"
 #include "transfer/transport.h"
@@ -49,12 +55,18 @@
 
 #define AM_CONTROL      1
 #define AM_OFFER        2
+#define AM_CANARY       3
 #define STATUS_REFUSED  (-89) /* minus a reason: -90 … -99, which UCX leaves unused */
 #define PROGRESS_MAX    64    /* calls of ucp_worker_progress in a turn */
 #define WHY_BYTES       80
 #define UNUSED_CLOSE_US (2 * SL_SECOND_US)
 #define ABANDON_US      SL_SECOND_US /* after a forced close; callbacks come within 1 ms, or stay away */
 #define LOOK_US         (100 * SL_MS_US) /* between two looks at the process of a closed connection */
+#define CANARY_US       (2 * SL_SECOND_US) /* that a canary takes at most; and if who may hold the … */
+#define CANARY_LONG_US                                                                             \
+    (12 * SL_SECOND_US)    /* … ring lives: a stopped one is ejected and killed before */
+#define CANARY_TURNS   100 /* of progress, at least: this thread may have stood still */
+#define CANARY_TURN_US (10 * SL_MS_US)
 
 #ifdef __SANITIZE_ADDRESS__
 /* UCX 1.13 forgets a few bytes when a connection to a dead process's shared memory fails. */
@@ -93,6 +105,7 @@ struct transport_connection {
     uint32_t outstanding;
     uint32_t n_abandoned; /* of them: told, but UCX has not given them back */
     bool lost, told, closing, close_due, closed; /* closed: UCX has called back */
+    bool doubted;                                /* that its process left our ring whole */
     bool abandoned;     /* its sends, and that UCX says it is closed, are waited for no more */
     uint64_t close_us;  /* not before; for those that nobody uses */
     uint64_t closed_us; /* when UCX was asked to */
@@ -122,6 +135,16 @@ struct ucx {
     uint64_t quiet_us; /* that it must have had nothing to do after a process was gone */
     bool inside;       /* of ucp_worker_progress */
     bool stopping;     /* nothing waits any more */
+
+    struct canary *canary; /* made when it is first needed */
+    bool no_ring;          /* it could not be: there is no shared memory */
+    bool deaf;
+    uint64_t canary_number; /* of the one that is out … */
+    uint64_t canary_us;     /* … since when; 0: none is */
+    uint32_t canary_turns;
+    struct process suspected; /* for whose sake */
+    struct process doubted;   /* is next … */
+    uint64_t doubt_us;        /* … since when; 0: nobody */
 };
 
 static struct ucx *of(struct transport *transport)
@@ -248,6 +271,19 @@ static ucs_status_t on_control(void *arg, const void *header, size_t header_byte
     return UCS_OK;
 }
 
+static ucs_status_t on_canary(void *arg, const void *header, size_t header_bytes, void *data,
+                              size_t data_bytes, const ucp_am_recv_param_t *param)
+{
+    (void)data, (void)data_bytes, (void)param;
+    struct ucx *ucx = arg;
+    uint64_t number = 0;
+    if (header_bytes == sizeof(number))
+        memcpy(&number, header, sizeof(number));
+    if (number == ucx->canary_number)
+        ucx->canary_us = 0;
+    return UCS_OK;
+}
+
 static struct transport_connection *connection_of_route(struct ucx *ucx, uint64_t route)
 {
     struct transport_connection *connection = ucx->connections;
@@ -297,6 +333,63 @@ static void on_endpoint_error(void *arg, ucp_ep_h endpoint, ucs_status_t status)
 {
     (void)endpoint;
     note_lost(arg, "endpoint", status);
+}
+
+/* ---- the canary ---- */
+
+/* Not at once: nobody is in doubt when all of them are closed at the end. */
+static void doubt(struct ucx *ucx, const struct process *process)
+{
+    if (ucx->no_ring || ucx->deaf || !process_is_beside(&ucx->process, process))
+        return;
+    ucx->doubted = *process;
+    ucx->doubt_us = sl_real_us();
+}
+
+static void doubt_closed(struct ucx *ucx)
+{
+    for (struct transport_connection *connection = ucx->connections; connection != NULL;
+         connection = connection->next) {
+        if (!connection->closing || connection->user == NULL || connection->doubted)
+            continue;
+        connection->doubted = true;
+        doubt(ucx, &connection->process);
+    }
+}
+
+static void release_canary(struct ucx *ucx, uint64_t now_us)
+{
+    ucx->doubt_us = 0;
+    if (ucx->canary == NULL)
+        ucx->canary = canary_create((uint8_t *)ucx->address + PROCESS_BYTES);
+    ucx->no_ring = ucx->canary == NULL;
+    sl_debug("transfer_canary", "pid=%u ring=%s", ucx->doubted.pid, ucx->no_ring ? "none" : "yes");
+    if (ucx->no_ring)
+        return;
+    ucx->suspected = ucx->doubted;
+    ucx->canary_us = now_us;
+    ucx->canary_turns = 0;
+    canary_send(ucx->canary, AM_CANARY, ++ucx->canary_number);
+}
+
+static void watch_canary(struct ucx *ucx)
+{
+    uint64_t now_us = sl_real_us();
+    if (ucx->canary_us == 0 && ucx->doubt_us != 0 && now_us - ucx->doubt_us >= LOOK_US)
+        release_canary(ucx, now_us);
+    if (ucx->canary_us == 0)
+        return;
+    canary_progress(ucx->canary);
+    uint64_t out_us = now_us - ucx->canary_us;
+    if (++ucx->canary_turns < CANARY_TURNS || out_us < CANARY_US ||
+        (out_us < CANARY_LONG_US && !process_is_gone(&ucx->process, &ucx->suspected)))
+        return;
+    ucx->canary_us = 0;
+    ucx->deaf = true;
+    char why[WHY_BYTES];
+    snprintf(why, sizeof(why), "process %u was killed while it wrote into our shared memory",
+             ucx->suspected.pid);
+    ucx->sink.deaf(ucx->sink.arg, why);
 }
 
 /* ---- connections ---- */
@@ -621,11 +714,13 @@ static bool ucx_progress(struct transport *transport)
 {
     struct ucx *ucx = of(transport);
     ucx->moved = false;
+    watch_canary(ucx);
     for (uint32_t i = 0; i < PROGRESS_MAX && progress_worker(ucx); i++)
         ucx->moved = true;
     tell_done(ucx);
     tell_lost(ucx);
     abandon_due(ucx);
+    doubt_closed(ucx);
     tell_closed(ucx);
     return ucx->moved;
 }
@@ -643,8 +738,8 @@ static bool ucx_arm(struct transport *transport)
 
 static uint64_t ucx_due_us(struct transport *transport)
 {
-    (void)transport;
-    return UINT64_MAX;
+    const struct ucx *ucx = of(transport);
+    return ucx->canary_us != 0 || ucx->doubt_us != 0 ? CANARY_TURN_US : UINT64_MAX;
 }
 
 static void ucx_address(struct transport *transport, const void **address_out, size_t *bytes_out)
@@ -671,6 +766,7 @@ static void ucx_destroy(struct transport *transport)
         return;
     if (ucx->worker != NULL) {
         close_unused(ucx);
+        canary_destroy(ucx->canary);
         ucp_worker_destroy(ucx->worker);
     }
     if (ucx->context != NULL)
@@ -779,6 +875,8 @@ static sl_status start_worker(struct ucx *ucx)
     ucs_status_t status = set_handler(ucx, AM_CONTROL, on_control);
     if (status == UCS_OK)
         status = set_handler(ucx, AM_OFFER, on_offer);
+    if (status == UCS_OK)
+        status = set_handler(ucx, AM_CANARY, on_canary);
     if (status == UCS_OK)
         status = ucp_worker_get_efd(ucx->worker, &ucx->fd);
     ucp_address_t *address;

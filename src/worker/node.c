@@ -11,6 +11,8 @@
  * the admin server's, the scheduler. `worker` is published to the callbacks once, by an atomic store,
  * and taken back only when the threads that read it have ended.
  *
+ * A process that transfers do not reach any more (transfer/canary.c) drains by itself, and fails.
+ *
  * The drain: new requests are refused, what is in work finishes within the bound, the rest is ended
  * with an error that lets the coordinator place it elsewhere. Then connections are given a moment to
  * carry the last tokens away. */
@@ -57,6 +59,7 @@ struct node {
     _Atomic(struct worker *) worker; /* NULL until it may be used */
     _Atomic uint64_t bytes_done, bytes_total;
     _Atomic bool loading;
+    _Atomic bool deaf; /* transfers do not reach this process any more */
     char advertised[SL_ADDRESS_BYTES];
     uint8_t layout[16];
     Sluice__Rank rank, *ranks[1];
@@ -370,6 +373,14 @@ static void set_layout(struct node *node, const struct kv_geometry *geometry)
     memcpy(node->layout, hash.bytes, sizeof(node->layout));
 }
 
+/* What decodes goes on to its end; then another process takes this one's place. */
+static void on_deaf(void *arg, const char *why)
+{
+    struct node *node = arg;
+    atomic_store(&node->deaf, true);
+    serve_drain(why, 0);
+}
+
 static sl_status start_transfer(struct node *node)
 {
     const struct model_info *info = model_engine_info(node->engine);
@@ -388,6 +399,8 @@ static sl_status start_transfer(struct node *node)
         .metrics = node->metrics,
         .notify = wake_up,
         .notify_arg = &node->wake,
+        .deaf = on_deaf,
+        .deaf_arg = node,
     };
     for (uint32_t c = 0; c < args.n_classes; c++)
         args.classes[c] = (struct transfer_class){
@@ -513,6 +526,8 @@ static sl_status run(struct node *node)
         drain(node);
     }
     tear_down(node);
+    if (status == SL_OK && atomic_load(&node->deaf))
+        return sl_fail(SL_DEVICE, "transfers did not reach this process any more; start it again");
     return status;
 }
 

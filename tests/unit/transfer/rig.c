@@ -12,6 +12,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,6 +67,12 @@ void rig_check_canaries(struct rig_node *node)
     }
 }
 
+static void on_deaf(void *arg, const char *why)
+{
+    (void)why;
+    atomic_store((_Atomic bool *)arg, true);
+}
+
 static void set_args(struct rig_node *node, const struct rig_options *options)
 {
     snprintf(node->name, sizeof(node->name), "%s", options->name);
@@ -83,6 +90,8 @@ static void set_args(struct rig_node *node, const struct rig_options *options)
         .metrics = node->metrics,
         .notify = options->notify,
         .notify_arg = options->notify_arg,
+        .deaf = on_deaf,
+        .deaf_arg = &node->deaf,
         .manual = !options->threaded,
     };
     if (options->limits != NULL)
@@ -128,6 +137,7 @@ void rig_start(struct rig_node *node, const struct rig_options *options)
 void rig_stop(struct rig_node *node)
 {
     transfer_destroy(node->transfer);
+    assert_false(node->deaf);
     for (uint32_t c = 0; c < node->args.n_classes; c++) {
         if (node->pools[c].address != NULL)
             device_free(&node->pools[c]);

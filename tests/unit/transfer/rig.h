@@ -50,7 +50,8 @@ struct rig_node {
     uint32_t n_jobs;
     uint8_t prompt; /* goes into the prefix hashes of its streams */
     bool dead;
-    bool canary; /* free blocks hold a pattern that nobody may change */
+    _Atomic bool deaf; /* it has said so; else the end of the rig checks that it is not */
+    bool canary;       /* free blocks hold a pattern that nobody may change */
     /* Of the streams that begin now, class c sends from here on. */
     uint32_t sent_from[TRANSFER_CLASSES_MAX];
 };

@@ -14,6 +14,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -669,7 +670,7 @@ static int role_destination(void)
 /* The other process as the source: streams whose key says their length; the last never ends. */
 static int role_source(void)
 {
-    struct rig_options options = options_of("p0", 0x1111);
+    struct rig_options options = options_of("p0", 0x11110000u + (uint32_t)getpid());
     rig_start(&a, &options);
     send_address(11, &a);
     struct transfer_peer to = receive_address(10, "d0");
@@ -1006,6 +1007,55 @@ static void case_source_dies(void **state)
     reap(&child);
 }
 
+/* Takes a place in every ring that is mapped here, and never fills it: what remains of a process that was
+ * killed while it wrote. The count of places taken is the first word of a ring. Returns how many rings. */
+static uint32_t break_rings(void)
+{
+    char line[256], permissions[8];
+    unsigned long from, to;
+    uint32_t n = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    assert_non_null(maps);
+    while (fgets(line, sizeof(line), maps) != NULL) {
+        if (sscanf(line, "%lx-%lx %7s", &from, &to, permissions) != 3 ||
+            strcmp(permissions, "rw-s") != 0 || to - from > (64ul << 10) ||
+            (strstr(line, "ucx_shm") == NULL && strstr(line, "/SYSV") == NULL))
+            continue;
+        atomic_fetch_add((_Atomic uint64_t *)from, 1);
+        n++;
+    }
+    fclose(maps);
+    return n;
+}
+
+static bool is_deaf(void *arg)
+{
+    return ((struct rig_node *)arg)->deaf;
+}
+
+/* One source is killed and leaves the ring whole; another one leaves it so that nothing is read any more. */
+static void case_ring_breaks(void **state)
+{
+    (void)state;
+    struct child children[2] = {spawn("role_source"), spawn("role_source")};
+    struct rig_options options = options_of("d0", 0x2222);
+    rig_start(&b, &options);
+    for (int i = 0; i < 2; i++) {
+        struct transfer_peer from = receive_address(children[i].in, "p0");
+        send_address(children[i].out, &b);
+        receive_first(&children[i], &from);
+        uint32_t n_rings = i == 1 ? break_rings() : 0;
+        kill(children[i].pid, SIGKILL);
+        bool deaf = rig_run(only_b, 1, is_deaf, &b, (i == 1 ? 8 : 4) * SLOW * SL_SECOND_US);
+        assert_int_equal(deaf, n_rings > 0);
+        assert_int_equal(n_rings > 0, i == 1 && strstr(getenv("UCX_TLS"), "posix") != NULL);
+        reap(&children[i]);
+        b.n_jobs = 0;
+    }
+    b.deaf = false;
+    rig_stop(&b);
+}
+
 /* A source that stops behind its offers: receives are posted, and what asks for their bytes fills the ring
  * that leads to it, beats behind it. As long as it is only stopped the receives stay: it may go on and
  * write. Once it is killed they end, though UCX never calls them back, and nothing is written later. */
@@ -1055,6 +1105,7 @@ static const struct CMUnitTest cases[] = {
     cmocka_unit_test(case_torture),
     cmocka_unit_test(case_destination_dies),
     cmocka_unit_test(case_source_dies),
+    cmocka_unit_test(case_ring_breaks),
     cmocka_unit_test(case_long_stop),
     cmocka_unit_test(case_wakes),
     cmocka_unit_test(case_full_and_stopped),
