@@ -58,6 +58,8 @@ MODELS = {
                 " --mlp 144 --vocab 300 --tied --seed 19 --dtype f32 --rope-theta 1000000",
     "qwen3-128": "--family qwen3 --hidden 96 --layers 3 --heads 4 --kv-heads 2 --head-dim 128"
                  " --mlp 160 --vocab 352 --seed 20 --spelling new --rope-theta 1000000",
+    "qwen3-20": "--family qwen3 --hidden 70 --layers 3 --heads 6 --kv-heads 2 --head-dim 20"
+                " --mlp 90 --vocab 304 --seed 48 --rope-theta 1000000",
     "qwen2-window": "--family qwen2 --hidden 128 --layers 3 --heads 4 --kv-heads 2 --head-dim 64"
                     " --mlp 160 --vocab 304 --seed 31 --window 100",
     "mistral-128": "--family mistral --hidden 96 --layers 2 --heads 4 --kv-heads 2 --head-dim 128"

@@ -57,8 +57,8 @@ sl_status kernel_shape_check(const struct kernel_shape *shape)
         if (status != SL_OK)
             return status;
     }
-    if (shape->head_dim % 8 != 0)
-        return sl_fail(SL_INVALID, "kernels: head_dim %u; want a multiple of 8", shape->head_dim);
+    if (shape->head_dim % 2 != 0)
+        return sl_fail(SL_INVALID, "kernels: head_dim %u; want an even number", shape->head_dim);
     if (shape->n_q_heads % shape->n_kv_heads != 0)
         return sl_fail(SL_INVALID, "kernels: n_q_heads %u; want a multiple of n_kv_heads %u",
                        shape->n_q_heads, shape->n_kv_heads);

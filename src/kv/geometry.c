@@ -1,7 +1,7 @@
 /* Offsets and sizes of KV blocks. One (block, layer, head) is a K tile, a V tile and the scales of
  * both, back to back; heads of a layer, layers of a block and blocks of a pool follow each other
- * without padding. Element sizes are even and head sizes multiples of eight, so every tile is aligned
- * to 16 bytes when the pool is. Pure functions of the geometry; any thread. */
+ * without padding. A tile has 16 tokens or more, of an even number of elements of two bytes or more, so
+ * every tile is aligned to 16 bytes when the pool is. Pure functions of the geometry; any thread. */
 #include "kv/geometry.h"
 
 #include "base/status.h"
@@ -18,11 +18,11 @@ static sl_status check_class(const struct kv_class *class, uint32_t index)
     if (class->n_kv_heads == 0 || class->n_kv_heads > HEADS_MAX)
         return sl_fail(SL_INVALID, "kv class %u: n_kv_heads %u; want 1..%u", index,
                        class->n_kv_heads, HEADS_MAX);
-    if (class->k_dim == 0 || class->k_dim > HEAD_DIM_MAX || class->k_dim % 8 != 0)
-        return sl_fail(SL_INVALID, "kv class %u: k_dim %u; want a multiple of 8 up to %u", index,
+    if (class->k_dim == 0 || class->k_dim > HEAD_DIM_MAX || class->k_dim % 2 != 0)
+        return sl_fail(SL_INVALID, "kv class %u: k_dim %u; want an even number up to %u", index,
                        class->k_dim, HEAD_DIM_MAX);
-    if (class->v_dim > HEAD_DIM_MAX || class->v_dim % 8 != 0)
-        return sl_fail(SL_INVALID, "kv class %u: v_dim %u; want a multiple of 8 up to %u", index,
+    if (class->v_dim > HEAD_DIM_MAX || class->v_dim % 2 != 0)
+        return sl_fail(SL_INVALID, "kv class %u: v_dim %u; want an even number up to %u", index,
                        class->v_dim, HEAD_DIM_MAX);
     if (kv_element_bytes(class->element) == 0)
         return sl_fail(SL_INVALID, "kv class %u: element %u is unknown", index, class->element);

@@ -95,8 +95,8 @@ static sl_status check_heads(const char *what, const struct model_config *config
         return sl_fail(SL_INVALID,
                        "%s: num_attention_heads %u is no multiple of num_key_value_heads %u", what,
                        config->n_heads, config->n_kv_heads);
-    if (config->head_dim % 8 != 0 || config->head_dim > KERNEL_HEAD_DIM_MAX)
-        return sl_fail(SL_UNSUPPORTED, "%s: head_dim is %u; want a multiple of 8 up to %u", what,
+    if (config->head_dim % 2 != 0 || config->head_dim > KERNEL_HEAD_DIM_MAX)
+        return sl_fail(SL_UNSUPPORTED, "%s: head_dim is %u; want an even number up to %u", what,
                        config->head_dim, KERNEL_HEAD_DIM_MAX);
     return SL_OK;
 }

@@ -48,6 +48,18 @@ static const struct fx_shape windowed = {.name = "one head, window",
                                          .activation = KERNEL_GELU_TANH,
                                          .window = 40,
                                          .softcap = 3.0f};
+static const struct fx_shape narrow = {.name = "heads of 6, bf16",
+                                       .hidden = 33,
+                                       .n_q = 6,
+                                       .n_kv = 2,
+                                       .dim = 6,
+                                       .mlp = 19,
+                                       .vocab = 23,
+                                       .block_tokens = 16,
+                                       .kv = KERNEL_BF16,
+                                       .weights = KERNEL_BF16,
+                                       .rotary = 6,
+                                       .head_norms = true};
 static const struct fx_shape normed = {.name = "norms behind, of all of q and k, caps",
                                        .hidden = 70,
                                        .n_q = 4,
@@ -242,6 +254,7 @@ static void check_path(const char *backend, const char *path)
     }
     check(&plain, &base);
     check(&windowed, &base);
+    check(&narrow, &base);
     check(&normed, &base);
     check(&mixed, &base);
     check_block_size(&base);

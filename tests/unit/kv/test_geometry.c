@@ -125,7 +125,7 @@ static void test_refused(void **state)
     bad[4].n_classes = KV_CLASSES_MAX + 1;
     bad[5].classes[0].n_layers = KV_LAYERS_MAX + 1;
     bad[6].classes[0].n_kv_heads = 0;
-    bad[7].classes[0].k_dim = 60;
+    bad[7].classes[0].k_dim = 61;
     bad[8].classes[0].element = 2;
     bad[9].classes[0].tile_format = 1;
     static const char *const words[10] = {

@@ -440,7 +440,7 @@ static void test_refusals(void **state)
         {"{\"model_type\": \"llama\"}", SL_INVALID, "hidden_size is missing"},
         {"{" LLAMA ", \"head_dim\": -4}", SL_INVALID, "head_dim is -4; want 1..256"},
         {"{" LLAMA ", \"head_dim\": 512}", SL_INVALID, "head_dim is 512"},
-        {"{" LLAMA ", \"head_dim\": 12}", SL_UNSUPPORTED, "head_dim is 12; want a multiple of 8"},
+        {"{" LLAMA ", \"head_dim\": 13}", SL_UNSUPPORTED, "head_dim is 13; want an even number"},
         {"{" LLAMA ", \"head_dim\": \"64\"}", SL_INVALID, "head_dim must be an integer"},
         {"{" LLAMA ", \"rope_scaling\": 3}", SL_INVALID, "rope_scaling: an integer"},
         {"{" LLAMA ", \"rope_theta\": 0}", SL_INVALID, "rope_theta is 0"},

@@ -223,15 +223,20 @@ int main(void)
         .initial_state = (void *)(uintptr_t)backend                                                \
     }
     const struct CMUnitTest tests[] = {
-        GOLDEN_TEST("llama-64"),      GOLDEN_TEST("llama-64-scaled"), GOLDEN_TEST("llama-80"),
-        GOLDEN_TEST("llama-96"),      GOLDEN_TEST("llama-128"),       GOLDEN_TEST("llama-256"),
-        GOLDEN_TEST("qwen2-64"),      GOLDEN_TEST("qwen2-128"),       GOLDEN_TEST("qwen3-64"),
-        GOLDEN_TEST("qwen3-128"),     GOLDEN_TEST("qwen2-window"),    GOLDEN_TEST("mistral-128"),
-        GOLDEN_TEST("phi3-96"),       GOLDEN_TEST("smollm3-64"),      GOLDEN_TEST("granite-64"),
-        GOLDEN_TEST("gemma-256"),     GOLDEN_TEST("gemma2-128"),      GOLDEN_TEST("gemma3-128"),
-        GOLDEN_TEST("gemma3-nested"), GOLDEN_TEST("llama-linear"),    GOLDEN_TEST("llama-dynamic"),
-        GOLDEN_TEST("qwen2-yarn"),    GOLDEN_TEST("qwen3-moe-fused"), GOLDEN_TEST("olmo2-64"),
-        GOLDEN_TEST("phi3-short"),    GOLDEN_TEST("phi3-long"),       GOLDEN_TEST("qwen3-moe"),
+        GOLDEN_TEST("llama-64"),     GOLDEN_TEST("llama-64-scaled"),
+        GOLDEN_TEST("llama-80"),     GOLDEN_TEST("llama-96"),
+        GOLDEN_TEST("llama-128"),    GOLDEN_TEST("llama-256"),
+        GOLDEN_TEST("qwen2-64"),     GOLDEN_TEST("qwen2-128"),
+        GOLDEN_TEST("qwen3-64"),     GOLDEN_TEST("qwen3-128"),
+        GOLDEN_TEST("qwen3-20"),     GOLDEN_TEST("qwen2-window"),
+        GOLDEN_TEST("mistral-128"),  GOLDEN_TEST("phi3-96"),
+        GOLDEN_TEST("smollm3-64"),   GOLDEN_TEST("granite-64"),
+        GOLDEN_TEST("gemma-256"),    GOLDEN_TEST("gemma2-128"),
+        GOLDEN_TEST("gemma3-128"),   GOLDEN_TEST("gemma3-nested"),
+        GOLDEN_TEST("llama-linear"), GOLDEN_TEST("llama-dynamic"),
+        GOLDEN_TEST("qwen2-yarn"),   GOLDEN_TEST("qwen3-moe-fused"),
+        GOLDEN_TEST("olmo2-64"),     GOLDEN_TEST("phi3-short"),
+        GOLDEN_TEST("phi3-long"),    GOLDEN_TEST("qwen3-moe"),
         RECALL_TEST("cpu"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
