@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "text/chars.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -163,31 +164,44 @@ static void add_logprob(struct sl_buf *buf, float value)
     sl_buf_add_format(buf, "%.9g", number);
 }
 
-static void add_name(struct output *output, uint32_t id, bool as_bytes, struct sl_buf *out)
+static void add_name(struct output *output, uint32_t id, struct sl_buf *out)
 {
     sl_buf_reset(&output->piece);
-    text_tokenizer_token_name(output->tokenizer, id, as_bytes, &output->piece);
+    text_tokenizer_token_name(output->tokenizer, id, false, &output->piece);
     sl_buf_add_json_string(out, output->piece.data != NULL ? output->piece.data : "",
                            output->piece.bytes);
 }
 
-/* Whether an earlier one of the likeliest has the same name. */
-static bool collides(struct output *output, const uint32_t *ids, uint32_t i)
+/* How many of those before the i-th of the likeliest are the same bytes. */
+static uint32_t count_same(const struct output *output, const uint32_t *ids, uint32_t i)
 {
-    bool same = false;
-    struct sl_buf mine, other;
-    sl_buf_init(&mine, NAME_BYTES_MAX);
-    sl_buf_init(&other, NAME_BYTES_MAX);
-    text_tokenizer_token_name(output->tokenizer, ids[i], false, &mine);
-    for (uint32_t k = 0; k < i && !same; k++) {
-        sl_buf_reset(&other);
-        text_tokenizer_token_name(output->tokenizer, ids[k], false, &other);
-        same = mine.bytes == other.bytes &&
-               (mine.bytes == 0 || memcmp(mine.data, other.data, mine.bytes) == 0);
+    uint32_t n_same = 0;
+    size_t n = 0, other_n = 0;
+    const char *bytes = text_tokenizer_token_bytes(output->tokenizer, ids[i], &n);
+    for (uint32_t k = 0; k < i && bytes != NULL; k++) {
+        const char *other = text_tokenizer_token_bytes(output->tokenizer, ids[k], &other_n);
+        n_same += other != NULL && other_n == n && memcmp(other, bytes, n) == 0;
     }
-    sl_buf_fini(&mine);
-    sl_buf_fini(&other);
-    return same;
+    return n_same;
+}
+
+/* A key among the likeliest of one place: no two are equal. The second one of the same bytes is written as bytes; where
+ * that is no other name, and for further ones, it is the id. */
+static void add_key(struct output *output, const uint32_t *ids, uint32_t i, struct sl_buf *out)
+{
+    uint32_t n_same = count_same(output, ids, i);
+    if (n_same == 0) {
+        add_name(output, ids[i], out);
+        return;
+    }
+    size_t n = 0;
+    const char *bytes = text_tokenizer_token_bytes(output->tokenizer, ids[i], &n);
+    sl_buf_reset(&output->piece);
+    if (n_same == 1 && n > 0 && text_utf8_valid(bytes, n, NULL))
+        text_tokenizer_token_name(output->tokenizer, ids[i], true, &output->piece);
+    else
+        sl_buf_add_format(&output->piece, "token_id:%u", ids[i]);
+    sl_buf_add_json_string(out, output->piece.data, output->piece.bytes);
 }
 
 /* What chat shows of one token. */
@@ -196,7 +210,7 @@ static void add_entry(struct output *output, uint32_t id, float logprob, struct 
     size_t n_bytes = 0;
     const char *bytes = text_tokenizer_token_bytes(output->tokenizer, id, &n_bytes);
     sl_buf_add_text(out, "{\"token\":");
-    add_name(output, id, false, out);
+    add_name(output, id, out);
     sl_buf_add_text(out, ",\"logprob\":");
     add_logprob(out, logprob);
     sl_buf_add_text(out, ",\"bytes\":");
@@ -226,7 +240,7 @@ static void add_logprobs(struct output *output, uint32_t id, const struct output
                          uint64_t offset)
 {
     comma(&output->names);
-    add_name(output, id, false, &output->names);
+    add_name(output, id, &output->names);
     comma(&output->values);
     comma(&output->tops);
     comma(&output->offsets);
@@ -243,7 +257,7 @@ static void add_logprobs(struct output *output, uint32_t id, const struct output
     for (uint32_t i = 0; i < n; i++) {
         if (i > 0)
             sl_buf_add_text(&output->tops, ",");
-        add_name(output, logprob->top_ids[i], collides(output, logprob->top_ids, i), &output->tops);
+        add_key(output, logprob->top_ids, i, &output->tops);
         sl_buf_add_text(&output->tops, ":");
         add_logprob(&output->tops, logprob->top[i]);
     }
@@ -380,7 +394,7 @@ static void add_score(struct output *echo, uint32_t id, float logprob, uint32_t 
     sl_buf_add_format(out, "\"%u\":{\"logprob\":", id);
     add_logprob(out, logprob);
     sl_buf_add_format(out, ",\"rank\":%u,\"decoded_token\":", rank);
-    add_name(echo, id, false, out);
+    add_name(echo, id, out);
     sl_buf_add_text(out, "}");
 }
 

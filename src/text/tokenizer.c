@@ -465,8 +465,10 @@ void text_tokenizer_token_name(const struct text_tokenizer *tokenizer, uint32_t 
     size_t bytes;
     const char *text = text_tokenizer_token_bytes(tokenizer, id, &bytes);
 
-    if (text == NULL)
+    if (text == NULL) {
+        sl_buf_add_format(out, "token_id:%u", id);
         return;
+    }
     if (!as_bytes && text_utf8_valid(text, bytes, NULL)) {
         sl_buf_add(out, text, bytes);
         return;

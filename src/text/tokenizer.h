@@ -69,7 +69,8 @@ bool text_tokenizer_eos(const struct text_tokenizer *tokenizer, uint32_t *id_out
 bool text_tokenizer_bos(const struct text_tokenizer *tokenizer, uint32_t *id_out);
 
 /* Appends a token's name as logprobs show it: its text, or `bytes:\xe2\x82` where its bytes are not
- * UTF-8 on their own, or always if as_bytes (for a name that collides with another's). */
+ * UTF-8 on their own, or always if as_bytes (for a name that collides with another's); `token_id:7` of an id
+ * that no token has, as models with more rows than tokens can give. */
 void text_tokenizer_token_name(const struct text_tokenizer *tokenizer, uint32_t id, bool as_bytes,
                                struct sl_buf *out);
 

@@ -219,6 +219,41 @@ static void logprobs(void **state)
     output_fini(&output);
 }
 
+/* As many keys as there are likeliest, whatever their names. */
+static void names_that_collide(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t ids[5];
+        const char *keys[5];
+    } rows[] = {
+        {{'a', 300, 301, 'b', 302}, {"a", "token_id:300", "token_id:301", "b", "token_id:302"}},
+        {{'a', 'a', 'a', 0xe2, 0xe2},
+         {"a", "bytes:\\x61", "token_id:97", "bytes:\\xe2", "token_id:226"}},
+    };
+    const float top[] = {-1, -2, -3, -4, -5};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct output output;
+        start(&output, "{\"prompt\":\"p\",\"max_tokens\":5,\"logprobs\":5}");
+        struct output_logprob logprob = {
+            .sampled = -1, .n_top = 5, .top_ids = rows[i].ids, .top = top};
+        output_push(&output, 300, &logprob);
+        output_push(&output, FAKE_EOS, &logprob);
+        json_t *json = body_of(&output, cost(1, 2, 0), NULL);
+        json_t *l = json_object_get(choice(json), "logprobs");
+        json_t *first = json_array_get(json_object_get(l, "top_logprobs"), 0);
+        assert_int_equal(json_object_size(first), 5);
+        for (size_t k = 0; k < 5; k++)
+            assert_true(json_number_value(json_object_get(first, rows[i].keys[k])) ==
+                        (double)top[k]);
+        assert_string_equal(json_string_value(json_array_get(json_object_get(l, "tokens"), 0)),
+                            "token_id:300");
+        assert_string_equal(json_string_value(json_object_get(choice(json), "text")), "");
+        json_decref(json);
+        output_fini(&output);
+    }
+}
+
 static void without_logprobs_they_are_null(void **state)
 {
     (void)state;
@@ -240,6 +275,7 @@ int main(void)
         cmocka_unit_test(ends),
         cmocka_unit_test(a_stream_says_the_same),
         cmocka_unit_test(logprobs),
+        cmocka_unit_test(names_that_collide),
         cmocka_unit_test(without_logprobs_they_are_null),
     };
     return cmocka_run_group_tests(tests, fake_tokenizer_open, fake_tokenizer_close);
