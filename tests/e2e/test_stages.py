@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 
 import pytest
 
@@ -36,13 +37,18 @@ def check(fleet):
 
 def test_stages_of_every_way(tiny):
     with Fleet(tiny, 1, 2, options=("--local-prefill-max-tokens", 64, "--share-cpus")) as fleet:
+        began = time.monotonic()
         for seed in range(4):
             fleet.tokens(random_ids(500, seed), 30)  # prefill, transfer, decode
             fleet.stream_tokens(random_ids(20, seed), 20)  # local
             fleet.tokens(random_ids(300, 50 + seed), 1)  # one token only
+        waited = 1000 * (time.monotonic() - began)
         fleet.complete(random_ids(200, 99), max_tokens=8, n=3, temperature=1.0, ignore_eos=True, seed=5)
         series = check(fleet)
-        assert len(ended(fleet, "request_done")) == 12 + 3
+        done = ended(fleet, "request_done")
+        assert len(done) == 12 + 3
+        # One after the other: none took longer than its client waited. A line is rounded to 0.1 ms.
+        assert sum(total for total, _ in done[:12]) <= waited + 12 * 0.05
         for stage in ("tokenize", "route", "prefill", "decode"):  # a transfer may be hidden altogether
             assert metric(series, "sluice_request_stage_seconds_sum", stage=stage) > 0, stage
         for stage in ("tokenize", "route", "prefill_queue", "prefill", "decode"):
