@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -305,6 +306,18 @@ def test_bad_option(tiny, arguments, words):
     assert done.returncode != 0
     for word in words:
         assert word in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("program, option", [("sluice-decode", "--kv-blocks"), ("sluice-prefill", "--drain-seconds"),
+                                             ("sluice-coordinator", "--max-seqs")])
+def test_help_says_what_is_taken(tiny, program, option):
+    shown = " ".join(run(program, "--help").stdout.split())
+    entry = re.search(rf" {option} [A-Z]+ .*?(?= --\w)", shown)[0]
+    low, high = re.search(r"\((\d+)\.\.(\d+)", entry).groups()
+    base = ["--model", tiny] + ([] if program == "sluice-coordinator" else ["--coordinator", "127.0.0.1:1", "--id", "x"])
+    for value in (int(low) - 1, int(high) + 1):
+        done = run(program, *base, option, value)
+        assert done.returncode == 2 and option in done.stderr and f"{low}..{high}" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("program, option", [
