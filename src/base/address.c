@@ -78,6 +78,11 @@ void sl_address_format(const char *host, uint16_t port, char out[SL_ADDRESS_BYTE
     (void)snprintf(out, SL_ADDRESS_BYTES, "%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
 }
 
+bool sl_address_is_any(const char *host)
+{
+    return strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
+}
+
 bool sl_address_is_host(const char *host, size_t bytes_max)
 {
     struct in6_addr v6;
@@ -90,7 +95,7 @@ sl_status sl_address_interface(const char *what, const char *text, char *name_ou
 {
     struct ifaddrs *all = NULL;
     name_out[0] = '\0';
-    if (text == NULL || text[0] == '\0' || strcmp(text, "0.0.0.0") == 0 || strcmp(text, "::") == 0)
+    if (text == NULL || text[0] == '\0' || sl_address_is_any(text))
         return SL_OK;
     if (getifaddrs(&all) != 0)
         return sl_fail(SL_DEVICE, "getifaddrs: %s", strerror(errno));
@@ -117,7 +122,7 @@ sl_status sl_address_interface(const char *what, const char *text, char *name_ou
 
 const char *sl_address_reach(const char *host)
 {
-    if (strcmp(host, "0.0.0.0") == 0)
-        return "127.0.0.1";
-    return strcmp(host, "::") == 0 ? "::1" : host;
+    if (!sl_address_is_any(host))
+        return host;
+    return host[0] == ':' ? "::1" : "127.0.0.1";
 }

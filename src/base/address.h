@@ -23,6 +23,8 @@ bool sl_address_is_host(const char *host, size_t bytes_max);
  * SL_INVALID names `what`. */
 sl_status sl_address_interface(const char *what, const char *text, char *name_out,
                                size_t bytes) SL_MUST_USE;
+/* 0.0.0.0 or ::, which stand for every address of a machine. */
+bool sl_address_is_any(const char *host);
 /* Where this machine itself finds what listens at `host`: that host, or loopback for 0.0.0.0 and ::, which are
  * no place to go to. Borrowed, or static. */
 const char *sl_address_reach(const char *host);

@@ -2,6 +2,8 @@
  * loop, which takes well under a millisecond for a fleet of ten; nobody else reads the registry. */
 #include "coordinator/core.h"
 
+#include "base/address.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -116,6 +118,22 @@ static void answer_ready(struct coordinator *c, struct sl_buf *out, int *status_
     *retry_out = ready ? 0 : 2;
 }
 
+/* Of a node that listens at every address of its machine: the one from which it called, if it is of the kind that it
+ * listens at. */
+static void add_admin(const struct registry_node *node, struct sl_buf *out)
+{
+    const char *admin = node->hello->admin;
+    char any[SL_HOST_BYTES], host[SL_HOST_BYTES], address[SL_ADDRESS_BYTES];
+    uint16_t port;
+    if (sl_address_parse("admin", admin, any, &port) == SL_OK && sl_address_is_any(any) &&
+        rpc_peer_host(rpc_stream_peer(node->stream), host) &&
+        (strchr(any, ':') != NULL) == (strchr(host, ':') != NULL)) {
+        sl_address_format(host, port, address);
+        admin = address;
+    }
+    sl_buf_add_json_string(out, admin, strlen(admin));
+}
+
 static void add_node(const struct coordinator *c, const struct registry_node *node,
                      struct sl_buf *out)
 {
@@ -126,7 +144,7 @@ static void add_node(const struct coordinator *c, const struct registry_node *no
     sl_buf_add_format(out, ",\"role\":\"%s\",\"state\":\"%s\",\"pid\":%u,\"admin\":",
                       node->prefill ? "prefill" : "decode",
                       registry_state_name(registry_state(&c->registry, node)), hello->pid);
-    sl_buf_add_json_string(out, hello->admin, strlen(hello->admin));
+    add_admin(node, out);
     sl_buf_add_text(out, ",\"transport\":");
     sl_buf_add_json_string(out, hello->transport, strlen(hello->transport));
     sl_buf_add_format(out,

@@ -11,6 +11,7 @@
 #ifndef SL_PROTO_RPC_H
 #define SL_PROTO_RPC_H
 
+#include "base/address.h"
 #include "base/status.h"
 #include "proto/node.pb-c.h"
 
@@ -70,6 +71,8 @@ struct rpc_stream *rpc_stream_acquire(struct rpc_stream *stream);
 void rpc_stream_release(struct rpc_stream *stream);
 /* Address of the other end as gRPC prints it, "ipv4:10.0.0.1:4711"; lives with the stream. */
 const char *rpc_stream_peer(const struct rpc_stream *stream);
+/* The IP address in such a text, without brackets; false: there is none. */
+bool rpc_peer_host(const char *peer, char host_out[SL_HOST_BYTES]);
 
 /* Copies (packs) the message. SL_EXHAUSTED: queue full; SL_PEER: closed; SL_INVALID: too long, or a
  * counted kind as urgent. */

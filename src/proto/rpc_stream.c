@@ -32,6 +32,7 @@
 #include "proto/check.h"
 #include "proto/message.h"
 
+#include <arpa/inet.h>
 #include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/slice.h>
@@ -106,6 +107,23 @@ void rpc_stream_release(struct rpc_stream *stream)
 const char *rpc_stream_peer(const struct rpc_stream *stream)
 {
     return stream->peer;
+}
+
+/* "ipv4:10.0.0.1:4711", "ipv6:%5B2001:db8::7%5D:4711"; older versions write the brackets out. */
+bool rpc_peer_host(const char *peer, char host_out[SL_HOST_BYTES])
+{
+    const char *end = strrchr(peer, ':'), *host = peer + strlen("ipv4:");
+    bool v6 = strncmp(peer, "ipv6:", 5) == 0;
+    if ((!v6 && strncmp(peer, "ipv4:", 5) != 0) || end <= host)
+        return false;
+    size_t bracket = !v6 ? 0 : host[0] == '[' ? 1 : 3, n = (size_t)(end - host);
+    if (n <= 2 * bracket || n - 2 * bracket >= SL_HOST_BYTES)
+        return false;
+    n -= 2 * bracket;
+    memcpy(host_out, host + bracket, n);
+    host_out[n] = '\0';
+    unsigned char address[16];
+    return inet_pton(v6 ? AF_INET6 : AF_INET, host_out, address) == 1;
 }
 
 static void start(struct rpc_stream *stream, const grpc_op *ops, size_t n, struct rpc_tag *tag)

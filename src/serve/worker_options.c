@@ -140,8 +140,8 @@ const struct sl_option serve_worker_options[] = {
      .type = SL_OPTION_TEXT,
      .offset = AT(advertise),
      .value_name = "HOST",
-     .help = "host under which others reach this worker; default: 127.0.0.1, or the host of its "
-             "--admin",
+     .help = "host under which others reach this worker's pages; default: that of --admin, or "
+             "where a coordinator sees it call from when that is 0.0.0.0 or [::]",
      .group = "Transfer"},
 };
 const size_t serve_worker_option_count =

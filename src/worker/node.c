@@ -287,7 +287,7 @@ static void on_health(void *arg, struct serve_health *health)
 
 /* ---- building it up ---- */
 
-/* host:port under which others reach the admin pages. */
+/* host:port under which others reach the admin pages; a coordinator puts its own view in the place of "any". */
 static sl_status set_advertised(struct node *node)
 {
     char host[SL_HOST_BYTES];
@@ -295,8 +295,7 @@ static sl_status set_advertised(struct node *node)
     sl_status status = sl_address_parse("--admin", node->config.serve.admin, host, &port);
     if (status != SL_OK)
         return status;
-    const char *name =
-        node->config.advertise != NULL ? node->config.advertise : sl_address_reach(host);
+    const char *name = node->config.advertise != NULL ? node->config.advertise : host;
     sl_address_format(name, serve_admin_port(node->admin), node->advertised);
     return SL_OK;
 }

@@ -29,6 +29,9 @@ static void written(void **state)
     sl_address_format("::1", 65535, text);
     assert_string_equal(text, "[::1]:65535");
     assert_ok(sl_address_parse("x", text, host, &port));
+    assert_true(sl_address_is_any("0.0.0.0") && sl_address_is_any("::"));
+    assert_false(sl_address_is_any("::1") || sl_address_is_any("10.0.0.0") ||
+                 sl_address_is_any("a"));
     assert_string_equal(sl_address_reach("0.0.0.0"), "127.0.0.1");
     assert_string_equal(sl_address_reach("::"), "::1");
     assert_string_equal(sl_address_reach("10.0.0.1"), "10.0.0.1");

@@ -95,7 +95,7 @@ static void send_hello(struct fake_node *node)
     hello.ranks = ranks;
     hello.n_ranks = 1;
     hello.transport = transport;
-    hello.admin = admin;
+    hello.admin = node->args.admin != NULL ? node->args.admin : admin;
     hello.pid = 1234;
     hello.version = version;
     Sluice__NodeMessage message = SLUICE__NODE_MESSAGE__INIT;

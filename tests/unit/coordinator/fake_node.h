@@ -33,6 +33,7 @@ struct fake_args {
     bool loading;           /* hello says not ready */
     uint8_t identity;       /* fills all 16 bytes */
     uint32_t vocab;         /* 0: FAKE_VOCAB */
+    char *admin;            /* NULL: 127.0.0.1:1 */
     uint32_t blocks;        /* 0: 1000 */
     const char *text;       /* what it generates; then the end token */
     uint32_t first_us;      /* until the first token of a sequence */

@@ -788,6 +788,31 @@ static void ready_waits_for_a_decode_node(void **state)
     fake_node_stop(p);
 }
 
+/* One that listens at every address of its machine is found where it called from. */
+static void addresses_of_nodes(void **state)
+{
+    struct fixture *f = *state;
+    char any[] = "0.0.0.0:77", any_v6[] = "[::]:78", name[] = "node.example:79";
+    struct fake_args args = {.port = f->nodes_port, .id = "d0", .identity = 7, .text = HELLO_TEXT};
+    struct fake_node *nodes[3];
+    args.admin = any;
+    nodes[0] = fake_node_start(&args);
+    args.id = "d1";
+    args.admin = any_v6; /* it called by the other kind of address */
+    nodes[1] = fake_node_start(&args);
+    args.id = "d2";
+    args.admin = name;
+    nodes[2] = fake_node_start(&args);
+    await(f, 0, 3);
+    char *answer = client_request(f->port, "GET", "/cluster", NULL);
+    assert_non_null(strstr(answer, "\"admin\":\"127.0.0.1:77\""));
+    assert_non_null(strstr(answer, "\"admin\":\"[::]:78\""));
+    assert_non_null(strstr(answer, "\"admin\":\"node.example:79\""));
+    sl_free(answer);
+    for (int i = 0; i < 3; i++)
+        fake_node_stop(nodes[i]);
+}
+
 static void pages(void **state)
 {
     struct fixture *f = *state;
@@ -989,6 +1014,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(answers_that_fill_the_pool, setup_chat, teardown),
         TEST(the_largest_values),
         TEST(ready_waits_for_a_decode_node),
+        TEST(addresses_of_nodes),
         TEST(pages),
         TEST(text_pages),
         TEST(transfers_add_up),
