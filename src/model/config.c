@@ -236,9 +236,12 @@ static sl_status check_plain(const json_t *root, const char *what)
 static sl_status add_eos(const json_t *value, const char *what, struct model_config *config)
 {
     json_int_t id = json_integer_value(value);
-    if (!json_is_integer(value) || id < 0 || id >= (json_int_t)config->vocab)
-        return sl_fail(SL_INVALID, "%s: eos_token_id must be ids below vocab_size %u", what,
-                       config->vocab);
+    if (!json_is_integer(value))
+        return sl_fail(SL_INVALID, "%s: eos_token_id must be an id or a list of ids", what);
+    if (id < 0 || id >= (json_int_t)config->vocab)
+        return sl_fail(SL_INVALID,
+                       "%s: eos_token_id is %" JSON_INTEGER_FORMAT "; want ids below vocab_size %u",
+                       what, id, config->vocab);
     for (uint32_t i = 0; i < config->n_eos_ids; i++)
         if (config->eos_ids[i] == (uint32_t)id)
             return SL_OK;

@@ -560,13 +560,16 @@ static sl_status find_whole(struct text_bpe *bpe)
 static sl_status refuse_unsupported(const char *what, const json_t *model)
 {
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    const json_t *dropout = json_object_get(model, "dropout");
+    double dropout;
+    sl_status status = sl_json_number(model, what, "dropout", 0, 0, 1, &dropout);
 
-    if (dropout != NULL && !json_is_null(dropout) && json_number_value(dropout) != 0.0)
+    if (status != SL_OK)
+        return status;
+    if (dropout > 0)
         return sl_fail(SL_UNSUPPORTED, "%s: model.dropout is not supported", what);
     for (size_t i = 0; i < sizeof(affixes) / sizeof(affixes[0]); i++) {
         const char *affix;
-        sl_status status = sl_json_text(model, what, affixes[i], "", &affix);
+        status = sl_json_text(model, what, affixes[i], "", &affix);
         if (status != SL_OK)
             return status;
         if (affix[0] != '\0')

@@ -460,8 +460,10 @@ static void test_refusals(void **state)
         {"{" LLAMA ", \"mlp_bias\": true}", SL_UNSUPPORTED, "mlp_bias is true"},
         {"{" LLAMA ", \"quantization_config\": {\"bits\": 4}}", SL_UNSUPPORTED,
          "quantization_config"},
-        {"{" LLAMA ", \"eos_token_id\": 100}", SL_INVALID, "below vocab_size 100"},
-        {"{" LLAMA ", \"eos_token_id\": [1, \"x\"]}", SL_INVALID, "eos_token_id"},
+        {"{" LLAMA ", \"eos_token_id\": 100}", SL_INVALID,
+         "eos_token_id is 100; want ids below vocab_size 100"},
+        {"{" LLAMA ", \"eos_token_id\": [1, \"x\"]}", SL_INVALID,
+         "eos_token_id must be an id or a list"},
         {"{" LLAMA ", \"eos_token_id\": [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]}", SL_INVALID,
          "more than 16 ids"},
         {"{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_hidden_layers\": 1000, "

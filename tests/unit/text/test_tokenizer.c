@@ -315,6 +315,8 @@ static const struct {
      "unk_token"},
     {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"dropout\":0.1}}", SL_UNSUPPORTED,
      "dropout"},
+    {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"dropout\":\"x\"}}", SL_INVALID,
+     "dropout must be a number"},
     {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"end_of_word_suffix\":\"</w>\"}}",
      SL_UNSUPPORTED, "end_of_word_suffix"},
     {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"fuse_unk\":\"yes\"}}", SL_INVALID,
