@@ -198,8 +198,8 @@ static void what_is_held_is_bounded(void **state)
     expect_answer(f, "/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":900}", 200,
                   "\"completion_tokens\":900,");
     expect_answer(f, "/v1/completions",
-                  "{\"prompt\":\"abc\",\"max_tokens\":900,\"logprobs\":5,\"stream\":true}", 200,
-                  "[DONE]");
+                  "{\"prompt\":\"abc\",\"n\":3,\"max_tokens\":900,\"logprobs\":5,\"stream\":true}",
+                  200, "[DONE]");
     fake_node_stop(d);
 }
 

@@ -453,9 +453,11 @@ static void test_event_gap(void **state)
         assert_int_equal(kv_prefix_cache_insert(cache, &hash, block), block);
         kv_pool_release(pool, block);
     }
-    assert_int_not_equal(kv_pool_take(pool), KV_BLOCK_NONE);
     struct kv_cache_event event;
     uint64_t first;
+    assert_int_equal(kv_prefix_cache_events(cache, &event, 0, &first), 0);
+    assert_int_equal(first, KV_EVENTS_MAX);
+    assert_int_not_equal(kv_pool_take(pool), KV_BLOCK_NONE);
     assert_int_equal(kv_prefix_cache_events(cache, &event, 1, &first), 1);
     assert_int_equal(first, KV_EVENTS_MAX + 1); /* as many as fit are there */
     assert_int_equal(kv_prefix_cache_seq(cache), 2 * KV_EVENTS_MAX);
