@@ -124,7 +124,7 @@ def test_losing_prefill_harms_no_decoding_stream(slow):
 
 
 def test_a_client_that_leaves_stops_the_prefill(slow):
-    """The counter of computed prompt tokens stops within one chunk."""
+    """The counter of computed prompt tokens stops within one chunk: the one in flight, if its end comes first."""
     with Fleet(slow, kv_blocks=400, options=(*OPTIONS, "--chunk-tokens", 128)) as fleet:
         prefill = fleet.node("prefill")
 
@@ -143,7 +143,7 @@ def test_a_client_that_leaves_stops_the_prefill(slow):
         left = computed()
         time.sleep(1.0 * SLOW)
         settled = computed()
-        assert settled < 7000 and settled - left <= 3 * 128, (left, settled)
+        assert settled < 7000 and settled - left <= 128, (left, settled)
         time.sleep(1.0)
         assert computed() == settled, "it still computes"
         fleet.settled()
