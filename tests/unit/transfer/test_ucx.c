@@ -626,6 +626,29 @@ static struct child spawn(const char *role)
     return child;
 }
 
+/* This process as the source of streams to another one. */
+static struct child start_source(const char *role, struct transfer_peer *to_out)
+{
+    struct child child = spawn(role);
+    struct rig_options options = options_of("p0", 0x1111);
+    rig_start(&a, &options);
+    send_address(child.out, &a);
+    *to_out = receive_address(child.in, "d0");
+    return child;
+}
+
+/* As the destination. */
+static struct child start_destination(const char *role, bool canary, struct transfer_peer *from_out)
+{
+    struct child child = spawn(role);
+    struct rig_options options = options_of("d0", 0x2222);
+    options.canary = canary;
+    rig_start(&b, &options);
+    *from_out = receive_address(child.in, "p0");
+    send_address(child.out, &b);
+    return child;
+}
+
 static void reap(struct child *child)
 {
     kill(child->pid, SIGKILL);
@@ -711,6 +734,15 @@ static struct rig_job *send_to(const struct transfer_peer *to, uint64_t key, boo
 
 static struct rig_node *only_a[] = {&a}, *only_b[] = {&b};
 
+/* The job of `only` ends within so many seconds, and all of that node's blocks are free. */
+static void ends_soon(struct rig_node **only, struct rig_job *job, uint32_t seconds)
+{
+    uint64_t begun = sl_real_us();
+    assert_true(rig_run(only, 1, job_over, job, WAIT_US));
+    assert_true(sl_real_us() - begun < seconds * SLOW * SL_SECOND_US);
+    assert_int_equal(rig_free_blocks(only[0]), 64);
+}
+
 /* A whole stream. The limits are short, and a machine that does not run one of the two for so long costs a
  * session: then it is tried again, a token shorter. */
 static void send_whole(const struct transfer_peer *to, uint64_t key)
@@ -727,11 +759,8 @@ static void send_whole(const struct transfer_peer *to, uint64_t key)
 static void case_destination_dies(void **state)
 {
     (void)state;
-    struct child child = spawn("role_destination");
-    struct rig_options options = options_of("p0", 0x1111);
-    rig_start(&a, &options);
-    send_address(child.out, &a);
-    struct transfer_peer to = receive_address(child.in, "d0");
+    struct transfer_peer to;
+    struct child child = start_source("role_destination", &to);
     send_whole(&to, 16 * 20);
 
     /* Stopped in the middle of a stream, then going on: a new session, and late data is refused. */
@@ -740,22 +769,16 @@ static void case_destination_dies(void **state)
     kill(child.pid, SIGSTOP);
     assert_int_equal(transfer_send_ready(a.transfer, job->key, 0, job->n_blocks, RIG_LAYERS(3)),
                      SL_OK);
-    uint64_t begun = sl_real_us();
-    assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
-    assert_true(sl_real_us() - begun < 3 * SLOW * SL_SECOND_US);
+    ends_soon(only_a, job, 3);
     assert_int_equal(job->reason, TRANSFER_LOST);
-    assert_int_equal(rig_free_blocks(&a), 64);
     kill(child.pid, SIGCONT);
     send_whole(&to, 0x20000 + 16 * 20);
 
     job = send_to(&to, 0x30000 + 16 * 20, false);
     assert_true(rig_run(only_a, 1, send_wanted, job, WAIT_US));
     kill(child.pid, SIGKILL);
-    begun = sl_real_us();
-    assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
-    assert_true(sl_real_us() - begun < 3 * SLOW * SL_SECOND_US);
+    ends_soon(only_a, job, 3);
     assert_true(job->failed);
-    assert_int_equal(rig_free_blocks(&a), 64);
     job = send_to(&to, 0x40000 + 16 * 20, true); /* nobody is there any more */
     assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
     assert_true(job->failed);
@@ -769,11 +792,8 @@ static void case_wakes(void **state)
 {
     (void)state;
     patient = true;
-    struct child child = spawn("role_patient");
-    struct rig_options options = options_of("p0", 0x1111);
-    rig_start(&a, &options);
-    send_address(child.out, &a);
-    struct transfer_peer to = receive_address(child.in, "d0");
+    struct transfer_peer to;
+    struct child child = start_source("role_patient", &to);
     uint64_t worst = 0, best = UINT64_MAX;
     for (uint64_t i = 1; i < 7; i++) {
         sl_sleep_us(i % 2 == 0 ? 350 * SL_MS_US : 10 * SL_MS_US);
@@ -805,6 +825,16 @@ static void wait_stopped(const struct child *child)
     assert_true(WIFSTOPPED(status));
 }
 
+/* The other process dies; this side, the source, stops without waiting for it. */
+static void stop_without(struct child *child)
+{
+    kill(child->pid, SIGKILL);
+    uint64_t begun = sl_real_us();
+    rig_stop(&a);
+    assert_true(sl_real_us() - begun < 6 * SLOW * SL_SECOND_US);
+    reap(child);
+}
+
 /* The destination stops with a message of the probe on its way to it. The session is given up like any
  * other; when the process goes on, what is late lands where nobody reads, and the next session is probed
  * again. Then it dies, and this side stops without waiting for it. */
@@ -812,11 +842,8 @@ static void case_full_probe(void **state)
 {
     (void)state;
     probe_bytes = PROBE;
-    struct child child = spawn("role_probed");
-    struct rig_options options = options_of("p0", 0x1111);
-    rig_start(&a, &options);
-    send_address(child.out, &a);
-    struct transfer_peer to = receive_address(child.in, "d0");
+    struct transfer_peer to;
+    struct child child = start_source("role_probed", &to);
     struct rig_job *job = send_to(&to, (1 << 16) + 16 * 20, false);
     wait_stopped(&child);
     assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
@@ -827,11 +854,7 @@ static void case_full_probe(void **state)
     send_whole(&to, (2 << 16) + 16 * 20);
     assert_true(rig_run(only_a, 1, is_probed, NULL, WAIT_US));
     assert_int_equal(rig_free_blocks(&a), 64);
-    kill(child.pid, SIGKILL);
-    uint64_t begun = sl_real_us();
-    rig_stop(&a);
-    assert_true(sl_real_us() - begun < 6 * SLOW * SL_SECOND_US);
-    reap(&child);
+    stop_without(&child);
 }
 
 /* The destination stops as soon as it has asked for the bytes of a piece: these are many times what the
@@ -842,25 +865,27 @@ static void case_full_and_stopped(void **state)
 {
     (void)state;
     layer_bytes = LARGE_LAYER;
-    struct child child = spawn("role_large_destination");
-    struct rig_options options = options_of("p0", 0x1111);
-    rig_start(&a, &options);
-    send_address(child.out, &a);
-    struct transfer_peer to = receive_address(child.in, "d0");
+    struct transfer_peer to;
+    struct child child = start_source("role_large_destination", &to);
     send_whole(&to, 16 * 20);
 
     struct rig_job *job = send_to(&to, (1 << 16) + 16 * 60, false);
     wait_stopped(&child);
-    uint64_t begun = sl_real_us();
-    assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
-    assert_true(sl_real_us() - begun < 4 * SLOW * SL_SECOND_US);
+    ends_soon(only_a, job, 4);
     assert_true(job->failed);
-    assert_int_equal(rig_free_blocks(&a), 64);
-    kill(child.pid, SIGKILL);
-    begun = sl_real_us();
-    rig_stop(&a);
-    assert_true(sl_real_us() - begun < 6 * SLOW * SL_SECOND_US);
-    reap(&child);
+    stop_without(&child);
+}
+
+/* Streams with the numbers from first on, before end, until one succeeds. */
+static void send_until_acked(const struct transfer_peer *to, uint64_t first, uint64_t end)
+{
+    for (uint64_t i = first; i < end; i++) {
+        struct rig_job *job = send_to(to, (i << 16) + 16 * 20, true);
+        assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
+        if (job->acked)
+            return;
+    }
+    fail_msg("no stream succeeds any more");
 }
 
 /* Whether the destination in the other process says in time that a stream is over there. */
@@ -884,11 +909,8 @@ static bool ended_there(struct child *child, uint64_t key, uint64_t within_us)
 static void case_long_stop(void **state)
 {
     (void)state;
-    struct child child = spawn("role_destination");
-    struct rig_options options = options_of("p0", 0x1111);
-    rig_start(&a, &options);
-    send_address(child.out, &a);
-    struct transfer_peer to = receive_address(child.in, "d0");
+    struct transfer_peer to;
+    struct child child = start_source("role_destination", &to);
     send_whole(&to, 16 * 20);
     kill(child.pid, SIGSTOP);
     struct rig_job *job = NULL;
@@ -899,13 +921,7 @@ static void case_long_stop(void **state)
     }
     kill(child.pid, SIGCONT);
     uint64_t begun = sl_real_us();
-    for (uint64_t i = 4; i < 20; i++) {
-        job = send_to(&to, (i << 16) + 16 * 20, true);
-        assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
-        if (job->acked)
-            break;
-    }
-    assert_true(job->acked);
+    send_until_acked(&to, 4, 20);
     assert_true(sl_real_us() - begun < 4 * SLOW * SL_SECOND_US);
     assert_int_equal(rig_free_blocks(&a), 64);
 
@@ -921,11 +937,7 @@ static void case_long_stop(void **state)
     rmdir(go);
     assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
     assert_false(job->acked);
-    for (uint64_t i = 31; i < 50 && !job->acked; i++) {
-        job = send_to(&to, (i << 16) + 16 * 20, true);
-        assert_true(rig_run(only_a, 1, job_over, job, WAIT_US));
-    }
-    assert_true(job->acked);
+    send_until_acked(&to, 31, 50);
     assert_int_equal(rig_free_blocks(&a), 64);
     rig_stop(&a);
     reap(&child);
@@ -940,20 +952,29 @@ static struct rig_job *receive_from(struct child *child, const struct transfer_p
     return job;
 }
 
+/* A whole stream with that key; false if there is none within the time. */
+static bool receive_whole(struct child *child, const struct transfer_peer *from, uint64_t key,
+                          uint64_t within_us)
+{
+    struct rig_job *job = receive_from(child, from, key);
+    if (!rig_run(only_b, 1, job_over, job, within_us)) {
+        assert_int_equal(transfer_recv_cancel(b.transfer, job->key, TRANSFER_DEADLINE), SL_OK);
+        assert_true(rig_run(only_b, 1, job_over, job, WAIT_US));
+    }
+    if (job->sealed)
+        rig_release(&b, job);
+    return job->sealed;
+}
+
 /* The source still believes in the old session when it goes on: what it opens there is lost with it,
  * and a new attempt must soon succeed. */
 static void receive_again(struct child *child, const struct transfer_peer *from)
 {
     uint64_t begun = sl_real_us();
     for (uint64_t attempt = 2; attempt < 10; attempt++) {
-        struct rig_job *job = receive_from(child, from, (attempt << 16) + 16 * 20);
-        if (!rig_run(only_b, 1, job_over, job, 300 * SLOW * SL_MS_US)) {
-            assert_int_equal(transfer_recv_cancel(b.transfer, job->key, TRANSFER_DEADLINE), SL_OK);
-            assert_true(rig_run(only_b, 1, job_over, job, WAIT_US));
-        }
-        if (!job->sealed)
+        uint64_t key = (attempt << 16) + 16 * 20;
+        if (!receive_whole(child, from, key, 300 * SLOW * SL_MS_US))
             continue;
-        rig_release(&b, job);
         assert_true(sl_real_us() - begun < 3 * SLOW * SL_SECOND_US);
         return;
     }
@@ -963,28 +984,17 @@ static void receive_again(struct child *child, const struct transfer_peer *from)
 /* As send_whole. */
 static void receive_first(struct child *child, const struct transfer_peer *from)
 {
-    for (uint64_t attempt = 0; attempt < 8; attempt++) {
-        struct rig_job *job = receive_from(child, from, 16 * 20 - attempt);
-        if (!rig_run(only_b, 1, job_over, job, WAIT_US / 4)) {
-            assert_int_equal(transfer_recv_cancel(b.transfer, job->key, TRANSFER_DEADLINE), SL_OK);
-            assert_true(rig_run(only_b, 1, job_over, job, WAIT_US));
-        }
-        if (!job->sealed)
-            continue;
-        rig_release(&b, job);
-        return;
-    }
+    for (uint64_t attempt = 0; attempt < 8; attempt++)
+        if (receive_whole(child, from, 16 * 20 - attempt, WAIT_US / 4))
+            return;
     fail_msg("no stream succeeds");
 }
 
 static void case_source_dies(void **state)
 {
     (void)state;
-    struct child child = spawn("role_source");
-    struct rig_options options = options_of("d0", 0x2222);
-    rig_start(&b, &options);
-    struct transfer_peer from = receive_address(child.in, "p0");
-    send_address(child.out, &b);
+    struct transfer_peer from;
+    struct child child = start_destination("role_source", false, &from);
     receive_first(&child, &from);
 
     struct rig_job *job = receive_from(&child, &from, ((uint64_t)1 << 32) + 16 * 20);
@@ -999,10 +1009,7 @@ static void case_source_dies(void **state)
     job = receive_from(&child, &from, ((uint64_t)2 << 32) + 16 * 20);
     assert_true(rig_run(only_b, 1, recv_some, job, WAIT_US));
     kill(child.pid, SIGKILL);
-    uint64_t begun = sl_real_us();
-    assert_true(rig_run(only_b, 1, job_over, job, WAIT_US));
-    assert_true(sl_real_us() - begun < 3 * SLOW * SL_SECOND_US);
-    assert_int_equal(rig_free_blocks(&b), 64);
+    ends_soon(only_b, job, 3);
     rig_stop(&b);
     reap(&child);
 }
@@ -1064,12 +1071,8 @@ static void case_full_way_back(void **state)
     (void)state;
     bool shared =
         strstr(getenv("UCX_TLS"), "posix") != NULL; /* over tcp a close ends them at once */
-    struct child child = spawn("role_stopping_source");
-    struct rig_options options = options_of("d0", 0x2222);
-    options.canary = true;
-    rig_start(&b, &options);
-    struct transfer_peer from = receive_address(child.in, "p0");
-    send_address(child.out, &b);
+    struct transfer_peer from;
+    struct child child = start_destination("role_stopping_source", true, &from);
     receive_first(&child, &from);
 
     uint32_t n_before = n_receives;
@@ -1079,11 +1082,8 @@ static void case_full_way_back(void **state)
     assert_true(n_receives > n_before);
     assert_int_equal(rig_run(only_b, 1, job_over, job, 3 * SL_SECOND_US), !shared);
     kill(child.pid, SIGKILL); /* and not reaped yet: a zombie is gone as well */
-    uint64_t begun = sl_real_us();
-    assert_true(rig_run(only_b, 1, job_over, job, WAIT_US));
-    assert_true(sl_real_us() - begun < 3 * SLOW * SL_SECOND_US);
+    ends_soon(only_b, job, 3);
     assert_int_equal(job->reason, TRANSFER_LOST);
-    assert_int_equal(rig_free_blocks(&b), 64);
     (void)rig_run(only_b, 1, never, NULL, SL_SECOND_US / 2);
     rig_check_canaries(&b);
     rig_stop(&b);
