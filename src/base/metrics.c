@@ -10,6 +10,7 @@
 #include "base/metrics.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -163,39 +164,24 @@ struct sl_metric_family *sl_metrics_family(struct sl_metrics *metrics, enum sl_m
     return family;
 }
 
-/* Length of the well-formed UTF-8 sequence at p, 0 if there is none. */
-static size_t utf8_length(const unsigned char *p)
-{
-    if (p[0] < 0x80)
-        return 1;
-    size_t n = p[0] >= 0xC2 && p[0] < 0xE0 ? 2 : p[0] >= 0xE0 && p[0] < 0xF0 ? 3 : 4;
-    if (p[0] < 0xC2 || p[0] > 0xF4)
-        return 0;
-    for (size_t i = 1; i < n; i++) {
-        if ((p[i] & 0xC0) != 0x80)
-            return 0;
-    }
-    bool bad = (p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) ||
-               (p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F);
-    return bad ? 0 : n;
-}
-
 /* Copies a label value: cut at LABEL_BYTES_MAX, and what is no UTF-8 becomes '?', since one such
  * byte makes a scraper refuse the whole page. */
 static void clean_label(const char *value, char out[LABEL_BYTES_MAX + 1])
 {
-    const unsigned char *p = (const unsigned char *)value;
     size_t used = 0;
-    while (*p != '\0') {
-        size_t n = utf8_length(p);
-        if (used + (n == 0 ? 1 : n) > LABEL_BYTES_MAX)
+    for (size_t left = strlen(value); left > 0;) {
+        uint32_t code;
+        int n = sl_utf8_next(value, left, &code);
+        size_t bytes = n > 0 ? (size_t)n : 1;
+        if (used + bytes > LABEL_BYTES_MAX)
             break;
-        if (n == 0)
-            out[used++] = '?';
+        if (n > 0)
+            memcpy(out + used, value, bytes);
         else
-            memcpy(out + used, p, n);
-        used += n;
-        p += n == 0 ? 1 : n;
+            out[used] = '?';
+        used += bytes;
+        value += bytes;
+        left -= bytes;
     }
     out[used] = '\0';
 }

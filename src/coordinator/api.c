@@ -9,6 +9,7 @@
 #include "coordinator/api.h"
 
 #include "base/buf.h"
+#include "base/utf8.h"
 #include "coordinator/adjust.h"
 #include "coordinator/chat.h"
 #include "coordinator/fields.h"
@@ -51,28 +52,16 @@ static sl_status error_status(int http_status)
     }
 }
 
-/* Length of the character that begins here, 0 if it is none (RFC 3629: shortest form, no surrogates). */
-static size_t character_bytes(const unsigned char *p)
-{
-    if (p[0] < 0x80)
-        return 1;
-    size_t n = p[0] >= 0xc2 && p[0] <= 0xdf ? 2 : p[0] >> 4 == 0xe ? 3 : p[0] >> 3 == 0x1e ? 4 : 0;
-    for (size_t i = 1; i < n; i++)
-        if (p[i] >> 6 != 2)
-            return 0;
-    bool wrong = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-                 (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) || p[0] > 0xf4;
-    return wrong ? 0 : n;
-}
-
 /* A sentence may quote foreign bytes, or be cut inside a character: what is no UTF-8 becomes '?'. */
 static void make_utf8(char *text)
 {
-    for (unsigned char *p = (unsigned char *)text; *p != '\0';) {
-        size_t n = character_bytes(p);
-        if (n == 0)
-            *p = '?';
-        p += n > 0 ? n : 1;
+    for (size_t left = strlen(text); left > 0;) {
+        uint32_t code;
+        int n = sl_utf8_next(text, left, &code);
+        if (n <= 0)
+            *text = '?';
+        text += n > 0 ? n : 1;
+        left -= n > 0 ? (size_t)n : 1;
     }
 }
 

@@ -12,6 +12,7 @@
  * token id below the vocabulary) is for those who know the fleet. */
 #include "proto/check.h"
 
+#include "base/utf8.h"
 #include "proto/rpc.h"
 
 #include <inttypes.h>
@@ -439,27 +440,16 @@ static sl_status refuse_number(const struct place *place, double value, double m
                    place->field->name, value, min, max);
 }
 
-/* UTF-8 without control characters, surrogates and overlong forms. */
-static bool text_fine(const char *text)
+/* UTF-8 without control characters. */
+static bool text_fine(const char *text, size_t bytes)
 {
-    const unsigned char *s = (const unsigned char *)text;
-    while (*s != 0) {
-        uint32_t point = *s;
-        uint32_t more = point < 0x80 ? 0 : point >= 0xf0 ? 3 : point >= 0xe0 ? 2 : 1;
-        static const uint32_t least[4] = {0x20, 0x80, 0x800, 0x10000};
-        if ((point >= 0x80 && point < 0xc2) || point > 0xf4)
+    while (bytes > 0) {
+        uint32_t code;
+        int n = sl_utf8_next(text, bytes, &code);
+        if (n <= 0 || code < 0x20 || (code >= 0x7f && code < 0xa0))
             return false;
-        if (more > 0)
-            point &= 0x3fu >> more;
-        for (uint32_t i = 1; i <= more; i++) {
-            if ((s[i] & 0xc0) != 0x80)
-                return false;
-            point = point << 6 | (s[i] & 0x3f);
-        }
-        if (point < least[more] || point > 0x10ffff || (point >= 0xd800 && point <= 0xdfff) ||
-            (point >= 0x7f && point < 0xa0))
-            return false;
-        s += 1 + more;
+        text += n;
+        bytes -= (size_t)n;
     }
     return true;
 }
@@ -472,7 +462,7 @@ static sl_status check_text(const struct place *place, const char *text, const s
     if (bytes < min || bytes > max)
         return sl_fail(SL_INVALID, "%s.%s of %zu bytes; want %zu..%zu", place->message->short_name,
                        place->field->name, bytes, min, max);
-    if (bytes > 0 && !text_fine(text))
+    if (bytes > 0 && !text_fine(text, bytes))
         return sl_fail(SL_INVALID, "%s.%s is not UTF-8, or holds control characters",
                        place->message->short_name, place->field->name);
     return SL_OK;

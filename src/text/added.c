@@ -15,6 +15,7 @@
 #include "text/added.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/chars.h"
 #include "text/strmap.h"
 
@@ -240,7 +241,7 @@ static bool touches_word(const char *text, size_t bytes, size_t start, size_t en
         if (text_char_is_word(code))
             return true;
     }
-    return end < bytes && text_char_next(text + end, bytes - end, &code) > 0 &&
+    return end < bytes && sl_utf8_next(text + end, bytes - end, &code) > 0 &&
            text_char_is_word(code);
 }
 
@@ -260,7 +261,7 @@ static size_t skip_space_right(const char *text, size_t bytes, size_t at)
 {
     while (at < bytes) {
         uint32_t code;
-        int n = text_char_next(text + at, bytes - at, &code);
+        int n = sl_utf8_next(text + at, bytes - at, &code);
         if (n <= 0 || !text_char_is_space(code))
             break;
         at += (size_t)n;

@@ -23,6 +23,7 @@
 #include "text/bpe.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/chars.h"
 
 #include <string.h>
@@ -55,7 +56,7 @@ bool text_bpe_unmap(const char *written, size_t bytes, char *out, size_t *n_out)
 
     while (at < bytes) {
         uint32_t code;
-        int length = text_char_next(written + at, bytes - at, &code);
+        int length = sl_utf8_next(written + at, bytes - at, &code);
         int byte = length > 0 ? text_char_to_byte(code) : -1;
         if (byte < 0)
             return false;
@@ -184,7 +185,7 @@ static sl_status collect(const struct text_bpe *bpe, struct text_bpe_scratch *sc
     } else {
         for (size_t at = 0; at < bytes;) {
             uint32_t code, id;
-            int n = text_char_next(piece + at, bytes - at, &code);
+            int n = sl_utf8_next(piece + at, bytes - at, &code);
             SL_ASSERT(n > 0); /* the whole text was checked */
             if (text_strmap_find(&bpe->vocab, piece + at, (size_t)n, &id))
                 add_known(bpe, scratch, id, &pending);

@@ -1,62 +1,18 @@
 /* Characters.
  *
- * Owns UTF-8 decoding and the Unicode properties outside of regular expressions. Pure functions,
- * any thread. The decoder is a table-free one that follows Table 3-7 of the Unicode standard: the
- * first byte gives length and the range of the second, all others are 80..BF. ASCII runs are
- * skipped eight bytes at a time where whole texts are checked, which is where time goes.
+ * Owns what texts are made of (base/utf8.h decodes) and the Unicode properties outside of regular
+ * expressions. Pure functions, any thread. ASCII runs are skipped eight bytes at a time where whole
+ * texts are checked, which is where time goes.
  *
  * Properties come from utf8proc's categories, except White_Space, which is a short fixed list, and
  * what Unicode has added since (unicode_additions.c). */
 #include "text/chars.h"
 
+#include "base/utf8.h"
 #include "text/unicode_additions.h"
 
 #include <string.h>
 #include <utf8proc.h>
-
-int text_char_next(const char *text, size_t bytes, uint32_t *code_out)
-{
-    const uint8_t *p = (const uint8_t *)text;
-    uint8_t low = 0x80, high = 0xbf;
-    int n;
-    uint32_t code;
-
-    if (p[0] < 0x80) {
-        *code_out = p[0];
-        return 1;
-    }
-    if (p[0] >= 0xc2 && p[0] <= 0xdf) {
-        n = 2;
-        code = p[0] & 0x1fu;
-    } else if (p[0] >= 0xe0 && p[0] <= 0xef) {
-        n = 3;
-        code = p[0] & 0x0fu;
-        if (p[0] == 0xe0)
-            low = 0xa0; /* shorter forms exist below */
-        if (p[0] == 0xed)
-            high = 0x9f; /* surrogates above */
-    } else if (p[0] >= 0xf0 && p[0] <= 0xf4) {
-        n = 4;
-        code = p[0] & 0x07u;
-        if (p[0] == 0xf0)
-            low = 0x90;
-        if (p[0] == 0xf4)
-            high = 0x8f; /* beyond U+10FFFF above */
-    } else {
-        return -1;
-    }
-    for (int i = 1; i < n; i++) {
-        if ((size_t)i >= bytes)
-            return 0;
-        if (p[i] < low || p[i] > high)
-            return -i;
-        code = code << 6 | (p[i] & 0x3fu);
-        low = 0x80;
-        high = 0xbf;
-    }
-    *code_out = code;
-    return n;
-}
 
 bool text_utf8_valid(const char *text, size_t bytes, size_t *error_at_out)
 {
@@ -72,7 +28,7 @@ bool text_utf8_valid(const char *text, size_t bytes, size_t *error_at_out)
             }
         }
         uint32_t code;
-        int n = text_char_next(text + at, bytes - at, &code);
+        int n = sl_utf8_next(text + at, bytes - at, &code);
         if (n <= 0) {
             if (error_at_out != NULL)
                 *error_at_out = at;
@@ -113,7 +69,7 @@ size_t text_char_before(const char *text, size_t at, uint32_t *code_out)
 
     while (start > 0 && ((uint8_t)text[start] & 0xc0u) == 0x80u)
         start--;
-    if (text_char_next(text + start, at - start, code_out) <= 0)
+    if (sl_utf8_next(text + start, at - start, code_out) <= 0)
         *code_out = 0xfffd;
     return start;
 }

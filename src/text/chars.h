@@ -9,12 +9,6 @@
 #define TEXT_REPLACEMENT       "\xef\xbf\xbd" /* U+FFFD */
 #define TEXT_REPLACEMENT_BYTES 3u
 
-/* Looks at the character that begins at text[0]; bytes >= 1.
- *   > 0   its length; *code_out is set
- *   0     all `bytes` bytes are the beginning of a character that is not complete
- *   < 0   no character; so many bytes make one U+FFFD (the "maximal subpart" of Unicode, as
- *         Rust's from_utf8_lossy has it) */
-int text_char_next(const char *text, size_t bytes, uint32_t *code_out);
 /* Whether a text is UTF-8 throughout; if not, *error_at_out (may be NULL) is the first bad byte. */
 bool text_utf8_valid(const char *text, size_t bytes, size_t *error_at_out);
 /* Writes a code point (not a surrogate, at most 0x10FFFF) and returns its length, 1..4. */

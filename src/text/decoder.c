@@ -9,6 +9,7 @@
 #include "text/decoder.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/bpe.h"
 #include "text/chars.h"
 
@@ -49,7 +50,7 @@ static sl_status load_strip(struct text_decoder *decoder, const char *what, cons
         return status;
     uint32_t code;
     size_t bytes = strlen(content);
-    if (bytes == 0 || text_char_next(content, bytes, &code) != (int)bytes)
+    if (bytes == 0 || sl_utf8_next(content, bytes, &code) != (int)bytes)
         return sl_fail(SL_INVALID, "%s: decoder Strip: content is not one character", what);
     if (stop != 0 || !decoder->fused)
         return sl_fail(SL_UNSUPPORTED,

@@ -10,6 +10,7 @@
  * One thread at a time; the tokenizer is shared. */
 #include "text/detokenizer.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 #include "text/tokenizer_parts.h"
 
@@ -63,7 +64,7 @@ static void push_bytes(struct text_detokenizer *detokenizer, const char *bytes, 
     while (n > 0 && detokenizer->n_held > 0) {
         char *held = detokenizer->held;
         held[detokenizer->n_held] = *bytes;
-        int length = text_char_next(held, detokenizer->n_held + 1u, &code);
+        int length = sl_utf8_next(held, detokenizer->n_held + 1u, &code);
         if (length < 0) { /* the new byte does not belong to it */
             give(detokenizer, TEXT_REPLACEMENT, TEXT_REPLACEMENT_BYTES, out);
             detokenizer->n_held = 0;
@@ -79,7 +80,7 @@ static void push_bytes(struct text_detokenizer *detokenizer, const char *bytes, 
     }
     size_t start = 0, at = 0;
     while (at < n) {
-        int length = text_char_next(bytes + at, n - at, &code);
+        int length = sl_utf8_next(bytes + at, n - at, &code);
         if (length > 0) {
             at += (size_t)length;
             continue;
@@ -123,7 +124,7 @@ static void push_metaspace(struct text_detokenizer *detokenizer, const char *tex
 
     for (size_t at = 0; at < bytes;) {
         uint32_t code;
-        int n = text_char_next(text + at, bytes - at, &code);
+        int n = sl_utf8_next(text + at, bytes - at, &code);
         SL_ASSERT(n > 0); /* the file is UTF-8 */
         if (code == 0x2581) {
             give(detokenizer, text + start, at - start, out);

@@ -14,6 +14,7 @@
 #include "text/nfc.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/chars.h"
 #include "text/unicode_additions.h"
 
@@ -63,7 +64,7 @@ bool text_normal_is_plain(enum text_normal_form form, const char *text, size_t b
             }
         }
         uint32_t code;
-        int n = text_char_next(text + at, bytes - at, &code);
+        int n = sl_utf8_next(text + at, bytes - at, &code);
         if (n <= 0 || !is_plain(form, code))
             return false;
         at += (size_t)n;
@@ -174,14 +175,14 @@ sl_status text_normal_append(enum text_normal_form form, const char *text, size_
 
     for (size_t at = 0; status == SL_OK && at < bytes;) {
         uint32_t code = 0, next;
-        int n = text_char_next(text + at, bytes - at, &code);
+        int n = sl_utf8_next(text + at, bytes - at, &code);
         SL_ASSERT(n > 0); /* the whole text was checked */
         size_t after = at + (size_t)n;
         bool plain = is_plain(form, code), inert = !plain && is_inert(form, code);
         /* nothing that follows joins it */
         bool alone =
             inert ||
-            (plain && (after == bytes || (text_char_next(text + after, bytes - after, &next) > 0 &&
+            (plain && (after == bytes || (sl_utf8_next(text + after, bytes - after, &next) > 0 &&
                                           is_plain(form, next))));
         if ((plain || inert) && segment.n > 0)
             status = segment_end(&segment, form, out);

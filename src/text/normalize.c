@@ -8,6 +8,7 @@
 #include "text/normalize.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/chars.h"
 #include "text/nfc.h"
 
@@ -67,7 +68,7 @@ static sl_status load_replace(struct text_normalizer_step *step, const char *wha
     uint32_t code;
     step->text = sl_strdup(text);
     step->one_char = literal != NULL && literal[0] != '\0' &&
-                     text_char_next(literal, strlen(literal), &code) == (int)strlen(literal);
+                     sl_utf8_next(literal, strlen(literal), &code) == (int)strlen(literal);
     if (literal != NULL)
         return text_regex_literal(what, "normalizer Replace", literal, &step->regex);
     if (regex != NULL)
@@ -180,7 +181,7 @@ static sl_status replace(const struct text_normalizer_step *step, struct text_re
             uint32_t code;
             if (start == bytes)
                 break;
-            from = start + (size_t)text_char_next(text + start, bytes - start, &code);
+            from = start + (size_t)sl_utf8_next(text + start, bytes - start, &code);
             continue;
         }
         if (start == 0 && replacement == 0)
@@ -199,7 +200,7 @@ static void strip(const struct text_normalizer_step *step, const char **text, si
     uint32_t code;
 
     while (step->left && *bytes > 0) {
-        int n = text_char_next(*text, *bytes, &code);
+        int n = sl_utf8_next(*text, *bytes, &code);
         if (!text_char_is_space(code))
             break;
         *text += n;
@@ -219,7 +220,7 @@ static void lower(const char *text, size_t bytes, struct sl_buf *out)
     for (size_t at = 0; at < bytes;) {
         uint32_t code;
         char utf8[4];
-        at += (size_t)text_char_next(text + at, bytes - at, &code);
+        at += (size_t)sl_utf8_next(text + at, bytes - at, &code);
         sl_buf_add(out, utf8, text_char_put(text_char_lower(code), utf8));
         if (code == 0x130) /* the one that becomes two: i with its dot */
             sl_buf_add_text(out, "\u0307");

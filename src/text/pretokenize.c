@@ -14,6 +14,7 @@
  * Immutable after load; a run belongs to one thread. */
 #include "text/pretokenize.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 
 #include <string.h>
@@ -346,7 +347,7 @@ static sl_status next_match(const struct text_pretokenizer_step *step,
     *found_out = false;
     while (from < bytes) {
         uint32_t code;
-        int n = text_char_next(text + from, bytes - from, &code);
+        int n = sl_utf8_next(text + from, bytes - from, &code);
         SL_ASSERT(n > 0); /* the whole text was checked */
         if (step->is_match(code)) {
             *found_out = true;
@@ -374,7 +375,7 @@ static sl_status cut_text(const struct text_pretokenizer_step *step, struct cut 
             uint32_t code;
             if (from == bytes)
                 break;
-            from += (size_t)text_char_next(cut->text + from, bytes - from, &code);
+            from += (size_t)sl_utf8_next(cut->text + from, bytes - from, &code);
             continue;
         }
         if (done < start)

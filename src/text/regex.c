@@ -22,6 +22,7 @@
 #include "text/regex.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/chars.h"
 #include "text/unicode_additions.h"
 
@@ -661,7 +662,7 @@ static int run_slowly(const struct text_regex *regex, struct text_regex_match *m
         int rc = run_at(regex, match, text, bytes, *at, &hard);
         if (rc != PCRE2_ERROR_NOMATCH || *at == bytes)
             return rc;
-        *at += (size_t)text_char_next((const char *)text + *at, bytes - *at, &code);
+        *at += (size_t)sl_utf8_next((const char *)text + *at, bytes - *at, &code);
     }
     return run(regex, match, text, bytes, *at);
 }

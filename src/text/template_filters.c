@@ -6,6 +6,7 @@
  * here, and are an error with their name when they are reached. */
 #include "text/template_natives.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 
 #include <errno.h>
@@ -55,13 +56,13 @@ NATIVE(filter_title)
     tpl_buf_init(run, &out);
     for (size_t at = 0; at < text.n && !tpl_failed(run);) {
         uint32_t code = 0;
-        int n = text_char_next(text.text + at, text.n - at, &code);
+        int n = sl_utf8_next(text.text + at, text.n - at, &code);
         size_t end = at + (n > 0 ? (size_t)n : 1);
         bool separator =
             tpl_is_space(code) || (code < 0x80 && code > 0 && strchr("-({[<", (int)code));
         if (!separator && in_word) /* the rest of the word at once, for the final sigma */
             while (end < text.n) {
-                n = text_char_next(text.text + end, text.n - end, &code);
+                n = sl_utf8_next(text.text + end, text.n - end, &code);
                 if (tpl_is_space(code) || (code < 0x80 && code > 0 && strchr("-({[<", (int)code)))
                     break;
                 end += n > 0 ? (size_t)n : 1;
@@ -332,7 +333,7 @@ NATIVE(filter_wordcount)
 
     for (size_t at = 0; at < text.n && !tpl_failed(run);) {
         uint32_t code = 0;
-        int bytes = text_char_next(text.text + at, text.n - at, &code);
+        int bytes = sl_utf8_next(text.text + at, text.n - at, &code);
         bool word = text_char_is_word(code);
         n += word && !in_word;
         in_word = word;

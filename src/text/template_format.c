@@ -5,6 +5,7 @@
  * error that says so. */
 #include "text/template_parts.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 
 #include <inttypes.h>
@@ -132,7 +133,7 @@ static int read_number(const char **at, const char *end)
 static bool parse_spec(struct tpl_run *run, const char *at, const char *end, struct spec *spec)
 {
     uint32_t code;
-    int n = at < end ? text_char_next(at, (size_t)(end - at), &code) : 0;
+    int n = at < end ? sl_utf8_next(at, (size_t)(end - at), &code) : 0;
 
     *spec = (struct spec){.fill = " ", .fill_bytes = 1, .precision = -1, .given = at < end};
     if (n > 0 && at + n < end && strchr("<>^=", at[n]) != NULL) {

@@ -8,6 +8,7 @@
  * proportion to the text. */
 #include "text/template_natives.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 
 /* ---- padding ---- */
@@ -203,7 +204,7 @@ static bool is_next(const struct wrap *w, size_t *place, bool (*kind)(uint32_t c
 
     if (*place >= w->bytes)
         return false;
-    int n = text_char_next(w->text + *place, w->bytes - *place, &code);
+    int n = sl_utf8_next(w->text + *place, w->bytes - *place, &code);
     *place += n > 0 ? (size_t)n : 1;
     return kind(code);
 }

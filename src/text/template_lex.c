@@ -10,6 +10,7 @@
  * strings. Called while a template is opened, by one thread. */
 #include "text/template_parts.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 #include "text/template.h"
 
@@ -84,7 +85,7 @@ static size_t skip_space(const struct lexer *l, size_t at)
 {
     while (at < l->bytes) {
         uint32_t code;
-        int n = text_char_next(l->text + at, l->bytes - at, &code);
+        int n = sl_utf8_next(l->text + at, l->bytes - at, &code);
         if (n <= 0 || !tpl_is_space(code))
             break;
         at += (size_t)n;
@@ -288,7 +289,7 @@ static sl_status lex_name(struct lexer *l)
     uint32_t code;
 
     while (end < l->bytes) {
-        int n = text_char_next(l->text + end, l->bytes - end, &code);
+        int n = sl_utf8_next(l->text + end, l->bytes - end, &code);
         if (n <= 0 || !is_word(code))
             break;
         end += (size_t)n;
@@ -429,7 +430,7 @@ static sl_status lex_inside(struct lexer *l)
         return lex_int(l);
     if (c == '\'' || c == '"')
         return lex_string(l);
-    if (text_char_next(l->text + l->at, l->bytes - l->at, &code) > 0 && is_word(code))
+    if (sl_utf8_next(l->text + l->at, l->bytes - l->at, &code) > 0 && is_word(code))
         return lex_name(l);
     return lex_operator(l);
 }

@@ -4,6 +4,7 @@
  * Methods that would change a list or a dictionary do not exist here, as in jinja2's sandbox. */
 #include "text/template_natives.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 
 #include <utf8proc.h>
@@ -39,7 +40,7 @@ static struct tpl_list *split_space(struct tpl_run *run, struct tpl_value self, 
         uint32_t code;
         while (right ? at > 0 : at < rest.n) {
             size_t before = right ? text_char_before(rest.text, at, &code) : at;
-            n = right ? at - before : (size_t)text_char_next(rest.text + at, rest.n - at, &code);
+            n = right ? at - before : (size_t)sl_utf8_next(rest.text + at, rest.n - at, &code);
             if (tpl_is_space(code))
                 break;
             at = right ? before : at + n;
@@ -130,7 +131,7 @@ NATIVE(str_splitlines)
 
     UNUSED();
     while (at < self.n && tpl_step(run, 1)) {
-        int n = text_char_next(self.text + at, self.n - at, &code);
+        int n = sl_utf8_next(self.text + at, self.n - at, &code);
         size_t end = at + (n > 0 ? (size_t)n : 1);
         if (is_line_break(code)) {
             if (code == '\r' && end < self.n && self.text[end] == '\n')
@@ -305,7 +306,7 @@ NATIVE(str_casefold)
     for (size_t at = 0; at < self.n && tpl_step(run, 1);) {
         uint32_t code = 0;
         utf8proc_int32_t folded[8];
-        int boundary = 0, n = text_char_next(self.text + at, self.n - at, &code);
+        int boundary = 0, n = sl_utf8_next(self.text + at, self.n - at, &code);
         utf8proc_ssize_t n_folded = utf8proc_decompose_char((utf8proc_int32_t)code, folded, 8,
                                                             UTF8PROC_CASEFOLD, &boundary);
         for (utf8proc_ssize_t i = 0; i < n_folded && i < 8; i++) {
@@ -380,7 +381,7 @@ static bool all_of(struct tpl_run *run, struct tpl_value self, bool (*test)(uint
     uint32_t code = 0;
 
     for (size_t at = 0; at < self.n;) {
-        int n = text_char_next(self.text + at, self.n - at, &code);
+        int n = sl_utf8_next(self.text + at, self.n - at, &code);
         if (n <= 0 || !test(code))
             return false;
         at += (size_t)n;

@@ -92,7 +92,6 @@ struct tpl_run {
     uint32_t depth, depth_max;
     size_t output_bytes_max;
     uint32_t line; /* of the statement or expression at work */
-    uint32_t loop_depth;
     enum tpl_signal signal;
     sl_status status;
     double now;

@@ -4,6 +4,7 @@
  * has one. repr() of text escapes what Unicode calls not printable. */
 #include "text/template_parts.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 
 #include <inttypes.h>
@@ -66,7 +67,7 @@ static void repr_string(struct sl_buf *out, const char *text, size_t bytes)
     sl_buf_add(out, &quote, 1);
     for (size_t at = 0; at < bytes;) {
         uint32_t code = 0;
-        int n = text_char_next(text + at, bytes - at, &code);
+        int n = sl_utf8_next(text + at, bytes - at, &code);
         size_t length = n > 0 ? (size_t)n : 1;
         const char *short_form = code == '\n'   ? "\\n"
                                  : code == '\r' ? "\\r"
@@ -226,7 +227,7 @@ static void json_string_out(struct sl_buf *out, const struct json_style *style, 
     sl_buf_add_text(out, "\"");
     for (size_t at = 0; at < bytes;) {
         uint32_t code = 0;
-        int n = text_char_next(text + at, bytes - at, &code);
+        int n = sl_utf8_next(text + at, bytes - at, &code);
         size_t length = n > 0 ? (size_t)n : 1;
         const char *control = code > 0 && code < 0x80 ? strchr(controls, (int)code) : NULL;
         if (control != NULL)

@@ -5,6 +5,7 @@
  * and occur in living languages: sharp s, dotted capital I, ligatures, final sigma. */
 #include "text/template_parts.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 
 #include <utf8proc.h>
@@ -52,7 +53,7 @@ size_t tpl_char_at(const char *text, size_t bytes, size_t index)
 static uint32_t code_at(const char *text, size_t bytes, size_t *length_out)
 {
     uint32_t code = 0;
-    int n = text_char_next(text, bytes, &code);
+    int n = sl_utf8_next(text, bytes, &code);
 
     *length_out = n > 0 ? (size_t)n : 1;
     return code;

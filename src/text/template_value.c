@@ -6,6 +6,7 @@
  * are searched from the start; each look counts as work. */
 #include "text/template_parts.h"
 
+#include "base/utf8.h"
 #include "text/chars.h"
 
 #include <math.h>
@@ -445,7 +446,7 @@ static struct tpl_list *chars_of(struct tpl_run *run, const struct tpl_value *v)
 
     for (size_t at = 0; at < v->n && list != NULL;) {
         uint32_t code;
-        int n = text_char_next(v->text + at, v->n - at, &code);
+        int n = sl_utf8_next(v->text + at, v->n - at, &code);
         size_t bytes = n > 0 ? (size_t)n : 1;
         tpl_list_add(run, list, tpl_string(v->text + at, bytes));
         at += bytes;
