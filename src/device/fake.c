@@ -34,7 +34,6 @@
 #define PAUSE_MAX_US 40  /* before a command; mostly none */
 #define COPY_MAX_US  60  /* between junk and bytes */
 #define EVENT_MAX_US 150 /* between reaching a record and its event */
-#define NAME_BYTES   16
 
 struct fake_device {
     struct device base;

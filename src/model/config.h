@@ -11,7 +11,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define MODEL_FAMILY_NAME_MAX  32
 #define MODEL_CONFIG_EOS_MAX   16
 #define MODEL_CONFIG_BYTES_MAX (4u << 20) /* of config.json */
 

@@ -476,12 +476,11 @@ uint64_t model_tensors_bytes(const struct model_tensors *model)
     return bytes;
 }
 
-void model_tensors_drop(const struct model_tensors *model, const struct model_tensor *tensor)
+void model_tensor_drop(const struct model_tensor *tensor)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t first = ((uintptr_t)tensor->data + page - 1) & ~(page - 1);
     uintptr_t last = ((uintptr_t)tensor->data + tensor->bytes) & ~(page - 1);
-    (void)model;
     if (first < last)
         (void)madvise((void *)first, last - first, MADV_DONTNEED); /* advice: may be refused */
 }

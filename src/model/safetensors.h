@@ -48,7 +48,7 @@ uint32_t model_tensors_count(const struct model_tensors *tensors);
 /* Sum of the files' sizes. */
 uint64_t model_tensors_bytes(const struct model_tensors *tensors);
 /* Tells the kernel that the pages of a tensor are not needed any more. */
-void model_tensors_drop(const struct model_tensors *tensors, const struct model_tensor *tensor);
+void model_tensor_drop(const struct model_tensor *tensor);
 
 /* A file of the model, for its digest: path, size, mapping. */
 struct model_file {

@@ -119,7 +119,7 @@ static void report(struct model_loader *loader, const struct model_tensor *tenso
     uint64_t count = tensor->bytes / ELEMENT_BYTES(tensor->element);
     loader->bytes_done += tensor->bytes;
     loader->n_parameters += count;
-    model_tensors_drop(loader->tensors, tensor);
+    model_tensor_drop(tensor);
     if (loader->progress != NULL)
         loader->stopped |=
             !loader->progress(loader->progress_arg, loader->bytes_done, loader->bytes_total);

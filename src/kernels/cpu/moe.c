@@ -10,6 +10,8 @@
  * (the order of transformers): a buffer more, for a rounding that no one can tell apart. */
 #include "kernels/cpu/product.h"
 
+#include "base/min.h"
+
 #include <string.h>
 
 struct choose {
@@ -124,7 +126,7 @@ static void moe_run(void *p)
     SL_ASSERT(args->router->n == shape->n_experts && args->n_chosen <= shape->n_chosen);
     pthread_mutex_lock(&acts->context->turn);
     for (uint32_t first = 0; first < acts->batch.n_rows; first += CPU_CHUNK_ROWS)
-        run_chunk(args, cpu_least(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
+        run_chunk(args, sl_min_u32(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
                   acts->hidden + (size_t)first * shape->hidden);
     pthread_mutex_unlock(&acts->context->turn);
 }

@@ -12,6 +12,8 @@
  * Rows go through in chunks of CPU_CHUNK_ROWS, which bounds the buffers; a row's result is its own. */
 #include "kernels/cpu/product.h"
 
+#include "base/min.h"
+
 #include <string.h>
 
 /* ---- embed ---- */
@@ -150,7 +152,7 @@ static void attn_in_run(void *p)
     pthread_mutex_lock(&context->turn);
     rope_prepare(acts, &args->rope);
     for (uint32_t first = 0; first < acts->batch.n_rows; first += CPU_CHUNK_ROWS) {
-        uint32_t n = cpu_least(CPU_CHUNK_ROWS, acts->batch.n_rows - first);
+        uint32_t n = sl_min_u32(CPU_CHUNK_ROWS, acts->batch.n_rows - first);
         struct cpu_product product = {
             .context = context,
             .from = acts->hidden + first * hidden,
@@ -289,7 +291,7 @@ static uint32_t make_blocks(struct attention *a)
     uint32_t rows = group < CPU_QUERIES ? CPU_QUERIES / group : 1;
     for (uint32_t s = 0; s < batch->n_seqs; s++)
         for (uint32_t row = 0; row < batch->seqs[s].n_rows; row += rows) {
-            uint32_t n = cpu_least(rows, batch->seqs[s].n_rows - row);
+            uint32_t n = sl_min_u32(rows, batch->seqs[s].n_rows - row);
             a->acts->blocks[a->n_blocks++] = (struct cpu_row_block){&batch->seqs[s], row, n};
             queries = n * group > queries ? n * group : queries;
         }
@@ -306,7 +308,7 @@ static bool run_split(struct attention *a, uint32_t queries)
     for (uint32_t i = 0; i < a->n_blocks; i++) {
         uint32_t first, last;
         block_splits(&a->acts->blocks[i], a->args->window, &first, &last);
-        begin = cpu_least(begin, first);
+        begin = sl_min_u32(begin, first);
         end = last > end ? last : end;
     }
     uint32_t dim = a->context->shape.head_dim;
@@ -316,9 +318,9 @@ static bool run_split(struct attention *a, uint32_t queries)
         return false;
     for (uint32_t i = 0; i < a->n_units; i++)
         a->context->path->attend_start(partial(a, 0, i), queries, dim);
-    uint32_t wave = cpu_least((uint32_t)(slots - 1), end - begin);
+    uint32_t wave = sl_min_u32((uint32_t)(slots - 1), end - begin);
     for (a->wave_first = begin; a->wave_first < end; a->wave_first += wave) {
-        a->wave = cpu_least(wave, end - a->wave_first);
+        a->wave = sl_min_u32(wave, end - a->wave_first);
         a->last = a->wave_first + a->wave == end;
         cpu_team_run(a->context->team, attend_split, a, a->wave * a->n_units);
         cpu_team_run(a->context->team, attend_fold, a, a->n_units);
@@ -363,7 +365,7 @@ static void attn_out_run(void *p)
             .from = acts->attention + first * width,
             .from_stride = width,
             .packed = acts->packed,
-            .n_rows = cpu_least(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
+            .n_rows = sl_min_u32(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
             .weight = args->out,
             .bias = args->bias,
         };
@@ -397,7 +399,7 @@ static void mlp_run(void *p)
             .norm_eps = args->norm_eps,
             .x = acts->x,
             .packed = acts->packed,
-            .n_rows = cpu_least(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
+            .n_rows = sl_min_u32(CPU_CHUNK_ROWS, acts->batch.n_rows - first),
             .weight = args->gate_up,
             .finish = CPU_FINISH_GATE,
             .activation = args->activation,
@@ -448,7 +450,7 @@ static void logits_run(void *p)
             .norm_eps = args->norm_eps,
             .x = acts->x,
             .packed = acts->packed,
-            .n_rows = cpu_least(CPU_CHUNK_ROWS, args->n_logits - first),
+            .n_rows = sl_min_u32(CPU_CHUNK_ROWS, args->n_logits - first),
             .weight = args->head,
             .finish = CPU_FINISH_STORE,
             .softcap = args->softcap,

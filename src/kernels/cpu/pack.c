@@ -15,7 +15,6 @@
 struct pack {
     struct kernel_weight *weight;
     const struct kernel_weight_source *sources;
-    uint32_t n_sources;
 };
 
 /* The source of stacked row n, and the row within it. */
@@ -95,7 +94,7 @@ sl_status cpu_weight_pack(struct cpu_team *team, uint32_t panel, enum kernel_wei
         cpu_weight_free(weight);
         return sl_fail(SL_NO_MEMORY, "weight of %u x %u, %zu bytes", n, k, bytes);
     }
-    struct pack pack = {weight, sources, n_sources};
+    struct pack pack = {weight, sources};
     if (use == KERNEL_WEIGHT_MATRIX)
         cpu_team_run(team, pack_panel, &pack, weight->n_panels);
     else

@@ -5,6 +5,8 @@
  * computed the same among few and among many: skinny.c and gemm.c run the same chain. */
 #include "kernels/cpu/product.h"
 
+#include "base/min.h"
+
 #include <string.h>
 
 /* A region that takes less than this many multiply-adds is not worth waking anybody for. */
@@ -28,7 +30,7 @@ static void prepare_tile(void *arg, uint32_t tile, uint32_t thread)
     const struct cpu_product *p = arg;
     const struct cpu_path *path = p->context->path;
     uint32_t k = p->weight->k, first = tile * p->rows.per_tile;
-    uint32_t n = cpu_least(p->rows.per_tile, p->n_rows - first);
+    uint32_t n = sl_min_u32(p->rows.per_tile, p->n_rows - first);
     for (uint32_t row = first; p->rows.x == p->x && row < first + n; row++) {
         size_t source = p->from_rows != NULL ? p->from_rows[row] : row;
         const float *from = p->from + source * p->from_stride;
@@ -82,12 +84,12 @@ static void product_item(void *arg, uint32_t item, uint32_t thread)
     struct cpu_scratch *scratch = &p->context->scratch[thread];
     uint32_t panel = p->weight->panel;
     uint32_t first_tile = item / p->n_groups * p->tiles_per_block;
-    uint32_t n_tiles = cpu_least(p->tiles_per_block, p->n_tiles - first_tile);
+    uint32_t n_tiles = sl_min_u32(p->tiles_per_block, p->n_tiles - first_tile);
     uint32_t first_row = first_tile * p->rows.per_tile;
-    uint32_t n_rows = cpu_least(n_tiles * p->rows.per_tile, p->n_rows - first_row);
-    uint32_t first = item % p->n_groups * p->group, n = cpu_least(p->group, p->n_panels - first);
+    uint32_t n_rows = sl_min_u32(n_tiles * p->rows.per_tile, p->n_rows - first_row);
+    uint32_t first = item % p->n_groups * p->group, n = sl_min_u32(p->group, p->n_panels - first);
     uint32_t width = p->finish == CPU_FINISH_GATE ? p->weight->n / 2 : p->weight->n;
-    uint32_t column = first * panel, n_columns = cpu_least(n * panel, width - column);
+    uint32_t column = first * panel, n_columns = sl_min_u32(n * panel, width - column);
 
     /* gate's columns are whole panels, up's the same columns further on: perhaps one panel more */
     uint32_t up_first = 0, up_n = 0, up_skip = 0;

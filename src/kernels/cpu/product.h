@@ -4,11 +4,6 @@
 
 #include "kernels/cpu/cpu.h"
 
-static inline uint32_t cpu_least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 /* fn for items 0..n_items-1 by the team, or, if it is too little work (multiply-adds) to wake anybody
  * for, by the caller. */
 void cpu_region(struct kernel_context *context,

@@ -175,7 +175,7 @@ static void test_one_file(void **state)
     assert_non_null(tensor);
     assert_memory_equal(tensor->data, values, 8);
     assert_null(model_tensors_find(tensors, "b"));
-    model_tensors_drop(tensors, tensor);
+    model_tensor_drop(tensor);
     assert_memory_equal(tensor->data, values, 8);
     model_tensors_close(tensors);
 }
