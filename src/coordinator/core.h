@@ -89,7 +89,6 @@ struct request {
     struct output output;
     struct output *echo;    /* of a leader: what is said of its prompt; NULL: nothing */
     struct text_ids tokens; /* prompt, then what was generated */
-    struct sl_buf early;    /* messages of D that wait for P's (early.h) */
     uint32_t n_prompt, max_tokens;
     uint64_t seed;
 
@@ -218,9 +217,6 @@ void requests_fail_all(struct coordinator *c, const char *why);
 
 /* nodes.c: what nodes say. */
 void nodes_event(struct coordinator *c, struct node_event *event, uint64_t now_us);
-/* One that is neither hello nor of a stream without a node; borrowed. */
-void nodes_message(struct coordinator *c, struct registry_node *node,
-                   const Sluice__NodeMessage *message, uint64_t now_us);
 void nodes_tick(struct coordinator *c, uint64_t now_us);
 void nodes_beat(struct coordinator *c);
 

@@ -503,7 +503,6 @@ static bool redirect(struct coordinator *c, struct request *request, bool fresh,
         send_cancel(old, request->id, old_attempt, SLUICE__REASON__REASON_CANCELLED);
     close_decode(c, request);
     flow_redirect(&request->flow, d->join);
-    sl_buf_reset(&request->early);
     stages_redirected(&request->stages, now_us);
     open_decode(request, d);
     note_nodes(request, p, d);

@@ -5,7 +5,6 @@
  * index entries vanish, its slot is free. */
 #include "coordinator/core.h"
 #include "coordinator/dispatch.h"
-#include "coordinator/early.h"
 
 #include "base/log.h"
 #include "proto/check.h"
@@ -259,8 +258,6 @@ static void take_finished(struct coordinator *c, struct registry_node *node,
                           const Sluice__Finished *finished, uint64_t now_us)
 {
     struct request *request = requests_find(c, finished->request);
-    if (request != NULL && early_keeps_finished(request, node, finished))
-        return;
     meters_finished(&c->meters, node, finished);
     if (request == NULL)
         return;
@@ -288,9 +285,15 @@ static void take_heartbeat(struct coordinator *c, struct registry_node *node,
     c->place_again |= c->unplaced.first != NULL;
 }
 
-void nodes_message(struct coordinator *c, struct registry_node *node,
-                   const Sluice__NodeMessage *message, uint64_t now_us)
+/* True when the message was kept. */
+static bool take_message(struct coordinator *c, struct rpc_stream *stream,
+                         Sluice__NodeMessage *message, uint64_t now_us)
 {
+    if (message->body_case == SLUICE__NODE_MESSAGE__BODY_HELLO)
+        return take_hello(c, stream, message, now_us);
+    struct registry_node *node = registry_find_stream(&c->registry, stream);
+    if (node == NULL)
+        return false;
     switch ((int)message->body_case) {
     case SLUICE__NODE_MESSAGE__BODY_HEARTBEAT:
         take_heartbeat(c, node, message->heartbeat, now_us);
@@ -327,17 +330,6 @@ void nodes_message(struct coordinator *c, struct registry_node *node,
     default: /* a window: the stream's own affair */
         break;
     }
-}
-
-/* True when the message was kept. */
-static bool take_message(struct coordinator *c, struct rpc_stream *stream,
-                         Sluice__NodeMessage *message, uint64_t now_us)
-{
-    if (message->body_case == SLUICE__NODE_MESSAGE__BODY_HELLO)
-        return take_hello(c, stream, message, now_us);
-    struct registry_node *node = registry_find_stream(&c->registry, stream);
-    if (node != NULL)
-        nodes_message(c, node, message, now_us);
     return false;
 }
 

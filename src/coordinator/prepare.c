@@ -8,7 +8,6 @@
  * of a very long text first: a prompt that is far too long costs little more than one that is just
  * too long. */
 #include "coordinator/core.h"
-#include "coordinator/early.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -72,7 +71,6 @@ static void request_destroy(struct request *request)
         output_fini(request->echo);
     sl_free(request->echo);
     text_ids_fini(&request->tokens);
-    sl_buf_fini(&request->early);
     sl_free(request->hashes);
     sl_free(request);
 }
@@ -282,7 +280,6 @@ static struct request *add_choice(struct group *group, struct request *leader)
     struct request *request = sl_zalloc(1, sizeof(*request));
     request->group = group;
     request->leader = leader != NULL ? leader : request;
-    sl_buf_init(&request->early, EARLY_BYTES_MAX);
     group->choices[group->n_choices++] = request;
     return request;
 }

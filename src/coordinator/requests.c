@@ -19,7 +19,6 @@
  * may be freed in there, with its whole group: callers touch neither it nor a neighbour afterwards. */
 #include "coordinator/core.h"
 #include "coordinator/dispatch.h"
-#include "coordinator/early.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -730,7 +729,6 @@ void requests_tick(struct coordinator *c, uint64_t now_us)
 static void queue_again(struct coordinator *c, struct request *request, uint64_t retry_at_us)
 {
     flow_unplace(&request->flow);
-    sl_buf_reset(&request->early);
     stages_route(&request->stages, sl_now_us());
     request->retry_at_us = retry_at_us;
     insert(c, &c->unplaced, request, true);
@@ -1013,15 +1011,9 @@ void requests_tokens(struct coordinator *c, struct registry_node *node,
     for (size_t i = 0; i < runs->n_runs; i++) {
         const Sluice__TokenRun *run = runs->runs[i];
         struct request *request = requests_find(c, run->request);
-        if (request == NULL) {
+        if (request != NULL)
+            take_run(c, node, request, run, now_us);
+        else
             dispatch_cancel_stray(c, node, run->request, run->attempt);
-            continue;
-        }
-        if (early_keeps_run(request, node, run))
-            continue;
-        bool is_p = request->flow.mode == FLOW_PAIR && node->join == request->flow.p;
-        take_run(c, node, request, run, now_us);
-        if (is_p)
-            early_take(c, run->request, now_us);
     }
 }

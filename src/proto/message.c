@@ -91,12 +91,6 @@ static sl_status unpack(const ProtobufCMessageDescriptor *descriptor, const uint
     return SL_OK;
 }
 
-size_t rpc_node_message_pack(const Sluice__NodeMessage *message, uint8_t *bytes, size_t bytes_max)
-{
-    size_t n = protobuf_c_message_get_packed_size(&message->base);
-    return n <= bytes_max ? protobuf_c_message_pack(&message->base, bytes) : 0;
-}
-
 sl_status rpc_node_message_unpack(const uint8_t *bytes, size_t n, Sluice__NodeMessage **message_out)
 {
     ProtobufCMessage *base = NULL;

@@ -20,9 +20,6 @@ sl_status rpc_node_message_unpack(const uint8_t *bytes, size_t n,
 sl_status rpc_coordinator_message_unpack(const uint8_t *bytes, size_t n,
                                          Sluice__CoordinatorMessage **message_out) SL_MUST_USE;
 
-/* How many bytes of at most bytes_max; 0 where these do not hold it. */
-size_t rpc_node_message_pack(const Sluice__NodeMessage *message, uint8_t *bytes, size_t bytes_max);
-
 /* Whether flow control counts a message of this kind: submits with their parts, cache events and
  * snapshots. All others are urgent and small. */
 bool rpc_node_message_counted(const Sluice__NodeMessage *message);

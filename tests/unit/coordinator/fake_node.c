@@ -23,7 +23,6 @@ struct sequence {
     uint32_t attempt, next, max;
     bool prefill; /* token 0 only, then SENT */
     int32_t logprobs;
-    uint32_t n_unknown; /* tokens that come without logprobs: P's, which D repeats */
     uint64_t due_us;
     uint32_t token_us;
 };
@@ -181,7 +180,7 @@ static void send_stream_failed(struct fake_node *node, uint64_t request, uint32_
 }
 
 static void add_sequence(struct fake_node *node, uint64_t request, uint32_t attempt, uint32_t next,
-                         uint32_t max, Sluice__Mode mode, int32_t logprobs)
+                         uint32_t max, bool prefill, int32_t logprobs)
 {
     for (int i = 0; i < SEQUENCES_MAX; i++) {
         struct sequence *s = &node->sequences[i];
@@ -192,10 +191,8 @@ static void add_sequence(struct fake_node *node, uint64_t request, uint32_t atte
                                .attempt = attempt,
                                .next = next,
                                .max = max,
-                               .prefill = mode == SLUICE__MODE__MODE_PREFILL,
-                               .n_unknown = mode == SLUICE__MODE__MODE_DECODE,
+                               .prefill = prefill,
                                .logprobs = logprobs,
-                               .due_us = sl_real_us() + node->args.first_us,
                                .token_us = node->args.token_us};
         if (node->args.slowing)
             s->token_us *= atomic_load(&node->submits);
@@ -267,7 +264,7 @@ static void take_submit(struct fake_node *node, const Sluice__Submit *submit)
     if (submit->sampling->prompt_logprobs > 0)
         send_scores(node, submit);
     add_sequence(node, submit->request, submit->attempt, submit->first_index, submit->max_tokens,
-                 submit->mode, submit->sampling->logprobs);
+                 prefill, submit->sampling->logprobs);
 }
 
 static void take_message(struct fake_node *node, const Sluice__CoordinatorMessage *message)
@@ -320,9 +317,7 @@ static void emit(struct fake_node *node, struct sequence *s)
     run.first_index = s->next;
     run.tokens = &token;
     run.n_tokens = 1;
-    if (s->n_unknown > 0) {
-        s->n_unknown--;
-    } else if (s->logprobs >= 0) {
+    if (s->logprobs >= 0) {
         run.logprobs = logprobs;
         run.n_logprobs = 1;
     }

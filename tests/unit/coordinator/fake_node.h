@@ -36,7 +36,6 @@ struct fake_args {
     char *admin;            /* NULL: 127.0.0.1:1 */
     uint32_t blocks;        /* 0: 1000 */
     const char *text;       /* what it generates; then the end token */
-    uint32_t first_us;      /* until the first token of a sequence */
     uint32_t token_us;      /* between two tokens of a sequence */
     bool slowing;           /* … of the n-th sequence n times as long */
     uint32_t cached_tokens; /* what Admitted says */

@@ -43,62 +43,6 @@ static void pair_and_stream(void **state)
     fake_node_stop(d);
 }
 
-/* D's tokens, and its end, overtake P's first one: they wait for its logprobs. One placement is enough. */
-static void a_slow_first_token(void **state)
-{
-    struct fixture *f = *state;
-    const struct fake_args args = {.port = f->nodes_port,
-                                   .id = "p0",
-                                   .prefill = true,
-                                   .identity = 7,
-                                   .text = HELLO_TEXT,
-                                   .first_us = 100000};
-    struct fake_node *p = fake_node_start(&args), *d = start_node(f, "d0", false);
-    await(f, 1, 1);
-    json_t *json = post_json(f, "/v1/completions",
-                             "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"logprobs\":2}", 200);
-    json_t *choice = json_array_get(json_object_get(json, "choices"), 0);
-    json_t *values = json_object_get(json_object_get(choice, "logprobs"), "token_logprobs");
-    assert_int_equal(json_array_size(values), usage_of(json, "completion_tokens"));
-    for (size_t i = 0; i < json_array_size(values); i++)
-        assert_true(json_number_value(json_array_get(values, i)) == -0.5);
-    assert_string_equal(text_of(json), HELLO_TEXT);
-    json_decref(json);
-    assert_int_equal(fake_node_submits(p), 1);
-    assert_int_equal(fake_node_submits(d), 1);
-    fake_node_stop(p);
-    fake_node_stop(d);
-}
-
-/* … and P dies before it has said it: all of it is computed again. */
-static void a_first_token_that_never_comes(void **state)
-{
-    struct fixture *f = *state;
-    const struct fake_args args = {.port = f->nodes_port,
-                                   .id = "p0",
-                                   .prefill = true,
-                                   .identity = 7,
-                                   .text = HELLO_TEXT,
-                                   .first_us = 60000000};
-    struct fake_node *p = fake_node_start(&args), *d = start_node(f, "d0", false);
-    await(f, 1, 1);
-    int fd = client_connect(f->port);
-    client_post(fd, "/v1/completions",
-                "{\"prompt\":" LONG_PROMPT ",\"max_tokens\":100,\"logprobs\":2}");
-    sl_sleep_us(100000);
-    assert_int_equal(fake_node_submits(d), 1);
-    fake_node_stop(p);
-    struct sl_buf answer;
-    sl_buf_init(&answer, 1 << 20);
-    assert_true(client_read(fd, &answer, "\"usage\"", 5000));
-    assert_int_equal(client_status(answer.data), 200);
-    assert_non_null(strstr(answer.data, "\"token_logprobs\":[-0.5,"));
-    assert_int_equal(fake_node_submits(d), 2);
-    sl_buf_fini(&answer);
-    close(fd);
-    fake_node_stop(d);
-}
-
 static void a_stop_string_cancels(void **state)
 {
     struct fixture *f = *state;
@@ -983,8 +927,6 @@ int main(void)
         cmocka_unit_test(name_of_a_model),
         TEST(one_completion),
         TEST(pair_and_stream),
-        TEST(a_slow_first_token),
-        TEST(a_first_token_that_never_comes),
         TEST(a_stop_string_cancels),
         cmocka_unit_test_setup_teardown(a_chat, setup_chat, teardown),
         cmocka_unit_test_setup_teardown(salts, setup_chat, teardown),
