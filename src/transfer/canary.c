@@ -74,8 +74,8 @@ static ucs_status_t connect_to(struct canary *canary, const void *address)
 struct canary *canary_create(const void *address)
 {
     struct canary *canary = sl_zalloc(1, sizeof(*canary));
-    ucs_log_push_handler(
-        say_nothing); /* of a worker without shared memory UCX speaks of an error */
+    /* UCX speaks of an error where a worker has no shared memory. */
+    ucs_log_push_handler(say_nothing);
     ucs_status_t status = connect_to(canary, address);
     ucs_log_pop_handler();
     if (status == UCS_OK)
@@ -93,9 +93,8 @@ void canary_destroy(struct canary *canary)
         ucp_request_param_t force = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS,
                                      .flags = UCP_EP_CLOSE_FLAG_FORCE};
         void *request = ucp_ep_close_nbx(canary->endpoint, &force);
-        if (UCS_PTR_IS_PTR(request))
-            ucp_request_free(
-                request); /* of a ring that is full nothing comes back: not waited for */
+        if (UCS_PTR_IS_PTR(request)) /* of a ring that is full nothing comes back: not waited for */
+            ucp_request_free(request);
     }
     if (canary->worker != NULL)
         ucp_worker_destroy(canary->worker);
