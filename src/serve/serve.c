@@ -1,11 +1,14 @@
 /* Signals, drain, spawning.
  *
  *   RUNNING ── SIGTERM, SIGINT, serve_drain ──► DRAINING ── second signal ──► _exit(128 + signal)
+ *                                                        └─ 10 s over the bound ──► _exit(1)
  *
  * The stop signals are blocked in every thread and taken by one that waits for them; no code runs in
  * signal context. The state is two atomics (draining, deadline) and an eventfd that is written once
  * and never read, so that any number of waiters can poll it. A signal thread was preferred to
- * signalfd in the main loop, since the second signal must end a process whose main thread hangs.
+ * signalfd in the main loop, since the second signal must end a process whose main thread hangs. So
+ * must the bound: what cannot be interrupted (the kernel hands out the pages of a large pool) does not
+ * hold up the end. The seconds over it are counted as they pass here: a stopped process has none.
  *
  * One per process, hence file statics. */
 #include "serve/serve.h"
@@ -30,6 +33,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define OVERRUN_SECONDS 10u
 
 const struct sl_option serve_options[] = {
     {.name = "log-level",
@@ -99,6 +104,17 @@ static void begin_drain(uint64_t bound_us)
     SL_ASSERT(written == (ssize_t)sizeof(one));
 }
 
+static void on_signal(int signal_number, bool seen)
+{
+    if (seen) {
+        sl_warn("stopped_at_once", "signal=%d", signal_number);
+        _exit(128 + signal_number);
+    }
+    sl_info("drain", "why=%s bound_ms=%llu", signal_number == SIGINT ? "SIGINT" : "SIGTERM",
+            (unsigned long long)atomic_load(&drain_us) / SL_MS_US);
+    begin_drain(atomic_load(&drain_us));
+}
+
 static void signal_main(void *arg)
 {
     (void)arg;
@@ -106,22 +122,22 @@ static void signal_main(void *arg)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    static const struct timespec second = {.tv_sec = 1};
     bool seen = false;
-    for (;;) {
-        int signal_number;
-        if (sigwait(&set, &signal_number) != 0)
-            continue;
+    for (uint32_t n_over = 0; n_over < OVERRUN_SECONDS;) {
+        int signal_number = sigtimedwait(&set, NULL, &second);
         if (atomic_load(&stopping))
             return;
-        if (seen) {
-            sl_warn("stopped_at_once", "signal=%d", signal_number);
-            _exit(128 + signal_number);
+        if (signal_number > 0) {
+            on_signal(signal_number, seen);
+            seen = true;
+        } else if (errno == EAGAIN && sl_real_us() > atomic_load(&deadline_us)) {
+            n_over++;
         }
-        seen = true;
-        sl_info("drain", "why=%s bound_ms=%llu", signal_number == SIGINT ? "SIGINT" : "SIGTERM",
-                (unsigned long long)atomic_load(&drain_us) / SL_MS_US);
-        begin_drain(atomic_load(&drain_us));
     }
+    sl_error_log("drain_overrun", "error=\"still there %u s after the end of the drain\"",
+                 OVERRUN_SECONDS);
+    _exit(SERVE_EXIT_FAILED);
 }
 
 static sl_status block_signals(void)

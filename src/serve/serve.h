@@ -4,7 +4,8 @@
  *          ─► serve_wait ─► drain until serve_drain_deadline_us ─► tear down ─► serve_stop
  *          ─► return serve_exit_code(status)
  *
- * SIGTERM and SIGINT begin the drain; a second one ends the process at once. SIGPIPE is ignored. */
+ * SIGTERM and SIGINT begin the drain; a second one ends the process at once, and so do ten seconds between its bound
+ * and serve_stop. SIGPIPE is ignored. */
 #ifndef SL_SERVE_SERVE_H
 #define SL_SERVE_SERVE_H
 

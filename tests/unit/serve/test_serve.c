@@ -173,6 +173,20 @@ static void test_second_signal_ends_at_once(void **state)
     assert_true(sl_real_us() - before < 5 * SL_SECOND_US);
 }
 
+/* Its drain has 1 s; it then does what no signal interrupts. */
+static void test_a_drain_that_overruns_is_ended(void **state)
+{
+    (void)state;
+    struct child child = child_start("hang");
+    child_must_say(&child, "up");
+    assert_int_equal(kill(child.pid, SIGTERM), 0);
+    child_must_say(&child, "draining");
+    uint64_t before = sl_real_us();
+    assert_int_equal(child_end(&child), SERVE_EXIT_FAILED);
+    uint64_t took_us = sl_real_us() - before;
+    assert_true(took_us > 9 * SL_SECOND_US && took_us < 18 * SL_SECOND_US);
+}
+
 static void test_spawned_child_is_clean(void **state)
 {
     (void)state;
@@ -289,6 +303,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_signal_begins_the_drain),
         cmocka_unit_test(test_second_signal_ends_at_once),
+        cmocka_unit_test(test_a_drain_that_overruns_is_ended),
         cmocka_unit_test(test_spawned_child_is_clean),
         cmocka_unit_test(test_spawn_of_nothing_fails),
         cmocka_unit_test(test_last_words),
