@@ -187,8 +187,12 @@ static void test_pair(void **state)
 static void test_preemption(void **state)
 {
     (void)state;
+    struct worker_limits limits;
+    worker_limits_default(&limits);
+    limits.admission_us = 100 * SL_SECOND_US; /* none is refused on a slow machine */
     for (size_t m = 0; m < N(models); m++) {
         fx_open(&fx, &(struct fx_args){.model = models[m],
+                                       .limits = limits,
                                        .n_prefill = 1,
                                        .n_decode = 1,
                                        .n_blocks = m == 0 ? 16 : 28,
@@ -200,7 +204,8 @@ static void test_preemption(void **state)
             submits[i] = (struct fx_submit){.id = 1 + i,
                                             .tokens = prompts[i],
                                             .n_tokens = 10 + 30 * (i % 3),
-                                            .max_tokens = 150};
+                                            .max_tokens = 150,
+                                            .admission_us = limits.admission_us};
             if (i % 2 == 0)
                 (void)fx_local(&fx, 1, &submits[i]);
             else
