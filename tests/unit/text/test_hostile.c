@@ -410,7 +410,8 @@ static void test_templates(void **state)
         LONG ENDLESS "{{ x.rfind('aa') }}{% endfor %}",
         LONG ENDLESS "{{ x.rfind('cd') }}{% endfor %}",
         LONG ENDLESS "{% set y = x | upper %}{% endfor %}",
-        LONG ENDLESS "{% set y = x.split('b') %}{% endfor %}",
+        /* Shorter: AddressSanitizer looks at all of the text each time that something is searched in it. */
+        "{% set x = 'ab' * 40000 %}" ENDLESS "{% set y = x.split('b') %}{% endfor %}",
         LONG ENDLESS "{% set y = x | wordwrap(10) %}{% endfor %}",
         LONG ENDLESS "{% set y = x | urlencode %}{% endfor %}",
         LONG ENDLESS "{% set y = x | truncate(999999) %}{% endfor %}",
