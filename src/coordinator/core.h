@@ -108,8 +108,8 @@ struct request {
     flow_node at_compute, at_decode;
     uint32_t compute_tokens, pending_blocks;
     bool counted_running;
-    uint32_t placed_tokens,
-        placed_index; /* what it began with, and still goes on from when redirected */
+    /* What the placement began with, and still goes on from when it is redirected. */
+    uint32_t placed_tokens, placed_index;
     char prefill_id[16], decode_id[16]; /* of the present or last placement; "-": none */
 
     struct kv_hash *hashes; /* of full blocks of `tokens`, as far as computed */

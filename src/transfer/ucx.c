@@ -62,10 +62,11 @@
 #define UNUSED_CLOSE_US (2 * SL_SECOND_US)
 #define ABANDON_US      SL_SECOND_US /* after a forced close; callbacks come within 1 ms, or stay away */
 #define LOOK_US         (100 * SL_MS_US) /* between two looks at the process of a closed connection */
-#define CANARY_US       (2 * SL_SECOND_US) /* that a canary takes at most; and if who may hold the … */
-#define CANARY_LONG_US                                                                             \
-    (12 * SL_SECOND_US)    /* … ring lives: a stopped one is ejected and killed before */
-#define CANARY_TURNS   100 /* of progress, at least: this thread may have stood still */
+/* How long a canary takes at most: when who may hold the ring is gone, and when that one lives (it may be stopped in
+ * the middle, and is ejected and killed before). And the turns of progress at least: this thread may stand still. */
+#define CANARY_US      (2 * SL_SECOND_US)
+#define CANARY_LONG_US (12 * SL_SECOND_US)
+#define CANARY_TURNS   100
 #define CANARY_TURN_US (10 * SL_MS_US)
 
 #ifdef __SANITIZE_ADDRESS__

@@ -147,15 +147,22 @@ static int child_end(struct child *child)
     return WEXITSTATUS(status);
 }
 
+/* One that has got the signal, and said so. */
+static struct child child_that_drains(const char *role, int signal_number)
+{
+    struct child child = child_start(role);
+    child_must_say(&child, "up");
+    assert_int_equal(kill(child.pid, signal_number), 0);
+    child_must_say(&child, "draining");
+    return child;
+}
+
 static void test_signal_begins_the_drain(void **state)
 {
     (void)state;
     static const int signals[] = {SIGTERM, SIGINT};
     for (int i = 0; i < 2; i++) {
-        struct child child = child_start("drain");
-        child_must_say(&child, "up");
-        assert_int_equal(kill(child.pid, signals[i]), 0);
-        child_must_say(&child, "draining");
+        struct child child = child_that_drains("drain", signals[i]);
         assert_int_equal(child_end(&child), SERVE_EXIT_OK);
     }
 }
@@ -163,10 +170,7 @@ static void test_signal_begins_the_drain(void **state)
 static void test_second_signal_ends_at_once(void **state)
 {
     (void)state;
-    struct child child = child_start("hang");
-    child_must_say(&child, "up");
-    assert_int_equal(kill(child.pid, SIGTERM), 0);
-    child_must_say(&child, "draining");
+    struct child child = child_that_drains("hang", SIGTERM);
     uint64_t before = sl_real_us();
     assert_int_equal(kill(child.pid, SIGINT), 0);
     assert_int_equal(child_end(&child), 128 + SIGINT);
@@ -177,10 +181,7 @@ static void test_second_signal_ends_at_once(void **state)
 static void test_a_drain_that_overruns_is_ended(void **state)
 {
     (void)state;
-    struct child child = child_start("hang");
-    child_must_say(&child, "up");
-    assert_int_equal(kill(child.pid, SIGTERM), 0);
-    child_must_say(&child, "draining");
+    struct child child = child_that_drains("hang", SIGTERM);
     uint64_t before = sl_real_us();
     assert_int_equal(child_end(&child), SERVE_EXIT_FAILED);
     uint64_t took_us = sl_real_us() - before;
