@@ -476,6 +476,27 @@ static void test_misbehaviour(void **state)
     rig_release(&b, whole_stream(33));
 }
 
+/* Bytes behind a frame: behind a seal at most a note, behind any other that is no offer none. */
+static void test_bad_notes(void **state)
+{
+    (void)state;
+    rig_release(&b, whole_stream(31));
+    struct frame seal = {.type = FRAME_SEAL, .key = 32, .incarnation = 2, .attempt = 1};
+    inject(&seal, false, TRANSFER_NOTE_BYTES_MAX);
+    assert_true(rig_metric(&b, "kv_transfer_misbehaviour_total", NULL) == 0);
+    inject(&seal, false, TRANSFER_NOTE_BYTES_MAX + 1);
+    assert_true(rig_metric(&b, "kv_transfer_misbehaviour_total", NULL) == 1);
+    struct frame cancel = {.type = FRAME_CANCEL,
+                           .key = 32,
+                           .incarnation = 2,
+                           .attempt = 1,
+                           .cancel_reason = TRANSFER_CANCELLED};
+    inject(&cancel, false, 0);
+    assert_true(rig_metric(&b, "kv_transfer_misbehaviour_total", NULL) == 1);
+    inject(&cancel, false, 1);
+    assert_true(rig_metric(&b, "kv_transfer_misbehaviour_total", NULL) == 2);
+}
+
 /* An offer that does not fit ends its stream, and the blocks come back; the session goes on. */
 static void test_bad_offer(void **state)
 {
@@ -590,6 +611,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_many_peers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_after_the_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_misbehaviour, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_bad_notes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bad_offer, set_up, tear_down),
         cmocka_unit_test(test_torture),
     };
