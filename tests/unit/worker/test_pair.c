@@ -246,9 +246,9 @@ static void test_cancel_everywhere(void **state)
     fx_close(&fx);
 }
 
-/* The destination dies while blocks land: the source says so, still holds them, and sends them to
+/* The destination dies while blocks land, after so many turns or tokens: the source says so, still holds them, and sends them to
  * another one; the first token comes again under the new attempt. */
-static void redirect_after(uint32_t turns)
+static void redirect_after(uint32_t turns, uint32_t n_tokens)
 {
     fx_open(&fx,
             &(struct fx_args){.n_prefill = 1, .n_decode = 2, .chunk_tokens = 16, .loop = rough});
@@ -257,7 +257,7 @@ static void redirect_after(uint32_t turns)
     struct fx_submit submit = {
         .id = 1, .attempt = 1, .tokens = prompt, .n_tokens = 150, .max_tokens = 20, .logprobs = 3};
     struct fx_request *r = fx_pair(&fx, 0, 1, &submit);
-    for (uint32_t i = 0; i < turns && r->n < 2; i++) {
+    for (uint32_t i = 0; i < turns && r->n < n_tokens; i++) {
         (void)fx_turn(&fx);
         sl_sleep_us(20);
     }
@@ -287,7 +287,8 @@ static void test_redirect(void **state)
 {
     (void)state;
     for (uint32_t turns = 0; turns <= 60; turns += 12)
-        redirect_after(turns);
+        redirect_after(turns, 2);
+    redirect_after(UINT32_MAX, 1); /* when the first token is known */
 }
 
 /* The destination refuses (its pool is taken): the source hears FULL, and is redirected. */
