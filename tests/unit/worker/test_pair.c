@@ -246,8 +246,8 @@ static void test_cancel_everywhere(void **state)
     fx_close(&fx);
 }
 
-/* The destination dies while blocks land, after so many turns or tokens: the source says so, still holds them, and sends them to
- * another one; the first token comes again under the new attempt. */
+/* The destination dies while blocks land, after so many turns or tokens: the source says so, still holds them, and
+ * sends them to another one; the first token comes again under the new attempt. */
 static void redirect_after(uint32_t turns, uint32_t n_tokens)
 {
     fx_open(&fx,
